@@ -1,0 +1,43 @@
+"""The numbers a client sees: close codes of the socket, error codes inside a message."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+#: A close frame's payload is at most 125 bytes, two of which are the code (:rfc:`6455#section-5.5`).
+MAX_REASON_BYTES = 123
+
+
+class CloseCode(IntEnum):
+    """Close codes, from :rfc:`6455#section-7.4.1`, the IANA registry and, from 3000, Centrifuge's list."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    UNSUPPORTED_DATA = 1003
+    #: Never sent: what one is told when the other side vanished without a close frame.
+    ABNORMAL = 1006
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    SLOW = 3008
+
+
+class ErrorCode(IntEnum):
+    """Codes in error messages to clients, from the Centrifuge client protocol."""
+
+    BAD_REQUEST = 107
+
+
+def is_sendable(code: int) -> bool:
+    """Whether an endpoint may put ``code`` into a close frame (:rfc:`6455#section-7.4`).
+
+    1004, 1005, 1006 and 1015 are reserved for what an endpoint reports to its own application.
+    """
+    return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
+
+
+def clip_reason(reason: str) -> str:
+    """``reason`` cut, between characters, to what fits into a close frame."""
+    return reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")

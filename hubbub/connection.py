@@ -1,0 +1,517 @@
+"""A connection: one client's socket, in any number of channels."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, get_args, get_type_hints, overload
+from uuid import uuid4
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection, Request
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.outbox import Outbox
+from hubbub.core.publication import check_channel, encode, encode_json
+from hubbub.exceptions import InvalidMessage
+from hubbub.node import Node
+from hubbub.origins import is_allowed
+from hubbub.transports.websocket import QueuedWriter
+from hubbub.transports.writer import Writer
+from hubbub.types import SlowConsumer
+
+logger = logging.getLogger("hubbub.connection")
+
+T = TypeVar("T")
+
+#: Fields named in one error message; a message with a thousand bad fields is not answered with all.
+MAX_ERRORS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """What ``Hub(...)`` says about all its connections; the parameters are described there."""
+
+    allow_origins: frozenset[str]
+    max_message_size: int
+    outbox_limit: int
+    slow_consumer: SlowConsumer
+    send_timeout: float
+    close_timeout: float
+
+
+class Connection:
+    """One client's socket.
+
+    Made by ``hub.connection(websocket)`` and used as ``async with``. Entering the block checks the page's
+    origin and accepts the socket. Leaving it, however that happens, leaves every channel and closes the
+    socket; see :meth:`__aexit__` for the codes.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        websocket: WebSocket,
+        options: ConnectionOptions,
+        *,
+        user: str | None = None,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+    ) -> None:
+        #: Unique among all connections of the hub.
+        self.id: str = uuid4().hex
+        #: Whoever the application says this is.
+        self.user = user
+        #: The Starlette object, for everything that is not here.
+        self.websocket = websocket
+
+        self._node = node
+        self._options = options
+        self._accept = (subprotocol, headers)
+
+        # From the inside out: the way out exists between enter and exit.
+        self._writer: Writer | None = None
+        self._channels: set[str] = set()
+
+        # The way in.
+        self._receiving: asyncio.Task[Any] | None = None
+        self._iterating = 0
+        # Set when there is nothing more to receive: the code and reason with which it ended.
+        self._ended: tuple[int, str] | None = None
+        # Whether the client ended it, so that there is nobody to close for.
+        self._client_left = False
+        # When the writer found the client gone, while the handler has not been told yet.
+        self._gone_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} user={self.user!r} channels={len(self._channels)}>"
+
+    # The block
+
+    async def __aenter__(self) -> Self:
+        if self._writer is not None:
+            raise RuntimeError("Expected a new connection, but this one has been entered before.")
+        self._check_origin()
+        if self.websocket.application_state is WebSocketState.CONNECTING:
+            await self.websocket.accept(*self._accept)
+        outbox = Outbox(self._options.outbox_limit, self._options.slow_consumer)
+        self._writer = QueuedWriter(self.websocket, outbox, self._let_go)
+        self._node.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Leave every channel and close the socket.
+
+        ====================================  =====================================================
+        the block ended by                    the client sees
+        ====================================  =====================================================
+        its end, ``return``, ``break``        1000
+        the client leaving                    its own close; ``WebSocketDisconnect`` ends here
+        ``WebSocketException``                its code and reason
+        ``HTTPException``                     1008 if its status is 4xx, 1011 if it is 5xx
+        a message nobody asked for            1003 or 1007
+        cancellation                          1001
+        anything else                         1011; or what the application's exception handler does,
+                                              if one with a ``WebSocket`` parameter is registered
+        ====================================  =====================================================
+
+        Exceptions go on to FastAPI, which logs or handles them; only a client's leaving is no error.
+        """
+        self._leave_all()
+        try:
+            match exc:
+                case None:
+                    await self._finish(CloseCode.NORMAL, "")
+                case asyncio.CancelledError():
+                    await self._finish(CloseCode.GOING_AWAY, "cancelled")
+                case WebSocketException():
+                    # FastAPI sends the close; it must find a code and a reason that fit into the frame.
+                    if not is_sendable(exc.code):
+                        logger.error("%d is not a code to close with; 1011 is sent instead.", exc.code)
+                        exc.code = CloseCode.INTERNAL_ERROR
+                    exc.reason = clip_reason(exc.reason)
+                    await self._finish()
+                case HTTPException() | InvalidMessage():
+                    # FastAPI would answer an HTTPException with an HTTP response, too late for that.
+                    await self._finish()
+                    raise _as_websocket_exception(exc) from exc
+                case _ if _is_disconnect(exc):
+                    await self._finish(CloseCode.NORMAL, "")
+                    return True
+                case _ if self._has_handler(exc):
+                    await self._finish()
+                case _:
+                    await self._finish(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._node.remove(self)
+        return False
+
+    # Channels
+
+    async def subscribe(self, channel: str) -> None:
+        """Get what is published to ``channel`` from now on. Subscribing twice is subscribing once.
+
+        :raises InvalidChannel: not a name a channel can have.
+        """
+        check_channel(channel)
+        self._entered()
+        if self._ended is None and channel not in self._channels:
+            self._channels.add(channel)
+            self._node.join(channel, self)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Get nothing more of what is published to ``channel``. What was published before still arrives."""
+        if channel in self._channels:
+            self._channels.discard(channel)
+            self._node.leave(channel, self)
+
+    # Sending
+
+    async def send_text(self, data: str) -> None:
+        """Send a text frame; see :meth:`send`."""
+        await self.send(data)
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send a binary frame; see :meth:`send`."""
+        await self.send(data)
+
+    async def send_json(self, data: Any) -> None:
+        """Send ``data`` as JSON in a text frame, also if it is a ``str``; see :meth:`send`."""
+        await self._write(Frame("json", encode_json(data)))
+
+    async def send(self, data: object) -> None:
+        """Send to this client only: ``str`` as text, ``bytes`` as binary, anything else as JSON.
+
+        Waits while the client is behind by more than its outbox holds, so that a handler cannot run ahead
+        of a slow client. In an ``iter_*`` loop, what is sent to a client that has gone is dropped: the
+        loop ends by itself once everything the client had sent is handled.
+
+        :raises InvalidData: ``data`` cannot be written as JSON.
+        :raises WebSocketDisconnect: the client has gone, and no ``iter_*`` loop is there to end.
+        """
+        await self._write(Frame(*encode(data)))
+
+    def write(self, batch: Batch) -> None:
+        """Send ``batch`` after what was sent before, without waiting. Called by the channels' feeds."""
+        if self._writer is not None:
+            self._writer.write(batch)
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Send what waits, then close the socket. The handler's loop ends, wherever it is.
+
+        :param code: 1000 to 1014 as in :rfc:`6455#section-7.4.1`, or 3000 to 4999.
+        :param reason: cut to the 123 bytes that fit into a close frame.
+        :raises ValueError: ``code`` is not one that may be sent.
+        """
+        if not is_sendable(code):
+            raise ValueError(f"Expected a close code from 1000 to 1014 or from 3000 to 4999, but got {code}.")
+        writer = self._entered()
+        self.end(code, reason)
+        await writer.ended(self._options.close_timeout)
+
+    # Receiving
+
+    async def receive(self) -> str | bytes:
+        """The next message: ``str`` from a text frame, ``bytes`` from a binary one.
+
+        :raises WebSocketDisconnect: the client has gone, or the connection was closed from this side. Left
+            uncaught, it ends the block without being an error.
+        """
+        if self._ended is not None:
+            raise WebSocketDisconnect(*self._ended)
+        if self._receiving is not None:
+            raise RuntimeError("Expected one task at a time to receive, but another one is waiting already.")
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._client_left = True
+            self._ended = (message.get("code", CloseCode.NORMAL), message.get("reason") or "")
+            raise WebSocketDisconnect(*self._ended)
+        text: str | None = message.get("text")
+        data: str | bytes = message["bytes"] if text is None else text
+        limit = self._options.max_message_size
+        if _exceeds(data, limit):
+            await self.close(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {limit} bytes")
+            raise WebSocketDisconnect(CloseCode.MESSAGE_TOO_BIG)
+        return data
+
+    async def receive_text(self) -> str:
+        """The next message, which is to be a text frame.
+
+        :raises InvalidMessage: it is a binary frame. Left uncaught, it closes the connection with 1003.
+        :raises WebSocketDisconnect: see :meth:`receive`.
+        """
+        data = await self.receive()
+        if isinstance(data, str):
+            return data
+        raise InvalidMessage(
+            f"Expected a text frame, but got a binary frame of {len(data)} bytes.",
+            code=CloseCode.UNSUPPORTED_DATA,
+        )
+
+    async def receive_bytes(self) -> bytes:
+        """The next message, which is to be a binary frame.
+
+        :raises InvalidMessage: it is a text frame. Left uncaught, it closes the connection with 1003.
+        :raises WebSocketDisconnect: see :meth:`receive`.
+        """
+        data = await self.receive()
+        if isinstance(data, bytes):
+            return data
+        raise InvalidMessage(
+            f"Expected a binary frame, but got a text frame of {len(data)} characters.",
+            code=CloseCode.UNSUPPORTED_DATA,
+        )
+
+    async def receive_json(self) -> Any:
+        """The next message, which is to be JSON, in a text or a binary frame.
+
+        :raises InvalidMessage: it is not JSON. Left uncaught, it closes the connection with 1007.
+        :raises WebSocketDisconnect: see :meth:`receive`.
+        """
+        data = await self.receive()
+        try:
+            return from_json(data, allow_inf_nan=False)
+        except ValueError as exc:
+            raise InvalidMessage(f"Expected JSON, but got {exc}.", code=CloseCode.INVALID_DATA) from exc
+
+    async def receive_message(self, model: type[T] | TypeAdapter[T]) -> T:
+        """The next message, which is to be JSON that fits ``model``; see :meth:`iter_messages`.
+
+        :raises InvalidMessage: it does not fit. Left uncaught, it closes the connection with 1007.
+        :raises WebSocketDisconnect: see :meth:`receive`.
+        """
+        adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+        data = await self.receive()
+        try:
+            return adapter.validate_json(data)
+        except ValidationError as exc:
+            raise _invalid(exc) from exc
+
+    def iter_text(self) -> AsyncIterator[str]:
+        """Text messages, until the client goes. A binary frame is answered with an error message."""
+        return self._iterate(self.receive_text)
+
+    def iter_bytes(self) -> AsyncIterator[bytes]:
+        """Binary messages, until the client goes. A text frame is answered with an error message."""
+        return self._iterate(self.receive_bytes)
+
+    def iter_json(self) -> AsyncIterator[Any]:
+        """Parsed JSON messages, until the client goes. What is no JSON is answered with an error message."""
+        return self._iterate(self.receive_json)
+
+    @overload
+    def iter_messages(self, model: type[T]) -> AsyncIterator[T]: ...
+    @overload
+    def iter_messages(self, model: TypeAdapter[T]) -> AsyncIterator[T]: ...
+    @overload
+    def iter_messages(self, model: Any) -> AsyncIterator[Any]: ...
+    def iter_messages(self, model: Any) -> AsyncIterator[Any]:
+        """Messages as instances of ``model``, until the client goes.
+
+        A message that does not fit is answered with
+        ``{"type": "error", "code": 107, "message": …, "errors": [{"loc": …, "msg": …, "type": …}]}``,
+        and the loop goes on.
+
+        :param model: a pydantic model, a union of models, or whatever else pydantic validates; a
+            ``TypeAdapter`` keeps the type of a union known to a type checker.
+        """
+        adapter: TypeAdapter[Any] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+        return self._iterate(lambda: self.receive_message(adapter))
+
+    # For the node
+
+    def end(self, code: int, reason: str) -> None:
+        """Send what waits, then close, without waiting for it. The handler's loop ends."""
+        if self._writer is not None:
+            self._writer.end(code, reason)
+        self._interrupt(code, reason)
+
+    def tick(self, now: float) -> None:
+        """Let go of a client that takes nothing, and of one that only the way out knows to be gone."""
+        writer = self._entered()
+        if self._ended is not None:
+            return
+        if (seconds := writer.stalled(now)) > self._options.send_timeout:
+            reason = f"slow: nothing taken for {seconds:.0f} s"
+            writer.end(CloseCode.SLOW, reason, discard=True)
+            self._let_go(CloseCode.SLOW, reason)
+        elif writer.is_gone:
+            # The server tells the handler as soon as everything that had arrived is read. Not all servers
+            # do so while the client's last bytes are still on their way out.
+            self._gone_since = now if self._gone_since is None else self._gone_since
+            if now - self._gone_since > self._options.close_timeout:
+                self._client_left = True
+                self._interrupt(CloseCode.ABNORMAL, "")
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._writer.backlog if self._writer else 0
+
+    @property
+    def dropped(self) -> int:
+        """Publications that were dropped because the client was slow."""
+        return self._writer.dropped if self._writer else 0
+
+    # Inside
+
+    def _entered(self) -> Writer:
+        if self._writer is None:
+            raise RuntimeError(
+                'Expected the connection to be open: use "async with hub.connection(websocket)".'
+            )
+        return self._writer
+
+    def _check_origin(self) -> None:
+        origin = self.websocket.headers.get("origin")
+        host = self.websocket.headers.get("host")
+        if origin is None or is_allowed(origin, host, self._options.allow_origins):
+            return
+        # Both come from the client: cut, and escaped by %r.
+        logger.warning(
+            "Refused a page from %.200r: it is neither from this host (%.200r) nor in Hub(allow_origins=…).",
+            origin,
+            host,
+        )
+        detail = (
+            f"Expected a page from this host or from Hub(allow_origins=…), but got one from {origin[:200]!r}."
+        )
+        is_answerable = "websocket.http.response" in self.websocket.scope.get("extensions", {})
+        if is_answerable and self.websocket.application_state is WebSocketState.CONNECTING:
+            raise HTTPException(403, detail)
+        raise WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(detail))
+
+    def _leave_all(self) -> None:
+        for channel in self._channels:
+            self._node.leave(channel, self)
+        self._channels.clear()
+
+    async def _finish(self, code: int | None = None, reason: str = "") -> None:
+        # With no code, somebody else closes: only send what waits.
+        writer = self._entered()
+        if self._client_left:
+            await writer.ended(0)
+        else:
+            writer.end(code, reason)
+            await writer.ended(self._options.close_timeout)
+
+    async def _write(self, frame: Frame) -> None:
+        writer = self._entered()
+        await writer.room()
+        if self._ended is None and not writer.is_gone:
+            writer.write(Batch((frame,)))
+        elif not self._iterating:
+            raise WebSocketDisconnect(*(self._ended or (CloseCode.ABNORMAL, "")))
+
+    async def _receive(self) -> dict[str, Any]:
+        """One event of the socket. :meth:`_interrupt` ends the wait the way ``asyncio.timeout`` does: by a
+        cancellation that is taken back here, so that it costs nothing where it does not happen."""
+        task = self._receiving = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            return await self.websocket.receive()  # type: ignore[return-value]
+        except asyncio.CancelledError:
+            if self._ended is not None and task.uncancel() <= cancelling:
+                raise WebSocketDisconnect(*self._ended) from None
+            raise
+        finally:
+            self._receiving = None
+
+    async def _iterate(self, receive: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+        self._iterating += 1
+        try:
+            while True:
+                try:
+                    message = await receive()
+                except InvalidMessage as exc:
+                    await self._answer(exc)
+                else:
+                    yield message
+        except WebSocketDisconnect:
+            pass
+        finally:
+            self._iterating -= 1
+
+    async def _answer(self, error: InvalidMessage) -> None:
+        answer: dict[str, Any] = {"type": "error", "code": ErrorCode.BAD_REQUEST, "message": str(error)}
+        if error.errors:
+            answer["errors"] = error.errors
+        await self.send_json(answer)
+
+    def _let_go(self, code: int, reason: str) -> None:
+        # Called in the middle of a feed's flush: who is in a channel changes later, when the handler ends.
+        logger.info("Connection %s is let go: %s.", self.id, reason)
+        self._node.let_go += 1
+        self._interrupt(code, reason)
+
+    def _interrupt(self, code: int, reason: str) -> None:
+        if self._ended is None:
+            self._ended = (code, reason)
+            if self._receiving is not None:
+                self._receiving.cancel()
+
+    def _has_handler(self, exc: BaseException) -> bool:
+        """Whether the application has an exception handler that can deal with an open socket. One made for
+        HTTP returns a response, which a socket that is open cannot be sent any more."""
+        handlers = getattr(self.websocket.scope.get("app"), "exception_handlers", {})
+        for cls in type(exc).__mro__:
+            # Handlers for Exception itself are run for HTTP only (starlette.middleware.errors).
+            if cls is not Exception and cls in handlers:
+                return _takes_websocket(handlers[cls])
+        return False
+
+
+def _exceeds(data: str | bytes, limit: int) -> bool:
+    """Whether ``data`` is longer than ``limit`` bytes. A character takes up to four of them in UTF-8."""
+    if len(data) > limit:
+        return True
+    return isinstance(data, str) and len(data) * 4 > limit and len(data.encode()) > limit
+
+
+def _invalid(exc: ValidationError) -> InvalidMessage:
+    errors = exc.errors(include_url=False, include_context=False, include_input=False)
+    named = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in errors[:MAX_ERRORS])
+    return InvalidMessage(
+        f"Expected a message that fits {exc.title}, but {named}.",
+        code=CloseCode.INVALID_DATA,
+        errors=[dict(error) for error in errors[:MAX_ERRORS]],
+    )
+
+
+def _as_websocket_exception(exc: HTTPException | InvalidMessage) -> WebSocketException:
+    if isinstance(exc, InvalidMessage):
+        return WebSocketException(exc.code, clip_reason(str(exc)))
+    is_client_error = 400 <= exc.status_code < 500
+    code = CloseCode.POLICY_VIOLATION if is_client_error else CloseCode.INTERNAL_ERROR
+    return WebSocketException(code, clip_reason(str(exc.detail)))
+
+
+def _is_disconnect(exc: BaseException) -> bool:
+    """Whether ``exc`` says that the client has gone, and nothing else; task groups wrap it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(WebSocketDisconnect)[1] is None
+    return isinstance(exc, WebSocketDisconnect)
+
+
+def _takes_websocket(handler: Callable[..., Any]) -> bool:
+    try:
+        hints = get_type_hints(handler)
+        first = next(iter(inspect.signature(handler).parameters))
+    except (NameError, TypeError, ValueError, StopIteration):
+        return False
+    hint = hints.get(first)
+    return any(
+        isinstance(cls, type) and issubclass(cls, HTTPConnection) and not issubclass(cls, Request)
+        for cls in (get_args(hint) or (hint,))
+    )

@@ -1,0 +1,120 @@
+"""An outbox: what waits for one slow connection, bounded in bytes.
+
+A connection that keeps up never has anything waiting. One that does not gets ``limit`` bytes of patience;
+then its policy decides:
+
+``disconnect``
+    Let it go. A client that comes back starts afresh, instead of falling ever further behind.
+``drop_oldest``
+    Drop the oldest publications that wait, keep the newest that fit.
+``latest``
+    When a channel publishes while its last batch still waits, keep the newest publication only. For
+    dashboards and tickers, where nothing but the present counts. Should one publication per channel be
+    too much, the oldest of them give way.
+
+Policies drop publications only, and only publications are refused. What is sent to this client directly is
+never dropped: its sender waits for room first (``Connection.send_*``), so it exceeds the bound by one
+message at the most.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import count
+
+from hubbub.core.frames import Batch
+from hubbub.types import SlowConsumer
+
+
+class Outbox:
+    """What waits for one connection.
+
+    :param limit: bytes that may wait (payloads plus a fixed charge for each frame). One batch is taken
+        however large it is when nothing else waits, so that a message larger than the bound can be sent.
+    :param policy: what gives way when there is no room.
+    """
+
+    __slots__ = ("_droppable", "_keys", "_waiting", "dropped", "limit", "policy", "size")
+
+    def __init__(self, limit: int, policy: SlowConsumer) -> None:
+        self.limit = limit
+        self.policy = policy
+        #: Bytes that wait or are being sent.
+        self.size = 0
+        #: Frames dropped so far.
+        self.dropped = 0
+        # In the order in which they go out. Under ``latest`` a publication's key is its channel.
+        self._waiting: OrderedDict[int | str, Batch] = OrderedDict()
+        self._keys = count()
+        # Keys of what may be dropped, in the order of ``_waiting``. Empty under ``disconnect``.
+        self._droppable: deque[int | str] = deque()
+
+    def __len__(self) -> int:
+        """How many batches wait. A batch that has been taken does not wait any more."""
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a direct send may come in now."""
+        return self.size < self.limit
+
+    def push(self, batch: Batch) -> bool:
+        """Let ``batch`` wait. ``False`` when there is no room and the policy is to let the connection go;
+        nothing waits then any more."""
+        if batch.channel is None:
+            self._append(next(self._keys), batch)
+        elif self.policy == "disconnect":
+            if not self._fits(batch):
+                self.clear()
+                return False
+            self._append(next(self._keys), batch)
+        elif self.policy == "latest":
+            self._append_droppable(batch.channel, batch)
+        else:
+            self._append_droppable(next(self._keys), batch)
+        return True
+
+    def take(self) -> Batch | None:
+        """The batch that goes out next. It counts until :meth:`sent` is called with it."""
+        if not self._waiting:
+            return None
+        key, batch = self._waiting.popitem(last=False)
+        if self._droppable and self._droppable[0] == key:
+            self._droppable.popleft()
+        return batch
+
+    def sent(self, batch: Batch) -> None:
+        """``batch``, which was taken, is on its way: its bytes do not count any more."""
+        self.size -= batch.cost
+
+    def clear(self) -> None:
+        """Drop everything that waits."""
+        for batch in self._waiting.values():
+            self._drop(batch)
+        self._waiting.clear()
+        self._droppable.clear()
+
+    def _fits(self, batch: Batch) -> bool:
+        return self.size == 0 or self.size + batch.cost <= self.limit
+
+    def _append(self, key: int | str, batch: Batch) -> None:
+        self._waiting[key] = batch
+        self.size += batch.cost
+
+    def _append_droppable(self, key: int | str, batch: Batch) -> None:
+        if older := self._waiting.get(key):
+            # Under ``latest`` the newer takes the older one's place in the queue: were it put at the end, a
+            # channel that changes all the time would never be sent.
+            self._drop(older)
+            self.dropped += len(batch.frames) - 1
+            batch = Batch(batch.frames[-1:], batch.channel)
+        else:
+            self._droppable.append(key)
+        self._append(key, batch)
+        # The oldest first; in the end the newcomer itself, when something larger than all that is being sent.
+        while self.size > self.limit and self.size > batch.cost and self._droppable:
+            self._drop(self._waiting.pop(self._droppable.popleft()))
+
+    def _drop(self, batch: Batch) -> None:
+        self.dropped += len(batch.frames)
+        self.size -= batch.cost

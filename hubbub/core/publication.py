@@ -1,0 +1,99 @@
+"""A publication: one message in one channel, on its way from the engine to the members."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from hubbub.exceptions import InvalidChannel, InvalidData
+from hubbub.types import Kind
+
+MAX_CHANNEL_LENGTH = 255
+
+# Control characters and line separators would forge lines in logs and in line-based protocols;
+# a lone surrogate cannot be written as UTF-8.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Position(NamedTuple):
+    """Where a publication stands in its channel.
+
+    Offsets rise by one within an epoch. A channel without history has no positions to return to: its
+    publications are delivered at most once and all carry offset 0 and an empty epoch.
+    """
+
+    offset: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message in one channel.
+
+    :param channel: the channel's name.
+    :param data: the payload, already encoded; UTF-8 unless ``kind`` is ``"binary"``.
+    :param kind: how the payload goes out.
+    :param exclude: the id of the one connection that is not to get it, usually the sender's.
+    """
+
+    channel: str
+    data: bytes
+    kind: Kind
+    exclude: str | None = None
+
+
+def check_channel(name: str) -> str:
+    """Return ``name`` if a channel can have it.
+
+    :raises InvalidChannel: it is empty, longer than 255 characters, or contains control characters.
+    """
+    if not isinstance(name, str):
+        raise InvalidChannel(f"Expected a channel name as str, but got {type(name).__name__}.")
+    if not name:
+        raise InvalidChannel('Expected a channel name such as "chat" or "room:1", but got an empty string.')
+    if len(name) > MAX_CHANNEL_LENGTH:
+        raise InvalidChannel(
+            f"Expected a channel name of at most {MAX_CHANNEL_LENGTH} characters, "
+            f"but got {len(name)} that begin with {name[:32]!r}."
+        )
+    if found := _FORBIDDEN.search(name):
+        raise InvalidChannel(
+            f"Expected a channel name without control characters, but got {found[0]!r} "
+            f"at index {found.start()} of {name!r}."
+        )
+    return name
+
+
+def encode(data: object) -> tuple[Kind, bytes]:
+    """What ``data`` is on the wire: ``str`` is text, ``bytes`` is binary, anything else becomes JSON.
+
+    JSON is written by pydantic, so models, dataclasses, datetimes, UUIDs, enums and the like are taken as
+    FastAPI takes them in responses.
+
+    :raises InvalidData: ``data`` cannot be written as JSON or as UTF-8.
+    """
+    try:
+        if isinstance(data, str):
+            return "text", data.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidData(f"Expected text that can be written as UTF-8, but got a str with {exc}.") from exc
+    if isinstance(data, bytes | bytearray | memoryview):
+        return "binary", bytes(data)
+    return "json", encode_json(data)
+
+
+def encode_json(data: object) -> bytes:
+    """``data`` as JSON, the way pydantic writes it.
+
+    :raises InvalidData: it cannot be written as JSON.
+    """
+    try:
+        return to_json(data, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError) as exc:
+        raise InvalidData(
+            "Expected something that pydantic can write as JSON (a model, a dataclass, a dict, a list, a "
+            f"number), but got {type(data).__name__}: {exc}"
+        ) from exc

@@ -1,0 +1,57 @@
+"""Engines: a URL picks one, and only then is its module imported."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from hubbub.engines.base import Engine, Sink
+from hubbub.exceptions import InvalidURL, MissingExtra
+
+__all__ = ["ENGINES", "Engine", "EngineSpec", "Sink", "engine_for"]
+
+
+class EngineSpec(NamedTuple):
+    """Where an engine is found.
+
+    :param target: ``"package.module:Class"``.
+    :param extra: the extra of ``hubbub`` that installs what the module imports, if there is one.
+    """
+
+    target: str
+    extra: str | None = None
+
+
+#: URL scheme -> engine.
+ENGINES: dict[str, EngineSpec] = {
+    "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
+}
+
+
+def engine_for(url: str) -> Engine:
+    """The engine that ``url`` names, not yet started.
+
+    :raises InvalidURL: no engine has that scheme, or the engine does not understand the rest of the URL.
+    :raises MissingExtra: the engine needs a package that is not installed.
+    """
+    if not isinstance(url, str):
+        raise InvalidURL(f"Expected a URL such as 'memory://', but got {type(url).__name__}.")
+    scheme = urlsplit(url).scheme
+    spec = ENGINES.get(scheme)
+    if spec is None:
+        known = ", ".join(f"{name}://" for name in sorted(ENGINES))
+        # Only the scheme is repeated: the rest of a URL may hold a password.
+        got = f"{scheme}://…" if scheme else "a URL without a scheme"
+        raise InvalidURL(f"Expected a URL with one of the schemes {known}, but got {got}.")
+    module, _, name = spec.target.partition(":")
+    try:
+        engine: type[Engine] = getattr(import_module(module), name)
+    except ModuleNotFoundError as exc:
+        if spec.extra is None:
+            raise
+        raise MissingExtra(
+            f"The engine for {scheme}:// needs the package {exc.name!r}, which is not installed. "
+            f'Install it with: pip install "hubbub[{spec.extra}]"'
+        ) from exc
+    return engine(url)

@@ -1,0 +1,222 @@
+"""The hub: what applications hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self, get_args
+from weakref import WeakSet
+
+from fastapi import APIRouter
+from starlette.websockets import WebSocket
+
+from hubbub.codes import CloseCode
+from hubbub.connection import Connection, ConnectionOptions
+from hubbub.core.publication import Position, Publication, check_channel, encode
+from hubbub.engines import engine_for
+from hubbub.exceptions import HubNotRunning
+from hubbub.node import Node
+from hubbub.origins import parse_origins
+from hubbub.types import SlowConsumer
+
+#: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
+hubs: WeakSet[Hub] = WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a hub is doing in this process.
+
+    :param connections: clients connected.
+    :param subscriptions: members of all channels; a client in two channels counts twice.
+    :param channels: channels that have a member.
+    :param backlog: bytes that wait for clients which do not keep up.
+    :param dropped: messages dropped for such clients, since the hub started.
+    :param let_go: clients let go because they did not keep up, since the hub started.
+    """
+
+    connections: int
+    subscriptions: int
+    channels: int
+    backlog: int
+    dropped: int
+    let_go: int
+
+
+class Hub:
+    """Real-time channels for an application.
+
+    ::
+
+        hub = Hub()
+        app = FastAPI()
+        app.include_router(hub.router)  # starts and stops the hub with the app
+
+    :param url: the engine. ``memory://`` works within one process.
+    :param allow_origins: web pages of other hosts that may connect, such as ``"https://example.com"``;
+        ``"*"`` allows every page. Pages from the host they connect to may always, and so may whatever is
+        not a browser.
+    :param max_message_size: bytes a client may send in one message; more closes its connection with 1009.
+    :param outbox_limit: bytes that may wait for one client that does not keep up. Each message counts its
+        payload and 256 bytes.
+    :param slow_consumer: what happens when more would have to wait: ``"disconnect"`` lets the client go
+        with 3008, ``"drop_oldest"`` drops the oldest messages that wait, ``"latest"`` keeps the newest
+        message of each channel only.
+    :param send_timeout: seconds after which a client that takes nothing of what is sent to it is let go.
+    :param close_timeout: seconds that a client has to take what still waits when its connection is closed.
+    :raises InvalidURL: no engine has the URL's scheme.
+    :raises MissingExtra: the engine needs a package that is not installed.
+    :raises ValueError: another parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        allow_origins: Iterable[str] = (),
+        max_message_size: int = 1_048_576,
+        outbox_limit: int = 1_048_576,
+        slow_consumer: SlowConsumer = "disconnect",
+        send_timeout: float = 30.0,
+        close_timeout: float = 5.0,
+    ) -> None:
+        for name, value in {
+            "max_message_size": max_message_size,
+            "outbox_limit": outbox_limit,
+            "send_timeout": send_timeout,
+            "close_timeout": close_timeout,
+        }.items():
+            if not value > 0:
+                raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
+        self._options = ConnectionOptions(
+            allow_origins=parse_origins(allow_origins),
+            max_message_size=max_message_size,
+            outbox_limit=outbox_limit,
+            slow_consumer=_check_policy(slow_consumer),
+            send_timeout=send_timeout,
+            close_timeout=close_timeout,
+        )
+        #: Where this hub's publications meet those of other processes.
+        self.engine = engine_for(url)
+        #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
+        self.router = APIRouter(lifespan=self._lifespan)
+
+        self._node: Node | None = None
+        self._entered = 0
+        self._has_run = False
+        hubs.add(self)
+
+    def __repr__(self) -> str:
+        state = "running" if self._node else "stopped" if self._has_run else "not started"
+        return f"<Hub {type(self.engine).__name__} {state}>"
+
+    # Start and stop
+
+    async def __aenter__(self) -> Self:
+        """Start the hub on this event loop. Entered again, it stops with the last exit."""
+        if self._node is None:
+            node = Node(self.engine)
+            await node.start()
+            self._node = node
+            self._has_run = True
+        self._entered += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0 and self._node is not None:
+            try:
+                # What is still connected is asked to come back; the handlers may publish until the end.
+                await self._node.stop(CloseCode.SERVICE_RESTART, "restart", self._options.close_timeout)
+            finally:
+                self._node = None
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
+        async with self:
+            yield
+
+    # Connections
+
+    def connection(
+        self,
+        websocket: WebSocket,
+        *,
+        user: str | None = None,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+        slow_consumer: SlowConsumer | None = None,
+    ) -> Connection:
+        """A client's socket as a member of this hub, to be used as ``async with hub.connection(websocket)``.
+
+        :param websocket: as FastAPI passes it to the endpoint. It is accepted when the block is entered,
+            unless it has been before.
+        :param user: who this is, if the application knows.
+        :param subprotocol: the one accepted of those in ``websocket.scope["subprotocols"]``.
+        :param headers: sent with the acceptance.
+        :param slow_consumer: instead of the hub's.
+        :raises HubNotRunning: the hub has not started, or has stopped.
+        """
+        options = self._options
+        if slow_consumer is not None:
+            options = replace(options, slow_consumer=_check_policy(slow_consumer))
+        return Connection(
+            self._running(), websocket, options, user=user, subprotocol=subprotocol, headers=headers
+        )
+
+    # Publishing
+
+    async def publish(
+        self, channel: str, data: object, *, exclude: Connection | str | None = None
+    ) -> Position:
+        """Send ``data`` to everyone in ``channel``.
+
+        :param channel: 1 to 255 characters, none of them a control character.
+        :param data: ``str`` goes out as text, ``bytes`` as binary, anything else (a pydantic model, a
+            dataclass, a dict, a list, a number) as JSON text.
+        :param exclude: a connection, or the id of one, that is not to get it.
+        :return: where the message stands in the channel. Channels without history have no positions; all
+            of their messages are at offset 0.
+        :raises InvalidChannel: not a name a channel can have.
+        :raises InvalidData: ``data`` cannot be encoded.
+        :raises HubNotRunning: the hub has not started, or has stopped.
+        """
+        node = self._running()
+        kind, encoded = encode(data)
+        excluded = exclude.id if isinstance(exclude, Connection) else exclude
+        return await node.publish(Publication(check_channel(channel), encoded, kind, excluded))
+
+    def stats(self) -> Stats:
+        """What the hub is doing in this process.
+
+        :raises HubNotRunning: the hub has not started, or has stopped.
+        """
+        return Stats(**self._running().stats())
+
+    def _running(self) -> Node:
+        node = self._node
+        if node is None:
+            if self._has_run:
+                raise HubNotRunning("Expected a running hub, but this one has stopped.")
+            raise HubNotRunning(
+                "Expected a running hub, but this one has not started. Add app.include_router(hub.router) to "
+                "start it with the app, or use it inside of 'async with hub'. (The lifespan of an app that "
+                "is mounted in another one does not run: include the router in the outer app. TestClient "
+                "runs lifespans only as 'with TestClient(app) as client'.)"
+            )
+        if asyncio.get_running_loop() is not node.loop:
+            raise HubNotRunning(
+                "Expected the event loop on which the hub was started, but this is another one."
+            )
+        return node
+
+
+def _check_policy(policy: SlowConsumer) -> SlowConsumer:
+    if policy not in get_args(SlowConsumer):
+        raise ValueError(f"Expected slow_consumer to be one of {get_args(SlowConsumer)}, but got {policy!r}.")
+    return policy

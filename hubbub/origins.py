@@ -1,0 +1,59 @@
+"""Which web pages may connect.
+
+A browser lets any page open a WebSocket to any server and sends the user's cookies along; the server is
+the only one who can refuse (:rfc:`6455#section-10.2`). It tells the page by the ``Origin`` header, which
+scripts cannot forge. Clients that are not browsers send none and are not affected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
+
+
+def parse_origins(origins: Iterable[str]) -> frozenset[str]:
+    """Check what was given as ``allow_origins``.
+
+    :raises ValueError: an entry is not an origin, so that no browser could ever match it.
+    """
+    if isinstance(origins, str):
+        raise ValueError(f"Expected allow_origins as a list of origins, but got the string {origins!r}.")
+    return frozenset(origin if origin in ("*", "null") else _parse(origin) for origin in origins)
+
+
+def is_allowed(origin: str, host: str | None, allowed: frozenset[str]) -> bool:
+    """Whether a page from ``origin`` may connect.
+
+    :param origin: the request's ``Origin`` header.
+    :param host: its ``Host`` header. The page's own server is always allowed; schemes are not compared,
+        because behind a proxy that ends TLS the page says ``https`` and the server sees ``http``.
+    :param allowed: from :func:`parse_origins`; ``*`` allows every page.
+    """
+    if "*" in allowed or origin in allowed:
+        return True
+    try:
+        origin = _parse(origin)
+    except ValueError:
+        return False
+    scheme, _, authority = origin.partition("://")
+    return origin in allowed or (
+        host is not None and authority == _without_default_port(host.lower(), scheme)
+    )
+
+
+def _parse(origin: str) -> str:
+    origin = origin.strip().lower()
+    parts = urlsplit(origin)
+    if not parts.scheme or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+        raise ValueError(
+            f"Expected an origin such as 'https://example.com' or 'http://localhost:5173', without a path "
+            f"or a slash at the end, but got {origin!r}."
+        )
+    return f"{parts.scheme}://{_without_default_port(parts.netloc, parts.scheme)}"
+
+
+def _without_default_port(authority: str, scheme: str) -> str:
+    host, colon, port = authority.rpartition(":")
+    return host if colon and port == _DEFAULT_PORTS.get(scheme) else authority

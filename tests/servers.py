@@ -1,0 +1,121 @@
+"""Real servers, as processes, for tests to connect to and to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+
+#: How a server is started: words of a command line with {target} and {port} to fill in.
+Command: TypeAlias = Sequence[str]
+
+SERVERS: dict[str, Command] = {
+    "hubbub run": ("hubbub", "run", "{target}", "--port", "{port}"),
+    "uvicorn": ("uvicorn", "{target}", "--port", "{port}"),
+    "hypercorn": ("hypercorn", "{target}", "--bind", "127.0.0.1:{port}"),
+    "granian": ("granian", "{target}", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),
+}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server process that answers on ``port``; its output is collected in ``log``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self._log = log
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    async def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
+        """End the server and everything it started; returns its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(sig)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.process.wait()
+        finally:
+            # The process leads a group of its own: workers go with it.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def serve(
+    target: str,
+    log: Path,
+    *,
+    command: Command | str = "hubbub run",
+    args: Sequence[str] = (),
+    port: int | None = None,
+    cwd: Path = ROOT / "examples",
+    probe: str = "/",
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Server]:
+    """A server for ``target``, once it answers a request to ``probe``.
+
+    :param log: the file that gets the server's output.
+    :param command: one of ``SERVERS``, or a command line of its own.
+    :param args: put behind the command line.
+    :param cwd: where the server is started, and where ``target`` is imported from.
+    """
+    port = port or free_port()
+    words = SERVERS[command] if isinstance(command, str) else command
+    program, *rest = [word.format(target=target, port=port) for word in words]
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name(program)),
+            *rest,
+            *args,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(cwd), "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    server = Server(process, port, log)
+    try:
+        await _answers(server, probe)
+        yield server
+    finally:
+        await server.stop()
+
+
+async def _answers(server: Server, probe: str, timeout: float = 30) -> None:
+    async with asyncio.timeout(timeout), httpx.AsyncClient() as client:
+        while True:
+            if server.process.returncode is not None:
+                raise RuntimeError(f"The server ended with {server.process.returncode}:\n{server.log}")
+            try:
+                await client.get(server.http + probe)
+                return
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
