@@ -332,6 +332,7 @@ class Connection:
 
     def end(self, code: int, reason: str) -> None:
         """Send what waits, then close, without waiting for it. The handler's loop ends."""
+        reason = clip_reason(reason)
         if self._writer is not None:
             self._writer.end(code, reason)
         self._interrupt(code, reason)
@@ -399,6 +400,8 @@ class Connection:
     async def _finish(self, code: int | None = None, reason: str = "") -> None:
         # With no code, somebody else closes: only send what waits.
         writer = self._entered()
+        # A task that is left behind receiving would keep some servers (granian) from closing.
+        self._interrupt(code or CloseCode.NORMAL, reason)
         if self._client_left:
             await writer.ended(0)
         else:

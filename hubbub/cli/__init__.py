@@ -1,0 +1,44 @@
+"""The command line: ``hubbub run``, ``hubbub demo``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hubbub import __version__
+from hubbub.cli.demo import demo
+from hubbub.cli.run import run
+
+app = typer.Typer(
+    name="hubbub",
+    help="Real-time channels for FastAPI.",
+    epilog="Start with: hubbub demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hubbub {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Real-time channels for FastAPI."""
+
+
+def main() -> None:
+    """The ``hubbub`` command."""
+    app()

@@ -1,0 +1,110 @@
+"""``hubbub run``: uvicorn, set up for many open sockets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from hubbub.cli.errors import fail
+from hubbub.cli.target import check_target
+from hubbub.hub import hubs
+
+
+class LogLevel(StrEnum):
+    """uvicorn's log levels."""
+
+    CRITICAL = "critical"
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    DEBUG = "debug"
+    TRACE = "trace"
+
+
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="The app, as module:name, imported from the current directory."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="WEB_CONCURRENCY", help="Processes that serve the app.")
+    ] = 1,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a file changes. For development.")
+    ] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.INFO,
+    uds: Annotated[Path | None, typer.Option(help="Listen on this Unix socket instead of a port.")] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Private key, for https and wss.")
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate, for https and wss.")
+    ] = None,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FORWARDED_ALLOW_IPS",
+            help="Proxies whose X-Forwarded-* headers are believed, comma-separated; '*' is every one. "
+            "By default 127.0.0.1.",
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        int,
+        typer.Option(min=0, help="Seconds that handlers have to end at shutdown, before they are cancelled."),
+    ] = 10,
+) -> None:
+    """Serve a FastAPI app.
+
+    [bold]Examples[/bold]
+
+      hubbub run main:app
+
+      hubbub run main:app --reload
+
+      hubbub run shop.main:app --host 0.0.0.0 --port 80
+
+      hubbub run main:app --ssl-keyfile key.pem --ssl-certfile cert.pem
+    """
+    if reload and workers > 1:
+        fail("--reload serves with one process: leave out --reload or --workers.")
+    if ssl_keyfile and not ssl_certfile:
+        fail("--ssl-keyfile needs the certificate too: add --ssl-certfile.")
+    # With --reload a module that does not import is what one is in the middle of mending.
+    check_target(target, import_it=not reload)
+    if workers > 1:
+        _check_hubs(workers)
+    uvicorn.run(
+        target,
+        host=host,
+        port=port,
+        workers=workers,
+        reload=reload,
+        log_level=log_level.value,
+        uds=str(uds) if uds else None,
+        ssl_keyfile=str(ssl_keyfile) if ssl_keyfile else None,
+        ssl_certfile=str(ssl_certfile) if ssl_certfile else None,
+        forwarded_allow_ips=forwarded_allow_ips,
+        timeout_graceful_shutdown=drain_seconds,
+        # Offered, it more than doubles the memory of every connection, for small messages that hardly shrink.
+        ws_per_message_deflate=False,
+    )
+
+
+def _check_hubs(workers: int) -> None:
+    """Exit with an error if a hub that the target made would leave its clients divided among the workers."""
+    if any(not hub.engine.across_processes for hub in hubs):
+        fail(
+            f"This app has a hub on memory://, which reaches one process only: with --workers {workers} most "
+            "clients would not hear each other. Give Hub() the URL of an engine that reaches across "
+            "processes (the README lists those of this version), or run one worker."
+        )

@@ -1,0 +1,54 @@
+"""Clients for tests: polite ones, and ones that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+#: Seconds after which a test gives up on anything.
+DEADLINE = 20
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: float = DEADLINE) -> None:
+    """Wait until ``condition`` holds, for what another process does and nobody announces."""
+    async with asyncio.timeout(timeout):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def receive(client: ClientConnection) -> str | bytes:
+    async with asyncio.timeout(DEADLINE):
+        return await client.recv()
+
+
+async def receive_json(client: ClientConnection) -> Any:
+    return json.loads(await receive(client))
+
+
+async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
+    """Read until the connection is closed; returns the close code and reason."""
+    async with asyncio.timeout(DEADLINE):
+        try:
+            while True:
+                await client.recv()
+        except ConnectionClosed:
+            # 1006 where there was no close frame.
+            return client.close_code, client.close_reason
+
+
+def reset(client: ClientConnection) -> None:
+    """Vanish by a TCP reset: no close frame, no FIN."""
+    sock: socket.socket = client.transport.get_extra_info("socket")
+    # Lingering for zero seconds makes closing send RST and drop what was not sent (SO_LINGER in socket(7)).
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.transport.abort()
