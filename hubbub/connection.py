@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
@@ -195,6 +196,9 @@ class Connection:
         Waits while the client is behind by more than its outbox holds, so that a handler cannot run ahead
         of a slow client. In an ``iter_*`` loop, what is sent to a client that has gone is dropped: the
         loop ends by itself once everything the client had sent is handled.
+
+        A handler that only sends learns from this that its client has gone, on servers whose own ``send``
+        tells (uvicorn does; hypercorn and granian drop silently). To learn it everywhere, receive as well.
 
         :raises InvalidData: ``data`` cannot be written as JSON.
         :raises WebSocketDisconnect: the client has gone, and no ``iter_*`` loop is there to end.
@@ -416,14 +420,14 @@ class Connection:
         elif not self._iterating:
             raise WebSocketDisconnect(*(self._ended or (CloseCode.ABNORMAL, "")))
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self) -> Message:
         """One event of the socket. :meth:`_interrupt` ends the wait the way ``asyncio.timeout`` does: by a
         cancellation that is taken back here, so that it costs nothing where it does not happen."""
         task = self._receiving = asyncio.current_task()
         assert task is not None
         cancelling = task.cancelling()
         try:
-            return await self.websocket.receive()  # type: ignore[return-value]
+            return await self.websocket.receive()
         except asyncio.CancelledError:
             if self._ended is not None and task.uncancel() <= cancelling:
                 raise WebSocketDisconnect(*self._ended) from None

@@ -209,11 +209,19 @@ class Hub:
                 "is mounted in another one does not run: include the router in the outer app. TestClient "
                 "runs lifespans only as 'with TestClient(app) as client'.)"
             )
-        if asyncio.get_running_loop() is not node.loop:
+        if _running_loop() is not node.loop:
             raise HubNotRunning(
-                "Expected the event loop on which the hub was started, but this is another one."
+                "Expected the event loop on which the hub was started, but this is another loop or a thread. "
+                "(FastAPI runs 'def' endpoints in threads: make it 'async def'.)"
             )
         return node
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _check_policy(policy: SlowConsumer) -> SlowConsumer:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as _connect
 from websockets.exceptions import ConnectionClosed
 
 #: Seconds after which a test gives up on anything.
@@ -24,6 +25,11 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: f
             if holds if isinstance(holds, bool) else await holds:
                 return
             await asyncio.sleep(0.02)
+
+
+def connect(url: str, **options: Any) -> _connect:
+    """A connection whose reading never pauses, so that what a test leaves unread does not delay its close."""
+    return _connect(url, **{"max_queue": None, "compression": None, "close_timeout": 2, **options})
 
 
 async def receive(client: ClientConnection) -> str | bytes:

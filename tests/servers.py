@@ -76,10 +76,10 @@ async def serve(
     args: Sequence[str] = (),
     port: int | None = None,
     cwd: Path = ROOT / "examples",
-    probe: str = "/",
+    probe: str | None = "/",
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """A server for ``target``, once it answers a request to ``probe``.
+    """A server for ``target``, once it answers a request to ``probe``; at once if that is ``None``.
 
     :param log: the file that gets the server's output.
     :param command: one of ``SERVERS``, or a command line of its own.
@@ -103,7 +103,8 @@ async def serve(
         )
     server = Server(process, port, log)
     try:
-        await _answers(server, probe)
+        if probe is not None:
+            await _answers(server, probe)
         yield server
     finally:
         await server.stop()

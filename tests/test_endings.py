@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
-from websockets.asyncio.client import connect
 
-from tests.clients import closed, eventually, receive, receive_json, reset
+from tests.clients import closed, connect, eventually, receive, receive_json, reset
 from tests.servers import ROOT, SERVERS, Server, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

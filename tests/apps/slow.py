@@ -1,0 +1,47 @@
+"""Channels whose members may be slow, one endpoint per policy, and a handler that streams to one client."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, WebSocket
+
+from hubbub import Hub
+from hubbub.types import SlowConsumer
+
+hub = Hub(outbox_limit=300_000, close_timeout=1, send_timeout=2)
+app = FastAPI()
+app.include_router(hub.router)
+
+streamed = 0
+
+
+def resident_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+@app.get("/stats")
+async def stats() -> dict[str, Any]:
+    return {**asdict(hub.stats()), "resident_kib": resident_kib(), "streamed": streamed}
+
+
+@app.websocket("/news/{policy}")
+async def news(websocket: WebSocket, policy: SlowConsumer) -> None:
+    async with hub.connection(websocket, slow_consumer=policy) as client:
+        await client.subscribe("news")
+        await client.send_text("ready")
+        async for text in client.iter_text():
+            await hub.publish("news", text)
+
+
+@app.websocket("/stream")
+async def stream(websocket: WebSocket) -> None:
+    global streamed
+    streamed = 0
+    async with hub.connection(websocket) as client:
+        while True:
+            await client.send_text("x" * 10_000)
+            streamed += 1

@@ -1,0 +1,88 @@
+"""The chat of the README on real servers, while a third of its clients vanish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from tests.clients import DEADLINE, connect, receive, reset
+from tests.servers import Server, serve
+
+
+class Listener:
+    """A client that keeps what it hears."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.heard: list[str] = []
+
+    async def hear(self, count: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.heard) < count:
+                self.heard.append(str(await self.client.recv()))
+
+
+async def members(server: Server, talker: ClientConnection, count: int) -> list[ClientConnection]:
+    """``count`` more clients, all of them in the channel when this returns."""
+    clients = await asyncio.gather(*(connect(f"{server.ws}/ws/{number}") for number in range(1, count + 1)))
+    for number, client in enumerate(clients, 1):
+        # A client that hears its own words is in the channel.
+        await client.send("here")
+        own = f"Client #{number} says: here"
+        while await receive(client) != own:
+            pass
+    await talker.send("all here")
+    for client in [*clients, talker]:
+        while await receive(client) != "Client #0 says: all here":
+            pass
+    return list(clients)
+
+
+async def chat_while_some_vanish(server: Server, total: int, vanishing: int, messages: int) -> None:
+    async with connect(f"{server.ws}/ws/0") as talker:
+        clients = await members(server, talker, total)
+        gone = clients[:: total // vanishing][:vanishing]
+        listeners = [Listener(client) for client in clients if client not in gone]
+        # Everyone who stays hears every message and every departure.
+        hearing = asyncio.gather(*(listener.hear(messages + vanishing) for listener in listeners))
+        leave_at = {round((n + 1) * messages / (vanishing + 2)): client for n, client in enumerate(gone)}
+        for number in range(messages):
+            if number in leave_at:
+                reset(leave_at[number])
+            await talker.send(f"message {number}")
+            assert await receive(talker)  # its own echo, or a departure: keeps it from running ahead
+        await hearing
+        said = [f"Client #0 says: message {number}" for number in range(messages)]
+        left = Counter(f"Client #{clients.index(client) + 1} left the chat" for client in gone)
+        for listener in listeners:
+            assert [text for text in listener.heard if "says" in text] == said
+            assert Counter(text for text in listener.heard if "left" in text) == left
+        await asyncio.gather(*(listener.client.close() for listener in listeners))
+
+
+async def test_those_who_stay_get_everything_in_order_and_each_departure_once(
+    server_name: str, log: Path
+) -> None:
+    async with serve("chat:app", log, command=server_name) as server:
+        await chat_while_some_vanish(server, total=30, vanishing=10, messages=200)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.timeout(120)
+async def test_a_third_of_a_hundred_clients_vanish_in_the_middle_of_a_broadcast(log: Path) -> None:
+    async with serve("chat:app", log) as server:
+        await chat_while_some_vanish(server, total=100, vanishing=33, messages=300)
+    assert "Traceback" not in server.log
+
+
+async def test_restarted_the_server_serves_again(log: Path) -> None:
+    async with serve("chat:app", log) as server, connect(f"{server.ws}/ws/1") as client:
+        await client.send("before")
+        assert await receive(client) == "You wrote: before"
+    async with serve("chat:app", log, port=server.port) as again, connect(f"{again.ws}/ws/1") as client:
+        await client.send("after")
+        assert await receive(client) == "You wrote: after"

@@ -1,0 +1,53 @@
+"""Clients come and go by the thousand, in every way, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.clients import connect, eventually, receive, reset
+from tests.servers import ROOT, serve
+
+CYCLES = 2000
+AT_ONCE = 40
+
+
+@pytest.mark.timeout(180)
+async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log: Path) -> None:
+    async with serve("tests.apps.endings:app", log, cwd=ROOT, probe="/remains") as server:
+
+        async def remains() -> dict[str, Any]:
+            async with httpx.AsyncClient() as http:
+                answer: dict[str, Any] = (await http.get(f"{server.http}/remains")).json()
+                return answer
+
+        async def cycle(number: int) -> None:
+            ending = ("return", "exception", "http-403", "break")[number % 4]
+            client = await connect(f"{server.ws}/ends/{ending}")
+            assert await receive(client) == "ready"
+            if number % 3 == 0:
+                reset(client)
+            elif number % 3 == 1:
+                await client.close()
+            else:
+                await client.send("go")
+                await client.close()
+
+        before = await remains()
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def limited(number: int) -> None:
+            async with limit:
+                await cycle(number)
+
+        await asyncio.gather(*(limited(number) for number in range(CYCLES)))
+
+        async def as_before() -> bool:
+            return await remains() == before
+
+        await eventually(as_before)
+        assert before["alive"] == {}

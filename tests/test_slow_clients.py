@@ -1,0 +1,159 @@
+"""Clients that never read, on real servers: nobody else notices, and memory for them is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from tests.clients import DEADLINE, connect, eventually, receive, reset
+from tests.servers import ROOT, Server, serve
+
+MESSAGE_BYTES = 4096
+
+
+async def connect_deaf(url: str) -> ClientConnection:
+    """A client that reads its first message and then nothing, with as little buffered for it as possible."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((urlsplit(url).hostname, urlsplit(url).port))
+    sock.setblocking(False)
+    client = await connect(url, sock=sock)
+    assert await receive(client)
+    client.transport.pause_reading()
+    return client
+
+
+async def stats(server: Server) -> dict[str, Any]:
+    async with httpx.AsyncClient() as client:
+        answer: dict[str, Any] = (await client.get(f"{server.http}/stats")).json()
+        return answer
+
+
+async def connections(server: Server, count: int) -> None:
+    async def there_are() -> bool:
+        return bool((await stats(server))["connections"] == count)
+
+    await eventually(there_are)
+
+
+def message(number: int) -> str:
+    return f"{number:08}".ljust(MESSAGE_BYTES, ".")
+
+
+async def talk(talker: ClientConnection, count: int, outstanding: int = 8) -> None:
+    """Publish ``count`` messages, and hear them all, without running ahead by more than ``outstanding``."""
+    for number in range(count + outstanding):
+        if number < count:
+            await talker.send(message(number))
+        if number >= outstanding:
+            assert await receive(talker) == message(number - outstanding)
+
+
+@pytest.fixture
+async def server(server_name: str, log: Path) -> AsyncIterator[Server]:
+    async with serve("tests.apps.slow:app", log, command=server_name, cwd=ROOT, probe="/stats") as server:
+        yield server
+
+
+async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(server: Server) -> None:
+    async with connect(f"{server.ws}/news/disconnect") as talker:
+        assert await receive(talker) == "ready"
+        readers = await asyncio.gather(*(connect(f"{server.ws}/news/disconnect") for _ in range(20)))
+        for reader in readers:
+            assert await receive(reader) == "ready"
+        before = await stats(server)
+        deaf = await connect_deaf(f"{server.ws}/news/disconnect")
+        await talk(talker, 3000)
+        for reader in readers:
+            for number in range(3000):
+                assert await receive(reader) == message(number)
+        await connections(server, 21)
+        after = await stats(server)
+        assert after["let_go"] == 1
+        assert after["backlog"] == 0
+        # 12 MB were published; what was kept for the deaf client is let go with it.
+        assert after["resident_kib"] - before["resident_kib"] < 20_000
+        deaf.transport.abort()
+        await asyncio.gather(*(reader.close() for reader in readers))
+    await connections(server, 0)
+
+
+async def test_a_client_that_is_let_go_learns_why_when_it_reads_again(server: Server) -> None:
+    async with connect(f"{server.ws}/news/disconnect") as talker:
+        assert await receive(talker) == "ready"
+        deaf = await connect_deaf(f"{server.ws}/news/disconnect")
+
+        async def it_is_let_go() -> bool:
+            return bool((await stats(server))["let_go"])
+
+        number = 0
+        while not await it_is_let_go():
+            for _ in range(50):
+                await talker.send(message(number))
+                assert await receive(talker) == message(number)
+                number += 1
+        deaf.transport.resume_reading()
+        for expected in range(number):
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    assert await deaf.recv() == message(expected)
+            except ConnectionClosed:
+                break
+        assert deaf.close_code == 3008
+        assert deaf.close_reason == "slow: more than 300000 bytes waiting"
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest(server: Server, policy: str) -> None:
+    async with connect(f"{server.ws}/news/disconnect") as talker:
+        assert await receive(talker) == "ready"
+        slow = await connect_deaf(f"{server.ws}/news/{policy}")
+        await talk(talker, 3000)
+        dropped = (await stats(server))["dropped"]
+        assert dropped > 0
+        slow.transport.resume_reading()
+        heard = [str(await receive(slow))]
+        while heard[-1] != message(2999):
+            heard.append(str(await receive(slow)))
+        assert heard == sorted(set(heard))
+        assert len(heard) == 3000 - dropped
+        # It is still a member.
+        await talk(talker, 10)
+        while await receive(slow) != message(9):
+            pass
+        await slow.close()
+
+
+async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(server: Server) -> None:
+    deaf = await connect_deaf(f"{server.ws}/stream")
+
+    async def it_is_let_go() -> bool:
+        return bool((await stats(server))["let_go"] == 1)
+
+    await eventually(it_is_let_go)
+    await connections(server, 0)
+    now = await stats(server)
+    # Kernel and server hold a few megabytes by themselves; a handler that did not wait would have run on.
+    assert now["streamed"] < 3000
+    deaf.transport.abort()
+
+
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
+async def test_a_handler_that_only_streams_ends_when_its_client_vanishes(name: str, log: Path) -> None:
+    # hypercorn and granian do not tell a sender that nobody is there any more; see Connection.send.
+    async with serve("tests.apps.slow:app", log, command=name, cwd=ROOT, probe="/stats") as server:
+        client = await connect(f"{server.ws}/stream")
+        for _ in range(10):
+            await receive(client)
+        reset(client)
+        await connections(server, 0)
+        assert "Traceback" not in server.log
