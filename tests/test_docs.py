@@ -1,0 +1,105 @@
+"""What README and docs show is what runs: each block of code is in ``examples/``, which tests drive."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import pytest
+
+from tests.clients import connect, receive, receive_json
+from tests.servers import ROOT, serve
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
+
+#: Commands in the docs, and nothing else, and what runs them.
+COMMANDS = {"hubbub run chat:app": "below", "scripts/test": "CI"}
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    code: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [Block(page.name, language, code) for language, code in found]
+
+
+ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+@pytest.mark.parametrize("block", ALL_BLOCKS, ids=lambda block: f"{block.page}-{block.language}")
+def test_each_block_is_run_by_a_test(block: Block) -> None:
+    match block.language:
+        case "python" | "html":
+            assert block.code, "an empty block"
+            assert any(block.code in example.read_text() for example in EXAMPLES), "not in examples/"
+        case "sh":
+            assert set(block.code.splitlines()) <= COMMANDS.keys()
+        case _:
+            assert not block.language, f"nothing runs {block.language}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+async def test_what_the_readme_says_to_copy_and_to_run_is_a_chat(log: Path, tmp_path: Path) -> None:
+    python, html, command, *_ = blocks(ROOT / "README.md")
+    assert (python.language, html.language, command.language) == ("python", "html", "sh")
+    (tmp_path / "chat.py").write_text(python.code)
+    (tmp_path / "chat.html").write_text(html.code)
+    words = [*shlex.split(command.code), "--port", "{port}"]
+    async with (
+        serve("chat:app", log, command=words, cwd=tmp_path) as server,
+        connect(f"{server.ws}/ws/1") as ann,
+        httpx2.AsyncClient() as http,
+    ):
+        assert (await http.get(server.http)).text == html.code
+        async with connect(f"{server.ws}/ws/2") as bob:
+            await bob.send("hello")
+            assert await receive(bob) == "You wrote: hello"
+            assert await receive(ann) == await receive(bob) == "Client #2 says: hello"
+        assert await receive(ann) == "Client #2 left the chat"
+
+
+async def test_the_orders_example_publishes_from_a_route(log: Path) -> None:
+    async with (
+        serve("orders:app", log, probe="/docs") as server,
+        connect(f"{server.ws}/orders/7/live") as watcher,
+        httpx2.AsyncClient(base_url=server.http) as http,
+    ):
+        # The socket is accepted a moment before it subscribes, and a change may come in between.
+        hearing = asyncio.create_task(receive_json(watcher))
+        while not hearing.done():
+            await http.put("/orders/7", json={"status": "packed"})
+            await asyncio.wait([hearing], timeout=0.05)
+        assert hearing.result() == {"status": "packed"}
+
+
+async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
+    async with (
+        serve("board:app", log, probe="/docs") as server,
+        connect(f"{server.ws}/boards/1") as ann,
+        connect(f"{server.ws}/boards/1") as bob,
+    ):
+        await ann.send('{"type": "line", "points": [[0, 0]]}')
+        error = await receive_json(ann)
+        assert error["code"] == 107
+        assert error["errors"][0]["loc"] == ["line", "points"]
+        await bob.send('{"type": "circle"}')
+        assert (await receive_json(bob))["errors"][0]["type"] == "union_tag_invalid"
+        await ann.send('{"type": "line", "points": [[0, 0], [1, 2.5]]}')
+        assert await receive_json(bob) == {"type": "line", "points": [[0.0, 0.0], [1.0, 2.5]]}
+        await bob.send('{"type": "clear"}')
+        assert await receive_json(ann) == {"type": "clear"}
