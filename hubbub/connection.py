@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args, get_type_hints, overload
+from typing import Any, Self, TypeVar, overload
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.requests import HTTPConnection, Request
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -22,7 +20,8 @@ from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import check_channel, encode, encode_json
-from hubbub.exceptions import InvalidMessage
+from hubbub.endings import has_websocket_handler, is_disconnect, refusal
+from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node import Node
 from hubbub.origins import is_allowed
 from hubbub.transports.websocket import QueuedWriter
@@ -130,29 +129,21 @@ class Connection:
         """
         self._leave_all()
         try:
-            match exc:
-                case None:
-                    await self._finish(CloseCode.NORMAL, "")
-                case asyncio.CancelledError():
-                    await self._finish(CloseCode.GOING_AWAY, "cancelled")
-                case WebSocketException():
-                    # FastAPI sends the close; it must find a code and a reason that fit into the frame.
-                    if not is_sendable(exc.code):
-                        logger.error("%d is not a code to close with; 1011 is sent instead.", exc.code)
-                        exc.code = CloseCode.INTERNAL_ERROR
-                    exc.reason = clip_reason(exc.reason)
-                    await self._finish()
-                case HTTPException() | InvalidMessage():
-                    # FastAPI would answer an HTTPException with an HTTP response, too late for that.
-                    await self._finish()
-                    raise _as_websocket_exception(exc) from exc
-                case _ if _is_disconnect(exc):
-                    await self._finish(CloseCode.NORMAL, "")
-                    return True
-                case _ if self._has_handler(exc):
-                    await self._finish()
-                case _:
-                    await self._finish(CloseCode.INTERNAL_ERROR, "internal error")
+            if exc is None or is_disconnect(exc):
+                await self._finish(CloseCode.NORMAL)
+                return True
+            if isinstance(exc, asyncio.CancelledError):
+                await self._finish(CloseCode.GOING_AWAY, "cancelled")
+            elif has_websocket_handler(self.websocket, exc):
+                await self._finish()
+            elif refused := refusal(exc):
+                await self._finish(refused.code, refused.reason)
+                # FastAPI's handler for it closes as well, which would be an error by now.
+                self.websocket.close = _is_closed  # type: ignore[method-assign]
+                if not isinstance(exc, WebSocketException):
+                    raise refused from exc
+            else:
+                await self._finish(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._node.remove(self)
         return False
@@ -180,10 +171,12 @@ class Connection:
 
     async def send_text(self, data: str) -> None:
         """Send a text frame; see :meth:`send`."""
+        _check_type(data, str)
         await self.send(data)
 
     async def send_bytes(self, data: bytes) -> None:
         """Send a binary frame; see :meth:`send`."""
+        _check_type(data, bytes, bytearray, memoryview)
         await self.send(data)
 
     async def send_json(self, data: Any) -> None:
@@ -286,7 +279,9 @@ class Connection:
         try:
             return from_json(data, allow_inf_nan=False)
         except ValueError as exc:
-            raise InvalidMessage(f"Expected JSON, but got {exc}.", code=CloseCode.INVALID_DATA) from exc
+            raise InvalidMessage(
+                f"Expected JSON, but it is none: {exc}.", code=CloseCode.INVALID_DATA
+            ) from exc
 
     async def receive_message(self, model: type[T] | TypeAdapter[T]) -> T:
         """The next message, which is to be JSON that fits ``model``; see :meth:`iter_messages`.
@@ -468,15 +463,16 @@ class Connection:
             if self._receiving is not None:
                 self._receiving.cancel()
 
-    def _has_handler(self, exc: BaseException) -> bool:
-        """Whether the application has an exception handler that can deal with an open socket. One made for
-        HTTP returns a response, which a socket that is open cannot be sent any more."""
-        handlers = getattr(self.websocket.scope.get("app"), "exception_handlers", {})
-        for cls in type(exc).__mro__:
-            # Handlers for Exception itself are run for HTTP only (starlette.middleware.errors).
-            if cls is not Exception and cls in handlers:
-                return _takes_websocket(handlers[cls])
-        return False
+
+def _check_type(data: object, *types: type) -> None:
+    if not isinstance(data, types):
+        raise InvalidData(
+            f"Expected {types[0].__name__}, but got {type(data).__name__}; send() takes anything."
+        )
+
+
+async def _is_closed(code: int = CloseCode.NORMAL, reason: str | None = None) -> None:
+    """Takes the place of ``WebSocket.close`` once the connection has closed the socket."""
 
 
 def _exceeds(data: str | bytes, limit: int) -> bool:
@@ -493,32 +489,4 @@ def _invalid(exc: ValidationError) -> InvalidMessage:
         f"Expected a message that fits {exc.title}, but {named}.",
         code=CloseCode.INVALID_DATA,
         errors=[dict(error) for error in errors[:MAX_ERRORS]],
-    )
-
-
-def _as_websocket_exception(exc: HTTPException | InvalidMessage) -> WebSocketException:
-    if isinstance(exc, InvalidMessage):
-        return WebSocketException(exc.code, clip_reason(str(exc)))
-    is_client_error = 400 <= exc.status_code < 500
-    code = CloseCode.POLICY_VIOLATION if is_client_error else CloseCode.INTERNAL_ERROR
-    return WebSocketException(code, clip_reason(str(exc.detail)))
-
-
-def _is_disconnect(exc: BaseException) -> bool:
-    """Whether ``exc`` says that the client has gone, and nothing else; task groups wrap it."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(WebSocketDisconnect)[1] is None
-    return isinstance(exc, WebSocketDisconnect)
-
-
-def _takes_websocket(handler: Callable[..., Any]) -> bool:
-    try:
-        hints = get_type_hints(handler)
-        first = next(iter(inspect.signature(handler).parameters))
-    except (NameError, TypeError, ValueError, StopIteration):
-        return False
-    hint = hints.get(first)
-    return any(
-        isinstance(cls, type) and issubclass(cls, HTTPConnection) and not issubclass(cls, Request)
-        for cls in (get_args(hint) or (hint,))
     )

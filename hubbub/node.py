@@ -56,6 +56,8 @@ class Node:
         self._connections: dict[str, NodeConnection] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        # Set when the node stops: what clients are told, also those that come in meanwhile.
+        self._ending: tuple[int, str] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         # Bytes collected by feeds since the last flush.
         self._collected = 0
@@ -67,6 +69,7 @@ class Node:
 
     async def stop(self, code: int, reason: str, timeout: float) -> None:
         """Close what is still connected, wait at most ``timeout`` seconds for it, and stop the engine."""
+        self._ending = (code, reason)
         for connection in list(self._connections.values()):
             connection.end(code, reason)
         try:
@@ -94,6 +97,8 @@ class Node:
     def add(self, connection: NodeConnection) -> None:
         self._connections[connection.id] = connection
         self._empty.clear()
+        if self._ending is not None:
+            connection.end(*self._ending)
 
     def remove(self, connection: NodeConnection) -> None:
         if self._connections.pop(connection.id, None) is not None:

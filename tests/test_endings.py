@@ -52,6 +52,7 @@ async def nothing_remains(server: Server) -> None:
         ("bad-code", 1011, "no such thing"),
         ("http-403", 1008, "not your room"),
         ("http-503", 1011, "later"),
+        ("kicked", 4003, "kicked: spam"),
         ("handled", 4404, "handled"),
         ("handled-for-http", 1011, "internal error"),
         ("text-expected", 1003, "Expected a text frame, but got a binary frame of 3 bytes."),
@@ -120,6 +121,17 @@ async def test_a_client_that_goes_ends_the_block_without_an_error(
             await client.close()
         # The code behind the block runs: the block was left as if it had come to its end.
         assert await receive(log) == f"after {endpoint}"
+    await nothing_remains(server)
+    assert server.log.count("Traceback") == errors
+
+
+async def test_refusing_a_client_that_has_gone_is_no_error(server: Server) -> None:
+    errors = server.log.count("Traceback")
+    for _ in range(10):
+        client = await connect(f"{server.ws}/ends/too-late")
+        assert await receive(client) == "ready"
+        await client.send("go")
+        reset(client)
     await nothing_remains(server)
     assert server.log.count("Traceback") == errors
 

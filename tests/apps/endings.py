@@ -26,6 +26,10 @@ class ForWebSocketsError(Exception):
     pass
 
 
+class KickedError(WebSocketException):
+    pass
+
+
 class ForHTTPError(Exception):
     pass
 
@@ -37,6 +41,11 @@ class Move(BaseModel):
 @app.exception_handler(ForWebSocketsError)
 async def close_politely(websocket: WebSocket, exc: ForWebSocketsError) -> None:
     await websocket.close(4404, "handled")
+
+
+@app.exception_handler(KickedError)
+async def kick(websocket: WebSocket, exc: KickedError) -> None:
+    await websocket.close(exc.code, f"kicked: {exc.reason}")
 
 
 @app.exception_handler(ForHTTPError)
@@ -81,6 +90,8 @@ async def ends(websocket: WebSocket, how: str) -> None:
                 raise HTTPException(403, "not your room")
             case "http-503":
                 raise HTTPException(503, "later")
+            case "kicked":
+                raise KickedError(4003, "spam")
             case "handled":
                 raise ForWebSocketsError
             case "handled-for-http":
@@ -93,6 +104,10 @@ async def ends(websocket: WebSocket, how: str) -> None:
                 await client.receive_json()
             case "message-expected":
                 await client.receive_message(Move)
+            case "too-late":
+                async for _ in client.iter_text():
+                    pass
+                raise WebSocketException(4401, "to nobody")
             case "cancelled":
                 task = asyncio.current_task()
                 assert task is not None
