@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,12 +111,12 @@ async def serve(
 
 
 async def _answers(server: Server, probe: str, timeout: float = 30) -> None:
-    async with asyncio.timeout(timeout), httpx.AsyncClient() as client:
+    async with asyncio.timeout(timeout), httpx2.AsyncClient() as client:
         while True:
             if server.process.returncode is not None:
                 raise RuntimeError(f"The server ended with {server.process.returncode}:\n{server.log}")
             try:
                 await client.get(server.http + probe)
                 return
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trustme
 from websockets.asyncio.client import unix_connect
@@ -149,7 +149,7 @@ async def test_reload_serves_what_was_changed(log: Path, tmp_path: Path) -> None
     app.write_text(source.format("before"))
     async with (
         serve("app:app", log, args=["--reload"], cwd=tmp_path) as server,
-        httpx.AsyncClient() as client,
+        httpx2.AsyncClient() as client,
     ):
         assert (await client.get(server.http)).json() == "before"
         await eventually(lambda: "Started reloader process" in server.log)
@@ -158,7 +158,7 @@ async def test_reload_serves_what_was_changed(log: Path, tmp_path: Path) -> None
         async def changed() -> bool:
             try:
                 return bool((await client.get(server.http)).json() == "after")
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return False
 
         await eventually(changed, timeout=30)
@@ -203,7 +203,7 @@ async def test_forwarded_headers_are_believed_from_the_named_proxies_only(log: P
     headers = {"X-Forwarded-For": "203.0.113.7"}
     for allowed, seen in [("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")]:
         args = ["--forwarded-allow-ips", allowed]
-        async with serve("who:app", log, args=args, cwd=tmp_path) as server, httpx.AsyncClient() as client:
+        async with serve("who:app", log, args=args, cwd=tmp_path) as server, httpx2.AsyncClient() as client:
             assert (await client.get(server.http, headers=headers)).json() == seen
 
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.clients import connect, eventually, receive, reset
@@ -21,7 +21,7 @@ async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log:
     async with serve("tests.apps.endings:app", log, cwd=ROOT, probe="/remains") as server:
 
         async def remains() -> dict[str, Any]:
-            async with httpx.AsyncClient() as http:
+            async with httpx2.AsyncClient() as http:
                 answer: dict[str, Any] = (await http.get(f"{server.http}/remains")).json()
                 return answer
 

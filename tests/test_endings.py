@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -26,7 +26,7 @@ async def server(
 
 
 async def remains(server: Server) -> dict[str, object]:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         answer: dict[str, object] = (await client.get(f"{server.http}/remains")).json()
         return answer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -33,7 +33,7 @@ async def connect_deaf(url: str) -> ClientConnection:
 
 
 async def stats(server: Server) -> dict[str, Any]:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         answer: dict[str, Any] = (await client.get(f"{server.http}/stats")).json()
         return answer
 
