@@ -30,11 +30,14 @@ def unpacked(tmp_path: Path) -> Path:
     return unpacked
 
 
-async def test_the_wheel_serves_the_demo_and_its_examples(unpacked: Path, log: Path) -> None:
+def test_the_wheel_is_typed_and_names_its_extras(unpacked: Path) -> None:
     assert (unpacked / "hubbub" / "py.typed").exists()
     metadata = next(unpacked.glob("hubbub-*.dist-info/METADATA")).read_text()
     for extra in ("all", "metrics", "nats", "postgres", "protobuf", "redis"):
         assert f"Provides-Extra: {extra}\n" in metadata
+
+
+async def test_the_wheel_serves_the_demo_and_its_examples(unpacked: Path, log: Path) -> None:
     command = ("python", "-m", "hubbub", "demo", "--port", "{port}")
     # From an empty folder, with the unpacked wheel before anything else on the path.
     nowhere = unpacked.parent / "nowhere"

@@ -1,0 +1,616 @@
+"""The demo's page and the examples' pages, in a real browser on real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    WebSocketRoute,
+    expect,
+)
+
+from tests.browser import chromium
+from tests.servers import Server, free_port, serve
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEMO = "hubbub.demo.app:app"
+
+#: The demo behind a prefix, so that every page here shows that it finds its socket relative to itself. The
+#: test that kills the server has it at the root.
+OUTER = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+from hubbub.demo.app import app as demo
+
+@asynccontextmanager
+async def lifespan(app):
+    async with demo.router.lifespan_context(demo):
+        yield
+
+app = FastAPI(lifespan=lifespan)
+app.mount("/chats", demo)
+"""
+
+numbers = count()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "outer.py").write_text(OUTER)
+    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/") as server:
+        yield server
+
+
+@pytest.fixture
+def room() -> str:
+    """A room of the test's own."""
+    return f"room {next(numbers)}"
+
+
+@dataclass
+class Watched:
+    """What the pages of a test did behind the scenes."""
+
+    hosts: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+    # Browsers complain about a server that is down or refuses.
+    expects_errors: bool = False
+
+    def __call__(self, context: BrowserContext) -> None:
+        context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
+        context.on("console", self._on_console)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+OpenPage: TypeAlias = Callable[..., Awaitable[Page]]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def open_page(browser: Browser, watched: Watched) -> AsyncIterator[OpenPage]:
+    """Open a page. Whatever else a test looks at, none may ask another host or have errors."""
+    async with AsyncExitStack() as stack:
+
+        async def open_page(url: str | None = None, **options: Any) -> Page:
+            # Each in a window of its own: a tab behind another one is drawn once a second.
+            context = await browser.new_context(locale="en-GB", **options)
+            stack.push_async_callback(context.close)
+            watched(context)
+            page = await context.new_page()
+            page.on("websocket", lambda socket: watched.hosts.add(urlsplit(socket.url).hostname or ""))
+            if url is not None:
+                await page.goto(url)
+            return page
+
+        yield open_page
+    assert watched.hosts <= {"127.0.0.1"}
+    assert watched.expects_errors or not watched.errors
+
+
+@dataclass
+class Tab:
+    """The demo's page, by what its parts are called for somebody who cannot see it."""
+
+    page: Page
+
+    @property
+    def text(self) -> Locator:
+        return self.page.get_by_role("textbox", name="Message", exact=True)
+
+    @property
+    def log(self) -> Locator:
+        return self.page.get_by_role("log", name="Messages")
+
+    @property
+    def people(self) -> Locator:
+        return self.page.get_by_role("region", name="Here now").get_by_role("listitem")
+
+    @property
+    def status(self) -> Locator:
+        return self.page.get_by_role("status")
+
+    @property
+    def typing(self) -> Locator:
+        return self.page.locator("#typing")
+
+    def said(self, text: str) -> Locator:
+        return self.log.get_by_role("listitem").filter(has_text=re.compile(rf"{re.escape(text)}\s"))
+
+    def note(self, text: str) -> Locator:
+        return self.log.get_by_text(text, exact=True)
+
+    async def come_in(self, name: str) -> None:
+        await self.page.get_by_label("Your name").fill(name)
+        await self.page.get_by_role("button", name="Come in").click()
+        await expect(self.status).to_have_text("Connected")
+
+    async def say(self, text: str) -> None:
+        await self.text.fill(text)
+        await self.text.press("Enter")
+        await expect(self.text).to_have_value("")
+
+    async def shows_people(self, *names: str) -> None:
+        shown = [re.compile(rf"{re.escape(name)}(you)?$") for name in names]
+        await expect(self.people).to_have_text(shown)
+
+
+@dataclass
+class Demo:
+    open_page: OpenPage
+    url: str
+
+    async def door(self, room: str, page: Page | None = None, **options: Any) -> Tab:
+        """The page as one finds it by a link."""
+        page = page or await self.open_page(**options)
+        await page.goto(f"{self.url}#{quote(room)}")
+        return Tab(page)
+
+    async def come_in(self, room: str, name: str, page: Page | None = None, **options: Any) -> Tab:
+        """Somebody whose tab knows their name already, which saves the door."""
+        page = page or await self.open_page(**options)
+        await page.add_init_script(f"sessionStorage.name = {json.dumps(name)}")
+        await page.goto(f"{self.url}#{quote(room)}")
+        await expect(Tab(page).status).to_have_text("Connected")
+        return Tab(page)
+
+
+@pytest.fixture
+def demo(open_page: OpenPage, server: Server) -> Demo:
+    return Demo(open_page, f"{server.http}/chats/")
+
+
+# Talking
+
+
+async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
+    ann = await demo.door(room)
+    await ann.come_in("Ann")
+    await expect(ann.log).to_contain_text("Nothing has been said here yet")
+    bob = await demo.come_in(room, "Bob")
+    await expect(ann.note("Bob came in")).to_have_count(1)
+    for tab in (ann, bob):
+        await tab.shows_people("Ann", "Bob")
+    await ann.say("Hello, Bob")
+    await bob.say("Hello, Ann\nhow are you?")
+    for tab in (ann, bob):
+        await expect(tab.log.locator(".said .text")).to_have_text(["Hello, Bob", "Hello, Ann\nhow are you?"])
+        await expect(tab.log.locator(".said .who")).to_have_text(["Ann", "Bob"])
+        await expect(tab.log.locator(".said time")).to_have_text([re.compile(r"^\d\d:\d\d$")] * 2)
+        await expect(tab.log.locator(".waiting")).to_have_count(0)
+    # The same person once more is nobody new, and goes with the last tab.
+    again = await demo.come_in(room, "Bob")
+    await expect(again.said("Hello, Bob")).to_be_visible()
+    await bob.page.close()
+    await again.say("still here")
+    await expect(ann.said("still here")).to_be_visible()
+    await ann.shows_people("Ann", "Bob")
+    await expect(ann.note("Bob came in")).to_have_count(1)
+    await expect(ann.note("Bob left")).to_have_count(0)
+    await again.page.close()
+    await expect(ann.note("Bob left")).to_have_count(1)
+    await ann.shows_people("Ann")
+
+
+async def test_the_typing_hint_comes_and_goes(demo: Demo, room: str) -> None:
+    page = await demo.open_page()
+    await page.clock.install()
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    await bob.text.press_sequentially("Well")
+    await expect(ann.typing).to_have_text("Bob is typing…")
+    await expect(bob.typing).to_have_text("")
+    await bob.say("Well then")
+    await expect(ann.said("Well then")).to_be_visible()
+    await expect(ann.typing).to_have_text("")
+    # Without a message it goes by itself.
+    await bob.text.press_sequentially("Hm")
+    await expect(ann.typing).to_have_text("Bob is typing…")
+    await ann.page.clock.fast_forward(5000)
+    await expect(ann.typing).to_have_text("")
+
+
+async def test_rooms_are_separate_and_switched_without_a_reload(demo: Demo, room: str) -> None:
+    other = f"{room}, the other / one?"
+    ann = await demo.come_in(room, "Ann")
+    bob = await demo.come_in(room, "Bob")
+    await ann.say("in the first room")
+    await expect(bob.said("in the first room")).to_be_visible()
+    await ann.page.evaluate("window.stays = true")
+    await ann.page.get_by_label("Another room").fill(other)
+    await ann.page.get_by_label("Another room").press("Enter")
+    await expect(ann.page.get_by_role("heading", name=other)).to_be_visible()
+    await expect(bob.note("Ann left")).to_have_count(1)
+    await ann.shows_people("Ann")
+    # Its link leads there.
+    cat = Tab(await demo.open_page(ann.page.url))
+    await cat.come_in("Cat")
+    await ann.shows_people("Ann", "Cat")
+    await cat.say("in the other room")
+    await bob.say("meanwhile here")
+    await expect(ann.said("in the other room")).to_be_visible()
+    await expect(ann.said("meanwhile here")).to_have_count(0)
+    # Back, by the browser's own button: what was shown is there, and so is what was said in between.
+    await ann.page.go_back()
+    await expect(ann.log.locator(".said .text")).to_have_text(["in the first room", "meanwhile here"])
+    await expect(bob.said("in the other room")).to_have_count(0)
+    link = ann.page.get_by_role("link", name=room, exact=True)
+    await expect(link).to_have_attribute("aria-current", "page")
+    assert await ann.page.evaluate("window.stays")
+
+
+async def test_a_reload_keeps_the_name_and_the_last_messages(demo: Demo, room: str) -> None:
+    ann = await demo.come_in(room, "Ann")
+    await ann.say("before")
+    await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
+    await ann.page.reload()
+    await expect(ann.said("before")).to_be_visible()
+    await ann.shows_people("Ann")
+
+
+async def test_what_is_html_is_shown_as_text(demo: Demo, room: str) -> None:
+    name, text = "<img src=x onerror=a()>", "<script>alert(1)</script><b>&amp;</b>"
+    room = f"{room}<i>"
+    ann = await demo.come_in(room, "Ann")
+    eve = await demo.come_in(room, name)
+    await eve.text.press_sequentially(text)
+    await expect(ann.typing).to_have_text(f"{name} is typing…")
+    await eve.text.press("Enter")
+    await expect(ann.note(f"{name} came in")).to_be_visible()
+    await expect(ann.log.locator(".said .text")).to_have_text([text])
+    await expect(ann.log.locator(".said .who")).to_have_text([name])
+    await ann.shows_people(name, "Ann")
+    await expect(ann.page.locator("img, main b b, main i, main script")).to_have_count(0)
+
+
+async def test_a_name_and_a_room_that_are_refused_are_explained(
+    demo: Demo, room: str, watched: Watched
+) -> None:
+    tab = await demo.door(room)
+    await tab.page.get_by_role("button", name="Come in").click()
+    await expect(tab.page.get_by_role("alert")).to_have_text("Something that can be seen, please.")
+    watched.expects_errors = True
+    await tab.page.get_by_label("Your name").fill("An\u202en")
+    await tab.page.get_by_role("button", name="Come in").click()
+    await expect(tab.page.get_by_label("Your name")).to_have_attribute("aria-invalid", "true")
+    await expect(tab.page.get_by_label("Your name")).to_be_focused()
+    await expect(tab.page.get_by_role("alert")).to_have_text("Only characters that can be seen, please.")
+    await tab.come_in("Ann")
+    await expect(tab.page.get_by_role("alert")).to_have_count(0)
+    # Inside, too: a link may lead to a room that cannot be.
+    await tab.page.evaluate("location.hash = 'x'.repeat(41)")
+    await expect(tab.page.get_by_role("alert")).to_have_text("This should have at most 40 characters.")
+    await expect(tab.page.get_by_label("Room", exact=True)).to_be_focused()
+    await tab.page.get_by_label("Room", exact=True).fill(room)
+    await tab.come_in("Ann")
+
+
+# Losing the connection
+
+
+async def test_all_come_back_after_the_server_was_killed(
+    open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    port = free_port()
+    async with serve(DEMO, tmp_path / "log", port=port) as server:
+        demo = Demo(open_page, f"{server.http}/")
+        ann = await demo.come_in(room, "Ann")
+        bob = await demo.come_in(room, "Bob")
+        example = await open_page(f"{server.http}/examples/chat/")
+        await expect(example.get_by_role("status")).to_contain_text("You are client")
+        await ann.say("before")
+        await expect(bob.said("before")).to_be_visible()
+        await bob.text.fill("half a sen")
+        await server.stop(signal.SIGKILL)
+        for tab in (ann, bob):
+            banner = tab.page.get_by_text(re.compile(r"^Connection lost\. Trying again in \d+ s…$"))
+            await expect(banner).to_be_visible()
+            await expect(tab.status).to_have_text("Not connected")
+        await expect(example.get_by_role("status")).to_have_text("Connection lost. Trying again…")
+        await ann.say("while it was away")
+        await expect(ann.said("while it was away")).to_contain_text("will be sent when connected")
+        await expect(bob.text).to_have_value("half a sen")
+        await example.get_by_role("textbox").fill("kept")
+        await example.get_by_role("textbox").press("Enter")
+    async with serve(DEMO, tmp_path / "log", port=port):
+        for tab in (ann, bob):
+            await expect(tab.status).to_have_text("Connected", timeout=30_000)
+            await expect(tab.page.get_by_role("button", name="Try now")).to_be_hidden()
+        for tab in (ann, bob):
+            await tab.shows_people("Ann", "Bob")
+            await expect(tab.log.locator(".said .text")).to_have_text(["before", "while it was away"])
+        await expect(ann.log.locator(".waiting")).to_have_count(0)
+        await expect(bob.text).to_have_value("half a sen")
+        await bob.text.press_sequentially("tence")
+        await bob.text.press("Enter")
+        await expect(ann.said("half a sentence")).to_be_visible()
+        await expect(example.get_by_role("status")).to_contain_text("You are client", timeout=30_000)
+        await example.get_by_role("textbox").press("Enter")
+        await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
+
+
+@pytest.mark.parametrize("trigger", ["button", "online", "visibilitychange"])
+async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str) -> None:
+    page = await demo.open_page()
+    routes: list[WebSocketRoute] = []
+
+    def pass_on(route: WebSocketRoute) -> None:
+        route.connect_to_server()
+        routes.append(route)
+
+    await page.route_web_socket(re.compile("/chat"), pass_on)
+    await page.clock.install()
+    ann = await demo.come_in(room, "Ann", page)
+    # The clock stands still: nothing is tried again by itself.
+    await page.clock.pause_at(await page.evaluate("Date.now() + 60000"))
+    await routes[0].close()
+    await expect(ann.status).to_have_text("Not connected")
+    if trigger == "button":
+        await page.get_by_role("button", name="Try now").press("Enter")
+        # The button is gone; who pressed it goes on to write.
+        await expect(ann.text).to_be_focused()
+    else:
+        target = "window" if trigger == "online" else "document"
+        await page.evaluate(f"{target}.dispatchEvent(new Event('{trigger}'))")
+    await expect(ann.status).to_have_text("Connected")
+
+
+async def test_a_connection_that_is_dead_without_a_word_is_found_out(demo: Demo, room: str) -> None:
+    """Everything a page sends is swallowed, and nothing says so: what a lost network looks like."""
+    page = await demo.open_page()
+    await page.clock.install()
+    silent = True
+
+    async def pass_on(route: WebSocketRoute) -> None:
+        real = route.connect_to_server()
+        route.on_message(lambda message: None if silent else real.send(message))
+
+    await page.route_web_socket(re.compile("/chat"), pass_on)
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    await ann.say("does this arrive?")
+    await expect(ann.said("does this arrive?")).to_contain_text("sending…")
+    silent = False
+    await page.clock.fast_forward(9000)
+    await expect(ann.said("does this arrive?")).to_contain_text("will be sent when connected")
+    await page.clock.fast_forward(2000)
+    await expect(ann.status).to_have_text("Connected")
+    await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
+    await expect(bob.said("does this arrive?")).to_have_count(1)
+
+
+async def test_what_the_server_does_not_take_is_marked(demo: Demo, room: str) -> None:
+    ann = await demo.come_in(room, "Ann")
+    await ann.text.evaluate("element => element.removeAttribute('maxlength')")
+    await ann.say("x" * 2001)
+    await expect(ann.log.locator(".said")).to_contain_text("not taken by the server")
+    await ann.say("short")
+    await expect(ann.log.locator(".said:not(.refused):not(.waiting)")).to_have_count(1)
+
+
+async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> None:
+    page = await demo.open_page()
+    # A socket that is closed before it ever was open.
+    await page.add_init_script(
+        "WebSocket = class { constructor() { setTimeout(() => this.onclose()) } close() {} }"
+    )
+    await demo.door(room, page)
+    await page.get_by_label("Your name").fill("Ann")
+    await page.get_by_role("button", name="Come in").click()
+    banner = page.get_by_text(re.compile("no WebSocket gets through to it. Trying again in"))
+    await expect(banner).to_be_visible()
+
+
+# On a phone, by keyboard
+
+
+async def test_a_phone_scrolls_in_one_direction_only(demo: Demo, room: str) -> None:
+    phone = {"width": 360, "height": 740}
+    room = (room + "w" * 40)[:40]
+    name = "W" * 24
+    ann = await demo.door(room, viewport=phone, has_touch=True, is_mobile=True)
+
+    async def fits() -> None:
+        rights = "[...document.querySelectorAll('body *')].map(e => e.getBoundingClientRect().right)"
+        widths = "[document.documentElement, document.querySelector('#log')].map(e => e.scrollWidth)"
+        assert max(await ann.page.evaluate(rights) + await ann.page.evaluate(widths)) <= phone["width"]
+
+    await fits()
+    await ann.come_in(name)
+    bob = await demo.come_in(room, "Bob")
+    await bob.say("x" * 500)
+    await ann.say("y" * 500)
+    await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(2)
+    await fits()
+    more = ann.page.get_by_role("button", name="2 here")
+    await expect(ann.page.get_by_role("region", name="Here now")).to_be_hidden()
+    await more.tap()
+    await ann.shows_people("Bob", name)
+    await fits()
+    await more.tap()
+    await expect(ann.text).to_be_visible()
+
+
+#: What has the focus is called, and how that is shown.
+FOCUSED = """() => {
+  const element = document.activeElement
+  if (element === document.body) return ["", "body"]
+  const label = element.ariaLabel ?? element.labels?.[0]?.textContent ?? element.textContent
+  return [label.trim(), getComputedStyle(element).outlineStyle]
+}"""
+
+
+async def test_everything_works_by_keyboard(demo: Demo, room: str) -> None:
+    bob = await demo.come_in(room, "Bob")
+    ann = await demo.door(room)
+    keyboard = ann.page.keyboard
+
+    async def tab_to(name: str, *, key: str = "Tab") -> None:
+        for _ in range(30):
+            label, outline = await ann.page.evaluate(FOCUSED)
+            assert outline != "none", f"Expected to see the focus on {label!r}."
+            if label == name:
+                return
+            await keyboard.press(key)
+        raise AssertionError(f"Could not get to {name!r} by {key}.")
+
+    await tab_to("Your name")
+    await keyboard.type("Ann")
+    await keyboard.press("Enter")
+    await expect(ann.text).to_be_focused()
+    await expect(ann.status).to_have_text("Connected")
+    await keyboard.type("one line")
+    await keyboard.press("Shift+Enter")
+    await keyboard.type("and another")
+    await keyboard.press("Enter")
+    await expect(bob.said("one line\nand another")).to_be_visible()
+    await expect(ann.text).to_be_focused()
+    await keyboard.type("by the button")
+    await tab_to("Send")
+    await keyboard.press("Enter")
+    await expect(bob.said("by the button")).to_be_visible()
+    await tab_to("Messages", key="Shift+Tab")
+    await tab_to("Another room", key="Shift+Tab")
+    await keyboard.type(room + " two")
+    await keyboard.press("Enter")
+    await expect(ann.page.get_by_role("heading", name=room + " two")).to_be_visible()
+    await expect(ann.text).to_be_focused()
+    await tab_to(room, key="Shift+Tab")
+    await keyboard.press("Enter")
+    await expect(ann.said("by the button")).to_be_visible()
+    await tab_to("Change", key="Shift+Tab")
+    await keyboard.press("Enter")
+    await expect(ann.page.get_by_label("Your name")).to_be_focused()
+    await expect(bob.note("Ann left")).to_have_count(2)
+
+
+async def test_the_panel_of_a_phone_works_by_keyboard(demo: Demo, room: str) -> None:
+    ann = await demo.come_in(room, "Ann", viewport={"width": 360, "height": 740})
+    more = ann.page.get_by_role("button", name="1 here")
+    await more.press("Enter")
+    await expect(more).to_have_attribute("aria-expanded", "true")
+    await expect(ann.page.get_by_role("link", name=room)).to_be_focused()
+    await ann.page.keyboard.press("Escape")
+    await expect(more).to_be_focused()
+    await expect(more).to_have_attribute("aria-expanded", "false")
+    await expect(ann.page.get_by_role("link", name=room)).to_be_hidden()
+
+
+async def distance(tab: Tab) -> int:
+    """Pixels from what is shown to the end of the log."""
+    rest: int = await tab.log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight")
+    return rest
+
+
+async def test_the_log_stays_at_the_end_unless_one_reads_further_up(demo: Demo, room: str) -> None:
+    ann = await demo.come_in(room, "Ann")
+    bob = await demo.come_in(room, "Bob")
+    for n in range(4):
+        await bob.say("\n".join(map(str, range(15))) + f"\nmessage {n}")
+    last = ann.log.get_by_text("message 3")
+    await expect(last).to_be_visible()
+    assert await distance(ann) == 0
+    await ann.log.focus()
+    await ann.page.keyboard.press("Home")
+    await ann.page.wait_for_function("document.querySelector('#log').scrollTop === 0")
+    await bob.say("news")
+    down = ann.page.get_by_role("button", name="New messages")
+    await expect(down).to_be_visible()
+    await expect(ann.said("news")).not_to_be_in_viewport()
+    await down.click()
+    assert await distance(ann) == 0
+    await expect(ann.said("news")).to_be_in_viewport()
+    await expect(down).to_be_hidden()
+
+
+# The examples
+
+
+async def open_example(demo: Demo, link: str) -> Page:
+    page = await demo.open_page(demo.url)
+    await page.get_by_role("link", name=link, exact=True).click()
+    await expect(page.get_by_role("status")).to_be_visible()
+    return page
+
+
+async def talk(page: Page, text: str, *answers: str) -> None:
+    await expect(page.get_by_role("textbox", name="Message")).to_be_focused()
+    await page.keyboard.type(text)
+    await page.keyboard.press("Enter")
+    for answer in answers:
+        await expect(page.get_by_role("log").get_by_text(answer, exact=True)).to_be_visible()
+
+
+async def test_echo(demo: Demo) -> None:
+    page = await open_example(demo, "echo")
+    await expect(page.get_by_role("status")).to_have_text("Connected.")
+    await talk(page, "<b>hello</b>", "The server heard: <b>hello</b>")
+
+
+async def test_items(demo: Demo, watched: Watched) -> None:
+    watched.expects_errors = True
+    page = await open_example(demo, "items")
+    log, status = page.get_by_role("log"), page.get_by_role("status")
+    proof, connect = page.get_by_label("Come in"), page.get_by_role("button", name="Connect")
+    question = page.get_by_label("Question")
+
+    async def ask(answer: str) -> None:
+        await connect.click()
+        await expect(status).to_have_text("Connected.")
+        await question.fill("how big?")
+        await question.press("Enter")
+        await expect(log.get_by_role("listitem").first).to_have_text(answer)
+
+    await ask("About lamp, asked with the cookie demo: how big?")
+    await page.get_by_label("Amount, if you like").fill("3")
+    await proof.select_option("with a token")
+    await ask("About 3 x lamp, asked with the token open-sesame: how big?")
+    await proof.select_option("with neither")
+    await connect.click()
+    await expect(status).to_contain_text("The server refused.")
+
+
+@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
+async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
+    pages = [await open_example(demo, link) for _ in range(2)]
+    ids = []
+    for page in pages:
+        await expect(page.get_by_role("status")).to_have_text(re.compile(r"You are client #\d+\."))
+        ids.append(re.sub(r"\D", "", await page.get_by_role("status").inner_text()))
+    await talk(pages[1], "hi", "You wrote: hi", f"Client #{ids[1]} says: hi")
+    await talk(pages[0], "<i>", "You wrote: <i>", f"Client #{ids[0]} says: <i>")
+    await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} says: <i>")
+    await pages[0].close()
+    await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} left the chat")

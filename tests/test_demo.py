@@ -1,0 +1,356 @@
+"""The demo's protocol, on a real server. Its page is tested in test_browser.py."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx2
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as Connect  # noqa: N812
+from websockets.exceptions import InvalidStatus
+
+from hubbub.demo import app as demo
+from tests.clients import DEADLINE, connect, receive, receive_json, reset
+from tests.servers import Server, free_port, serve
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEMO = "hubbub.demo.app:app"
+
+numbers = count()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    log = tmp_path_factory.mktemp("demo") / "server.log"
+    async with serve(DEMO, log) as server:
+        yield server
+
+
+@pytest.fixture
+def room() -> str:
+    """A room of the test's own."""
+    return f"room {next(numbers)}"
+
+
+def come_in(server: Server, room: str, name: str) -> Connect:
+    return connect(f"{server.ws}/chat?{urlencode({'room': room, 'name': name})}")
+
+
+async def receive_until(client: ClientConnection, type_: str) -> Any:
+    while True:
+        message = await receive_json(client)
+        if message["type"] == type_:
+            return message
+
+
+@asynccontextmanager
+async def guest(server: Server, room: str, name: str) -> AsyncIterator[ClientConnection]:
+    """Someone who has been welcomed and told who is here. Which of the two comes first is not promised."""
+    async with come_in(server, room, name) as client:
+        assert {(await receive_json(client))["type"], (await receive_json(client))["type"]} == {
+            "welcome",
+            "here",
+        }
+        yield client
+
+
+async def receive_until_alone(client: ClientConnection, name: str) -> list[str]:
+    """Who is said to have left until ``name`` is the only one here."""
+    left = []
+    while True:
+        message = await receive_until(client, "here")
+        left.append(message["left"])
+        if message["people"] == [name]:
+            return left
+
+
+async def say(client: ClientConnection, text: str, id: str | None = None) -> str:  # noqa: A002
+    id = id or f"{next(numbers):024x}"  # noqa: A001
+    await client.send(json.dumps({"type": "say", "id": id, "text": text}))
+    return id
+
+
+# Coming and going
+
+
+async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
+    async with come_in(server, room, "Ann") as ann:
+        messages = {
+            message["type"]: message for message in (await receive_json(ann), await receive_json(ann))
+        }
+        assert messages["welcome"] == {"type": "welcome", "name": "Ann", "recent": []}
+        here = messages["here"]
+        assert (here["people"], here["came"], here["left"]) == (["Ann"], "Ann", None)
+        async with come_in(server, room, "Bob") as bob:
+            for client in (ann, bob):
+                here = await receive_until(client, "here")
+                assert (here["people"], here["came"], here["left"]) == (["Ann", "Bob"], "Bob", None)
+        here = await receive_json(ann)
+        assert (here["people"], here["came"], here["left"]) == (["Ann"], None, "Bob")
+
+
+async def test_a_person_in_two_tabs_comes_once_and_leaves_once(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann:
+        async with guest(server, room, "Bob"), guest(server, room, "Bob") as tab:
+            assert (await receive_json(ann))["people"] == ["Ann", "Bob"]
+            here = await receive_json(ann)
+            assert (here["people"], here["came"], here["left"]) == (["Ann", "Bob"], None, None)
+            await say(tab, "from both")
+            assert (await receive_json(ann))["type"] == "said"
+        assert await receive_until_alone(ann, "Ann") == ["Bob"]
+
+
+async def test_rooms_are_separate(server: Server, room: str) -> None:
+    async with come_in(server, room, "Ann") as ann, come_in(server, room + " b", "Bob") as bob:
+        await say(ann, "for my room")
+        assert (await receive_until(ann, "said"))["text"] == "for my room"
+        await say(bob, "for the other")
+        assert (await receive_until(bob, "said"))["text"] == "for the other"
+        await say(ann, "again")
+        assert (await receive_until(ann, "said"))["text"] == "again"
+
+
+async def test_vanishing_is_announced_once(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann:
+        bob = await come_in(server, room, "Bob")
+        assert (await receive_json(ann))["came"] == "Bob"
+        reset(bob)
+        assert await receive_until_alone(ann, "Ann") == ["Bob"]
+        # Whatever else there might be about Bob would be in front of this.
+        await say(ann, "gone?")
+        assert (await receive_json(ann))["type"] == "said"
+    assert "Traceback" not in server.log
+
+
+async def test_many_that_vanish_at_once_are_each_announced_once(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann:
+        names = [f"guest {n:02}" for n in range(20)]
+        clients = await asyncio.gather(*(come_in(server, room, name) for name in names))
+        while len((await receive_until(ann, "here"))["people"]) < 21:
+            pass
+        for client in clients:
+            reset(client)
+        assert sorted(await receive_until_alone(ann, "Ann")) == names
+
+
+async def test_leaving_is_announced_when_the_server_stops(tmp_path: Path, room: str) -> None:
+    async with serve(DEMO, tmp_path / "log") as server:
+        async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
+            assert await server.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
+            await asyncio.wait_for(asyncio.gather(ann.wait_closed(), bob.wait_closed()), DEADLINE)
+            assert ann.close_code == bob.close_code == 1012
+        assert "Traceback" not in server.log
+
+
+async def test_after_a_restart_who_is_here_is_right(tmp_path: Path, room: str) -> None:
+    port = free_port()
+    async with (
+        serve(DEMO, tmp_path / "log", port=port) as server,
+        guest(server, room, "Ann") as ann,
+        guest(server, room, "Bob"),
+    ):
+        assert await server.stop(signal.SIGKILL) == -signal.SIGKILL
+        await asyncio.wait_for(ann.wait_closed(), DEADLINE)
+    async with (
+        serve(DEMO, tmp_path / "log", port=port) as server,
+        come_in(server, room, "Ann") as ann,
+    ):
+        assert (await receive_until(ann, "here"))["people"] == ["Ann"]
+
+
+# Messages
+
+
+async def test_what_is_said_reaches_everyone_with_time_and_sender(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
+        id_ = await say(ann, "  hello, <b>Bob</b>\n")
+        said = await receive_until(bob, "said")
+        at = said.pop("at")
+        assert at.endswith("Z")
+        assert said == {"type": "said", "id": id_, "name": "Ann", "text": "hello, <b>Bob</b>"}
+        assert (await receive_until(ann, "said"))["id"] == id_
+
+
+async def test_who_comes_later_gets_the_last_messages(server: Server, room: str) -> None:
+    async with come_in(server, room, "Ann") as ann:
+        for n in range(demo.RECENT + 5):
+            await say(ann, f"message {n}")
+        while (await receive_until(ann, "said"))["text"] != f"message {demo.RECENT + 4}":
+            pass
+    # Also when the room was empty in between.
+    async with come_in(server, room, "Bob") as bob:
+        welcome = await receive_until(bob, "welcome")
+    assert [said["text"] for said in welcome["recent"]] == [f"message {n}" for n in range(5, demo.RECENT + 5)]
+
+
+async def test_what_is_sent_again_is_said_once(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
+        id_ = await say(ann, "once")
+        first = await receive_until(ann, "said")
+        await say(ann, "once", id_)
+        assert await receive_until(ann, "said") == first
+        await say(ann, "then")
+        assert [(await receive_until(bob, "said"))["text"] for _ in range(2)] == ["once", "then"]
+
+
+async def test_typing_is_told_to_the_others(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
+        await ann.send('{"type": "typing"}')
+        assert await receive_until(bob, "is_typing") == {"type": "is_typing", "name": "Ann"}
+        await say(ann, "done")
+        types = [(await receive_json(ann))["type"]]
+        while types[-1] != "said":
+            types.append((await receive_json(ann))["type"])
+        assert "is_typing" not in types
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "hello",
+        "null",
+        "[]",
+        "{}",
+        '{"type": "shout", "text": "hello"}',
+        '{"type": "say", "text": "hello"}',
+        '{"type": "say", "id": "<script>", "text": "hello"}',
+        '{"type": "say", "id": "0123456789abcdef", "text": "   "}',
+        '{"type": "say", "id": "0123456789abcdef", "text": "\\ud800"}',
+        '{"type": "say", "id": "0123456789abcdef", "text": ' + "[" * 5000,
+        json.dumps({"type": "say", "id": "0123456789abcdef", "text": "x" * 2001}),
+        b"\x00\xff",
+    ],
+)
+async def test_garbage_is_answered_and_the_socket_stays(
+    server: Server, room: str, garbage: str | bytes
+) -> None:
+    async with guest(server, room, "Ann") as ann:
+        await ann.send(garbage)
+        error = await receive_json(ann)
+        assert (error["type"], error["code"]) == ("error", 107)
+        await say(ann, "still here")
+        assert (await receive_json(ann))["text"] == "still here"
+    assert "Traceback" not in server.log
+
+
+# The door
+
+
+@pytest.mark.parametrize(
+    ("name", "room", "field", "explanation"),
+    [
+        ("", "lobby", "name", "at least 1 character"),
+        ("   ", "lobby", "name", "at least 1 character"),
+        ("n" * 25, "lobby", "name", "at most 24 characters"),
+        ("An\nn", "lobby", "name", "Only characters that can be seen"),
+        ("\u200b", "lobby", "name", "Only characters that can be seen"),
+        ("\u202enn\u202c", "lobby", "name", "Only characters that can be seen"),
+        ("Ann", "", "room", "at least 1 character"),
+        ("Ann", "r" * 41, "room", "at most 40 characters"),
+        ("Ann", "lob\x00by", "room", "Only characters that can be seen"),
+    ],
+)
+async def test_what_is_refused_is_explained_over_http(
+    server: Server, name: str, room: str, field: str, explanation: str
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with come_in(server, room, name):
+            pass
+    assert refused.value.response.status_code == 403
+    async with httpx2.AsyncClient() as client:
+        response = await client.get(server.http + "/chat", params={"name": name, "room": room})
+    assert response.status_code == 422
+    [detail] = response.json()["detail"]
+    assert detail["loc"] == ["query", field]
+    assert explanation in detail["msg"]
+
+
+@pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "  Ann  ", "n" * 24, "👩‍💻", "<b>Ann</b>", "安"])
+async def test_names_that_may_come_in(server: Server, room: str, name: str) -> None:
+    async with come_in(server, room, name) as client:
+        assert (await receive_until(client, "welcome"))["name"] == name.strip()
+    async with httpx2.AsyncClient() as client:
+        response = await client.get(server.http + "/chat", params={"name": name, "room": room})
+    assert response.status_code == 204
+
+
+async def test_pages_of_other_hosts_may_not_come_in(server: Server) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"{server.ws}/chat?room=lobby&name=Ann", origin="https://elsewhere.example"):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+# The page, the examples, the memory
+
+
+async def test_the_page_counts_its_own_lines_and_needs_nothing_else(server: Server) -> None:
+    async with httpx2.AsyncClient() as client:
+        page = (await client.get(server.http)).text
+    lines = len(inspect.getsource(demo).splitlines())
+    assert f" {lines} lines of Python" in page
+    for word in ("https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", " src="):
+        assert word not in page
+
+
+@pytest.mark.parametrize("name", ["echo", "items", "manager", "chat"])
+async def test_the_examples_are_mounted(server: Server, name: str) -> None:
+    async with httpx2.AsyncClient(follow_redirects=True) as client:
+        response = await client.get(f"{server.http}/examples/{name}")
+    assert response.status_code == 200
+    assert response.url.path == f"/examples/{name}/"
+    assert "<!doctype html>" in response.text
+
+
+async def test_the_hub_of_the_mounted_chat_runs(server: Server) -> None:
+    async with connect(f"{server.ws}/examples/chat/ws/7") as client:
+        await client.send("hello")
+        assert {await receive(client), await receive(client)} == {"You wrote: hello", "Client #7 says: hello"}
+
+
+async def test_empty_rooms_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "rooms", {})
+    async with demo.hub, demo.presence("kept", "Ann"):
+        for n in range(demo.EMPTY_ROOMS + 10):
+            async with demo.presence(f"room:{n}", "Bob"):
+                pass
+        assert len(demo.rooms) == demo.EMPTY_ROOMS + 1
+        assert "kept" in demo.rooms
+        assert "room:9" not in demo.rooms
+
+
+async def test_a_cancelled_handler_announces_the_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "rooms", {})
+    announced: list[tuple[str | None, str | None]] = []
+
+    async def publish(channel: str, data: demo.Here) -> None:
+        await asyncio.sleep(0)
+        announced.append((data.came, data.left))
+
+    monkeypatch.setattr(demo.hub, "publish", publish)
+    inside = asyncio.Event()
+
+    async def handler() -> None:
+        async with demo.presence("room", "Ann"):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(handler())
+    await asyncio.wait_for(inside.wait(), DEADLINE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert announced == [("Ann", None), (None, "Ann")]

@@ -1,0 +1,348 @@
+"""Feeds and outboxes together: whatever happens in whatever order, everyone gets what they should.
+
+The machine plays the event loop, the sockets and the users. For every client it writes down, without
+looking at the code under test, what that client is owed; what arrives is compared with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from hubbub.core.feed import Feed
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.outbox import Outbox
+from hubbub.core.publication import Publication
+from hubbub.types import SlowConsumer
+
+# When it fails, Hypothesis looks for a shorter way to fail, for minutes if it must.
+pytestmark = pytest.mark.timeout(600)
+
+CHANNELS = ("news", "chat", "ticker")
+
+#: Policy and limit of each client. An empty message costs 256, so that four fit into the tighter ones.
+CLIENTS: tuple[tuple[SlowConsumer, int], ...] = (
+    ("disconnect", 1200),
+    ("disconnect", 4000),
+    ("drop_oldest", 1200),
+    ("drop_oldest", 4000),
+    ("latest", 1200),
+    ("latest", 4000),
+)
+
+#: Bytes of a message: from nothing to more than any outbox holds.
+SIZES = (0, 1, 100, 400, 1500, 6000)
+
+clients = st.integers(0, len(CLIENTS) - 1)
+channels = st.sampled_from(CHANNELS)
+sizes = st.sampled_from(SIZES)
+
+
+class Loop:
+    """The event loop, as far as a feed knows it."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def turn(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+class Client:
+    """A connection and its socket, together with what is owed to it and what arrived."""
+
+    def __init__(self, name: str, policy: SlowConsumer, limit: int) -> None:
+        self.id = name
+        self.outbox = Outbox(limit, policy)
+        self.channels: set[str] = set()
+        self.stalled = False
+        # Nothing arrives any more: the socket broke, or the client was let go.
+        self.gone = False
+        self.raises = False
+        self.sending: Batch | None = None
+        self.failure: Exception | None = None
+
+        # By channel; under None what was sent directly. An empty message is told from another by identity.
+        self.owed: dict[str | None, list[Frame]] = defaultdict(list)
+        self.got: dict[str | None, list[Frame]] = defaultdict(list)
+        # How many frames the feeds have written.
+        self.written = 0
+        # Bytes of direct sends that wait.
+        self.direct = 0
+        # By channel, the newest frame that nothing can have made give way.
+        self.promised: dict[str | None, Frame] = {}
+
+    # The connection
+
+    def write(self, batch: Batch) -> None:
+        if self.gone:
+            if self.raises:
+                raise ConnectionError("the socket is gone")
+            return
+        try:
+            self._push(batch)
+        except Exception as exc:
+            # The feed would log it and go on.
+            self.failure = exc
+
+    def send(self, frame: Frame) -> None:
+        """Send to this client only. A real sender would wait until there is room."""
+        if self.gone or not self.outbox.has_room:
+            return
+        size = self.outbox.size
+        assert size < self.outbox.limit
+        self.owed[None].append(frame)
+        self.direct += frame.cost
+        assert self.outbox.push(Batch((frame,)))
+        assert self.outbox.size == size + frame.cost
+
+    def die(self) -> None:
+        self.gone = True
+        self.outbox.clear()
+        if self.sending is not None:
+            self.outbox.sent(self.sending)
+        assert (len(self.outbox), self.outbox.size) == (0, 0)
+
+    def _push(self, batch: Batch) -> None:
+        outbox, limit = self.outbox, self.outbox.limit
+        size = outbox.size
+        must_stay = self.direct + (self.sending.cost if self.sending else 0)
+        accepted = outbox.push(batch)
+        self.written += len(batch.frames)
+        if outbox.policy == "disconnect":
+            assert accepted == (size == 0 or size + batch.cost <= limit)
+            self.gone = not accepted
+            assert accepted or len(outbox) == 0
+            return
+        assert accepted
+        if size + batch.cost > limit:
+            self.promised.clear()
+        if must_stay == 0 or must_stay + batch.cost <= limit:
+            self.promised[batch.channel] = batch.frames[-1]
+        assert outbox.size <= max(limit, must_stay, 0 if must_stay else batch.cost)
+
+    # The socket
+
+    def begin(self) -> bool:
+        """Start to send what is next, unless something is being sent already."""
+        if self.sending is None:
+            self.sending = self.outbox.take()
+            if self.sending is not None and self.sending.channel is None:
+                self.direct -= self.sending.cost
+        return self.sending is not None
+
+    def finish(self) -> Batch:
+        """The socket takes what is being sent."""
+        assert self.sending is not None
+        batch, self.sending = self.sending, None
+        size = self.outbox.size
+        self.outbox.sent(batch)
+        assert self.outbox.size == size - batch.cost
+        self.got[batch.channel].extend(batch.frames)
+        return batch
+
+    def take_all(self) -> None:
+        """The socket takes everything."""
+        size, waiting = self.outbox.size, len(self.outbox)
+        sent: list[Batch] = []
+        if self.sending is not None:
+            sent.append(self.finish())
+            waiting += 1
+        late = len(sent)
+        while self.begin():
+            sent.append(self.finish())
+        assert len(sent) == waiting
+        assert sum(batch.cost for batch in sent) == size
+        assert (len(self.outbox), self.outbox.size) == (0, 0)
+        if self.outbox.policy == "latest":
+            waited = [batch.channel for batch in sent[late:] if batch.channel is not None]
+            assert len(waited) == len(set(waited))
+
+    # What must hold
+
+    def check_order(self) -> None:
+        """Nothing came twice, out of order, or to whom it was not meant for."""
+        if self.failure is not None:
+            raise self.failure
+        for channel, got in self.got.items():
+            owed = self.owed[channel]
+            if self.outbox.policy == "disconnect" or channel is None:
+                assert got == owed[: len(got)]
+            else:
+                assert is_subsequence(got, owed)
+
+    def check_nothing_waits(self) -> None:
+        """Everything that was written has arrived, but for what the policy dropped."""
+        self.check_order()
+        assert self.got[None] == self.owed[None]
+        arrived = sum(len(got) for channel, got in self.got.items() if channel is not None)
+        assert arrived + self.outbox.dropped == self.written
+        assert self.outbox.policy != "disconnect" or self.outbox.dropped == 0
+        for channel, newest in self.promised.items():
+            assert self.got[channel][-1:] == [newest]
+
+    def check_everything_arrived(self) -> None:
+        """The same, once the feeds have nothing left to write."""
+        self.check_nothing_waits()
+        owed = sum(len(frames) for channel, frames in self.owed.items() if channel is not None)
+        assert self.written == owed
+        if self.outbox.policy == "disconnect":
+            assert all(self.got[channel] == frames for channel, frames in self.owed.items())
+
+
+def is_subsequence(some: Iterable[Frame], of: Sequence[Frame]) -> bool:
+    rest = iter(of)
+    return all(any(frame is each for each in rest) for frame in some)
+
+
+class FanOut(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = Loop()
+        self.feeds = {channel: Feed(channel, self.loop.call_soon) for channel in CHANNELS}
+        self.clients = [
+            Client(f"client {number}", policy, limit) for number, (policy, limit) in enumerate(CLIENTS)
+        ]
+        self.count = len(CLIENTS)
+
+    @initialize(
+        outside=st.sets(st.tuples(clients, channels)), stalled=st.tuples(*[st.booleans() for _ in CLIENTS])
+    )
+    def begin(self, outside: set[tuple[int, str]], stalled: tuple[bool, ...]) -> None:
+        for number, client in enumerate(self.clients):
+            client.stalled = stalled[number]
+            for channel in CHANNELS:
+                if (number, channel) not in outside:
+                    self.subscribe(number, channel)
+
+    # The users
+
+    @rule(
+        each=st.lists(st.tuples(channels, sizes), min_size=1, max_size=4),
+        excluded=st.none() | clients,
+        turn=st.booleans(),
+    )
+    def publish(self, each: list[tuple[str, int]], excluded: int | None, turn: bool) -> None:
+        exclude = None if excluded is None else self.clients[excluded].id
+        for channel, size in each:
+            frame = self.feeds[channel].publish(Publication(channel, bytes(size), "binary", exclude))
+            for client in self.clients:
+                if channel in client.channels and client.id != exclude:
+                    client.owed[channel].append(frame)
+        if turn:
+            self.turn()
+
+    @rule(client=clients, channel=channels)
+    def subscribe(self, client: int, channel: str) -> None:
+        self.clients[client].channels.add(channel)
+        self.feeds[channel].join(self.clients[client])
+
+    @rule(client=clients, channel=channels)
+    def unsubscribe(self, client: int, channel: str) -> None:
+        self.clients[client].channels.discard(channel)
+        self.feeds[channel].leave(self.clients[client])
+
+    @rule(client=clients, size=sizes)
+    def send(self, client: int, size: int) -> None:
+        self.clients[client].send(Frame("binary", bytes(size)))
+
+    @rule(client=clients)
+    def depart(self, client: int) -> None:
+        """The handler ends, and somebody else connects."""
+        leaving = self.clients[client]
+        for channel in sorted(leaving.channels):
+            self.unsubscribe(client, channel)
+        if leaving.gone:
+            leaving.check_order()
+        else:
+            leaving.take_all()
+            leaving.check_everything_arrived()
+        self.clients[client] = Client(f"client {self.count}", *CLIENTS[client])
+        self.count += 1
+
+    # The event loop and the sockets
+
+    @rule()
+    def turn(self) -> None:
+        self.loop.turn()
+        for client in self.clients:
+            if client.gone:
+                continue
+            if client.stalled:
+                client.begin()
+            else:
+                client.take_all()
+                client.check_nothing_waits()
+
+    @rule(client=clients)
+    def stall(self, client: int) -> None:
+        self.clients[client].stalled = True
+
+    @rule(client=clients)
+    def resume(self, client: int) -> None:
+        resuming = self.clients[client]
+        resuming.stalled = False
+        if not resuming.gone:
+            resuming.take_all()
+            resuming.check_nothing_waits()
+
+    @rule(client=clients)
+    def take_one(self, client: int) -> None:
+        taking = self.clients[client]
+        if not taking.gone and taking.begin():
+            taking.finish()
+            taking.begin()
+
+    @rule(client=clients, raises=st.booleans())
+    def die(self, client: int, raises: bool) -> None:
+        dying = self.clients[client]
+        dying.raises = raises
+        if not dying.gone:
+            dying.die()
+
+    # What must hold
+
+    @invariant()
+    def all_is_well(self) -> None:
+        for client in self.clients:
+            client.check_order()
+        for channel, feed in self.feeds.items():
+            assert len(feed) == sum(channel in client.channels for client in self.clients)
+
+    def teardown(self) -> None:
+        self.loop.turn()
+        for number in range(len(CLIENTS)):
+            self.depart(number)
+        for feed in self.feeds.values():
+            assert len(feed) == 0
+            # Nothing else would show that a feed holds on to what it has written.
+            assert not feed._pending
+            assert not feed._excluded
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what feeds log about members that raise out of the thousands of runs."""
+    monkeypatch.setattr(logging.getLogger("hubbub.feed"), "disabled", True)
+
+
+TestFanOut = FanOut.TestCase
+TestFanOut.settings = settings(
+    max_examples=400,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    report_multiple_bugs=False,
+)

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from hubbub.core.feed import Feed
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.publication import Publication
+
+
+class Loop:
+    """The event loop, as far as a feed knows it: ``turn`` runs what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.asked.append(callback)
+
+    def turn(self) -> None:
+        asked, self.asked = self.asked, []
+        for callback in asked:
+            callback()
+
+
+class Recorder:
+    """A member that keeps what it was handed."""
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.batches: list[Batch] = []
+
+    def write(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    @property
+    def frames(self) -> list[Frame]:
+        return [frame for batch in self.batches for frame in batch.frames]
+
+    @property
+    def received(self) -> list[str]:
+        return [frame.data.decode() for frame in self.frames]
+
+
+class Failing(Recorder):
+    def write(self, batch: Batch) -> None:
+        super().write(batch)
+        raise RuntimeError("no way out")
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def feed(loop: Loop) -> Feed:
+    return Feed("chat", loop.call_soon)
+
+
+@pytest.fixture
+def ann(feed: Feed) -> Recorder:
+    return joined(feed, Recorder("ann"))
+
+
+@pytest.fixture
+def ben(feed: Feed) -> Recorder:
+    return joined(feed, Recorder("ben"))
+
+
+def joined(feed: Feed, member: Recorder) -> Recorder:
+    feed.join(member)
+    return member
+
+
+def say(feed: Feed, *texts: str, exclude: str | None = None) -> list[Frame]:
+    return [feed.publish(Publication("chat", text.encode(), "text", exclude)) for text in texts]
+
+
+# Collecting
+
+
+def test_publishing_writes_to_nobody_until_the_turn_ends(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    assert ann.batches == []
+    loop.turn()
+    assert ann.received == ["1"]
+
+
+def test_what_one_turn_collects_is_scheduled_once_and_written_once(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
+    say(feed, "1", "2", "3")
+    assert len(loop.asked) == 1
+    loop.turn()
+    assert len(ann.batches) == 1
+    assert ann.received == ["1", "2", "3"]
+
+
+def test_every_turn_is_scheduled_anew(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    loop.turn()
+    say(feed, "2")
+    assert len(loop.asked) == 1
+    loop.turn()
+    assert [[frame.data for frame in batch.frames] for batch in ann.batches] == [[b"1"], [b"2"]]
+
+
+def test_nothing_is_scheduled_when_nothing_is_published(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    feed.flush()
+    assert loop.asked == []
+    assert ann.batches == []
+
+
+def test_a_batch_names_the_channel(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    loop.turn()
+    assert ann.batches[0].channel == "chat"
+
+
+def test_publish_returns_the_frame_that_members_are_sent(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    frame = feed.publish(Publication("chat", b"\x00", "binary"))
+    loop.turn()
+    assert (frame.kind, frame.data) == ("binary", b"\x00")
+    assert ann.frames == [frame]
+
+
+def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
+    # Encoded once however many there are: whoever is left out of one message shares the others.
+    cid = joined(feed, Recorder("cid"))
+    frames = [*say(feed, "1"), *say(feed, "2", exclude="cid"), *say(feed, "3")]
+    loop.turn()
+    assert ann.batches[0] is ben.batches[0]
+    assert ann.frames == frames
+    assert cid.frames == [frames[0], frames[2]]
+
+
+# Members
+
+
+def test_a_feed_counts_its_members(feed: Feed) -> None:
+    ann, ben = Recorder("ann"), Recorder("ben")
+    assert len(feed) == 0
+    feed.join(ann)
+    feed.join(ben)
+    assert len(feed) == 2
+    feed.leave(ann)
+    assert len(feed) == 1
+
+
+def test_who_joins_gets_nothing_that_was_published_before(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "before")
+    ben = joined(feed, Recorder("ben"))
+    say(feed, "after")
+    loop.turn()
+    assert ben.received == ["after"]
+    assert ann.received == ["before", "after"]
+
+
+def test_who_leaves_gets_what_was_published_before_and_nothing_after(
+    feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
+) -> None:
+    say(feed, "before")
+    feed.leave(ann)
+    assert ann.received == ["before"]
+    say(feed, "after")
+    loop.turn()
+    assert ann.received == ["before"]
+    assert ben.received == ["before", "after"]
+
+
+def test_a_change_of_members_writes_to_everyone_at_once(feed: Feed, ann: Recorder, ben: Recorder) -> None:
+    say(feed, "1")
+    feed.join(Recorder("cid"))
+    assert ann.received == ben.received == ["1"]
+
+
+def test_a_flush_that_came_early_is_not_repeated_by_the_turn(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    feed.join(Recorder("ben"))
+    loop.turn()
+    assert len(ann.batches) == 1
+
+
+def test_what_follows_an_early_flush_in_the_same_turn_is_not_forgotten(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
+    say(feed, "1")
+    feed.join(Recorder("ben"))
+    say(feed, "2")
+    loop.turn()
+    assert ann.received == ["1", "2"]
+
+
+def test_joining_twice_is_joining_once(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    feed.join(ann)
+    say(feed, "2")
+    loop.turn()
+    assert len(feed) == 1
+    assert ann.received == ["1", "2"]
+    feed.leave(ann)
+    assert len(feed) == 0
+
+
+def test_leaving_without_having_joined_changes_nothing(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    feed.leave(Recorder("ben"))
+    say(feed, "1")
+    loop.turn()
+    assert ann.received == ["1"]
+
+
+def test_who_comes_back_gets_what_is_published_from_then_on(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1")
+    feed.leave(ann)
+    say(feed, "2")
+    feed.join(ann)
+    say(feed, "3")
+    loop.turn()
+    assert ann.received == ["1", "3"]
+
+
+def test_publishing_to_nobody_keeps_nothing(feed: Feed, loop: Loop) -> None:
+    say(feed, "1")
+    loop.turn()
+    ann = joined(feed, Recorder("ann"))
+    loop.turn()
+    assert ann.batches == []
+
+
+# Exclude
+
+
+def test_an_excluded_member_gets_the_rest(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
+    say(feed, "1")
+    say(feed, "2", "3", exclude="ann")
+    say(feed, "4", exclude="ben")
+    say(feed, "5")
+    loop.turn()
+    assert ann.received == ["1", "4", "5"]
+    assert ben.received == ["1", "2", "3", "5"]
+    assert [batch.channel for batch in ann.batches] == ["chat"]
+
+
+def test_a_member_excluded_from_everything_is_not_written_to(
+    feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
+) -> None:
+    say(feed, "1", "2", exclude="ann")
+    loop.turn()
+    assert ann.batches == []
+    assert ben.received == ["1", "2"]
+
+
+def test_an_exclusion_holds_for_that_publication_only(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "same words", exclude="ann")
+    say(feed, "same words")
+    loop.turn()
+    say(feed, "next turn")
+    loop.turn()
+    assert ann.received == ["same words", "next turn"]
+
+
+def test_an_exclusion_holds_when_a_change_of_members_flushes(feed: Feed, ann: Recorder) -> None:
+    say(feed, "1", exclude="ann")
+    feed.leave(ann)
+    assert ann.batches == []
+
+
+def test_excluding_someone_who_is_not_a_member_excludes_nobody(feed: Feed, loop: Loop, ann: Recorder) -> None:
+    say(feed, "1", exclude="nobody")
+    loop.turn()
+    assert ann.received == ["1"]
+
+
+# Trouble
+
+
+def test_a_member_that_raises_does_not_keep_the_others_from_theirs(
+    feed: Feed, loop: Loop, ann: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = joined(feed, Failing("failing"))
+    zoe = joined(feed, Recorder("zoe"))
+    say(feed, "1")
+    loop.turn()
+    say(feed, "2")
+    loop.turn()
+    assert ann.received == zoe.received == ["1", "2"]
+    # Who is in a channel is for others to decide.
+    assert failing.received == ["1", "2"]
+    assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
+        ("hubbub.feed", logging.ERROR, "Could not write to connection failing.")
+    ] * 2
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_a_member_that_raises_does_not_keep_anyone_from_coming_or_going(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
+    failing = joined(feed, Failing("failing"))
+    say(feed, "1")
+    feed.leave(failing)
+    say(feed, "2")
+    ben = joined(feed, Recorder("ben"))
+    say(feed, "3")
+    loop.turn()
+    assert len(feed) == 2
+    assert ann.received == ["1", "2", "3"]
+    assert ben.received == ["3"]
+
+
+def test_what_is_published_while_the_feed_flushes_goes_out_with_the_next_turn(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
+    class Echo(Recorder):
+        def write(self, batch: Batch) -> None:
+            if not self.batches:
+                say(feed, "echo")
+            super().write(batch)
+
+    echo = joined(feed, Echo("echo"))
+    say(feed, "1")
+    loop.turn()
+    assert ann.received == ["1"]
+    loop.turn()
+    assert ann.received == echo.received == ["1", "echo"]
