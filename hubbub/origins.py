@@ -7,9 +7,12 @@ scripts cannot forge. Clients that are not browsers send none and are not affect
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>([^\s/?#@:*,\[\]]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?)"
+)
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
 
@@ -44,14 +47,14 @@ def is_allowed(origin: str, host: str | None, allowed: frozenset[str]) -> bool:
 
 
 def _parse(origin: str) -> str:
-    origin = origin.strip().lower()
-    parts = urlsplit(origin)
-    if not parts.scheme or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+    # An origin is a scheme, a host and perhaps a port (RFC 6454, section 7); a host has no wildcards.
+    match = _ORIGIN.fullmatch(origin.strip().lower())
+    if match is None or int(match["port"] or 0) > 65535:
         raise ValueError(
             f"Expected an origin such as 'https://example.com' or 'http://localhost:5173', without a path "
             f"or a slash at the end, but got {origin!r}."
         )
-    return f"{parts.scheme}://{_without_default_port(parts.netloc, parts.scheme)}"
+    return f"{match['scheme']}://{_without_default_port(match['authority'], match['scheme'])}"
 
 
 def _without_default_port(authority: str, scheme: str) -> str:

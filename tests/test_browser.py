@@ -6,7 +6,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -50,11 +50,46 @@ app.mount("/chats", demo)
 
 numbers = count()
 
+# Milliseconds, for a machine that has other things to do.
+expect.set_options(timeout=20_000)
+
+
+class Windows:
+    """A browser's windows, one page in each: a tab behind another one is drawn once a second.
+
+    To open a window takes longer than most of the tests, so they are used again; nothing stored stays.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._free: dict[str, list[BrowserContext]] = {}
+
+    @asynccontextmanager
+    async def page(self, **options: Any) -> AsyncIterator[Page]:
+        free = self._free.setdefault(repr(options), [])
+        context = free.pop() if free else await self._open(options)
+        page = await context.new_page()
+        try:
+            yield page
+        finally:
+            await page.close()
+            await context.clear_cookies()
+            free.append(context)
+
+    async def _open(self, options: dict[str, Any]) -> BrowserContext:
+        context = await self._browser.new_context(locale="en-GB", **options)
+        await context.add_init_script(
+            "try { if (!sessionStorage.old) localStorage.clear(); sessionStorage.old = true } catch {}"
+        )
+        # With its last page a window would close.
+        await context.new_page()
+        return context
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
+async def windows() -> AsyncIterator[Windows]:
     async with chromium() as browser:
-        yield browser
+        yield Windows(browser)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -80,10 +115,11 @@ class Watched:
     # Browsers complain about a server that is down or refuses.
     expects_errors: bool = False
 
-    def __call__(self, context: BrowserContext) -> None:
-        context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
-        context.on("weberror", lambda error: self.errors.append(str(error.error)))
-        context.on("console", self._on_console)
+    def __call__(self, page: Page) -> None:
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
+        page.on("websocket", lambda socket: self.hosts.add(urlsplit(socket.url).hostname or ""))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._on_console)
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -99,17 +135,13 @@ OpenPage: TypeAlias = Callable[..., Awaitable[Page]]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def open_page(browser: Browser, watched: Watched) -> AsyncIterator[OpenPage]:
+async def open_page(windows: Windows, watched: Watched) -> AsyncIterator[OpenPage]:
     """Open a page. Whatever else a test looks at, none may ask another host or have errors."""
     async with AsyncExitStack() as stack:
 
         async def open_page(url: str | None = None, **options: Any) -> Page:
-            # Each in a window of its own: a tab behind another one is drawn once a second.
-            context = await browser.new_context(locale="en-GB", **options)
-            stack.push_async_callback(context.close)
-            watched(context)
-            page = await context.new_page()
-            page.on("websocket", lambda socket: watched.hosts.add(urlsplit(socket.url).hostname or ""))
+            page = await stack.enter_async_context(windows.page(**options))
+            watched(page)
             if url is not None:
                 await page.goto(url)
             return page

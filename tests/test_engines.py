@@ -146,10 +146,11 @@ def test_a_missing_package_that_no_extra_installs_is_no_missing_extra(install: I
     "source",
     [
         "from hubbub.core.publication import no_such_name",
+        "from json import no_such_name",
         "import hubbub.core.no_such_module",
         "from hubbub.no_such_module import thing",
     ],
-    ids=["name", "module", "from module"],
+    ids=["name of ours", "name of others", "module", "from module"],
 )
 def test_a_mistake_in_the_engine_itself_is_no_missing_extra(install: Install, source: str) -> None:
     # "pip install" would not help.

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.timeout(600)
 
 CHANNELS = ("news", "chat", "ticker")
 
-#: Policy and limit of each client. An empty message costs 256, so that four fit into the tighter ones.
+#: Policy and limit of each client. An empty message costs 256: four fill one of the tighter ones.
 CLIENTS: tuple[tuple[SlowConsumer, int], ...] = (
-    ("disconnect", 1200),
-    ("disconnect", 4000),
-    ("drop_oldest", 1200),
-    ("drop_oldest", 4000),
-    ("latest", 1200),
-    ("latest", 4000),
+    ("disconnect", 1024),
+    ("disconnect", 4096),
+    ("drop_oldest", 1024),
+    ("drop_oldest", 4096),
+    ("latest", 1024),
+    ("latest", 4096),
 )
 
 #: Bytes of a message: from nothing to more than any outbox holds.
@@ -118,6 +118,7 @@ class Client:
     def _push(self, batch: Batch) -> None:
         outbox, limit = self.outbox, self.outbox.limit
         size = outbox.size
+        dropped = outbox.dropped
         must_stay = self.direct + (self.sending.cost if self.sending else 0)
         accepted = outbox.push(batch)
         self.written += len(batch.frames)
@@ -129,6 +130,8 @@ class Client:
         assert accepted
         if size + batch.cost > limit:
             self.promised.clear()
+        elif outbox.policy == "drop_oldest":
+            assert (outbox.size, outbox.dropped) == (size + batch.cost, dropped)
         if must_stay == 0 or must_stay + batch.cost <= limit:
             self.promised[batch.channel] = batch.frames[-1]
         assert outbox.size <= max(limit, must_stay, 0 if must_stay else batch.cost)
@@ -340,7 +343,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TestFanOut = FanOut.TestCase
 TestFanOut.settings = settings(
-    max_examples=400,
+    max_examples=600,
     stateful_step_count=30,
     deadline=None,
     derandomize="CI" in os.environ,

@@ -262,6 +262,16 @@ def test_an_exclusion_holds_for_that_publication_only(feed: Feed, loop: Loop, an
     assert ann.received == ["same words", "next turn"]
 
 
+def test_members_share_a_batch_again_after_an_exclusion(
+    feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
+) -> None:
+    say(feed, "1", exclude="ann")
+    loop.turn()
+    say(feed, "2")
+    loop.turn()
+    assert ann.batches[-1] is ben.batches[-1]
+
+
 def test_an_exclusion_holds_when_a_change_of_members_flushes(feed: Feed, ann: Recorder) -> None:
     say(feed, "1", exclude="ann")
     feed.leave(ann)

@@ -135,11 +135,12 @@ def test_clear_drops_everything_that_waits_but_not_what_is_being_sent(policy: Sl
 
 
 @any_policy
-def test_a_cleared_outbox_takes_more(policy: SlowConsumer) -> None:
+def test_a_cleared_outbox_is_as_good_as_new(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     push(outbox, batch("a", 300), batch("b", 300))
     outbox.clear()
-    pushed = push(outbox, batch("b", 300), batch("a", 400), batch("c", 300))
+    pushed = push(outbox, batch("c", 300), batch("a", 400), batch("b", 300))
+    assert outbox.dropped == 2
     assert send_all(outbox) == list(pushed)
     assert outbox.size == 0
 
@@ -213,6 +214,16 @@ def test_drop_oldest_keeps_direct_sends_where_they_are() -> None:
     (newest,) = push(outbox, batch("a", 400))
     assert outbox.dropped == 1
     assert send_all(outbox) == [first, second, newest]
+
+
+def test_drop_oldest_leaves_what_is_being_sent_alone() -> None:
+    outbox = Outbox(LIMIT, "drop_oldest")
+    sending, _ = push(outbox, batch("a", 300), batch("a", 400))
+    assert take(outbox) is sending
+    (newest,) = push(outbox, batch("a", 500))
+    assert (outbox.size, outbox.dropped) == (800, 1)
+    outbox.sent(sending)
+    assert send_all(outbox) == [newest]
 
 
 def test_drop_oldest_does_not_drop_for_direct_sends() -> None:
@@ -306,6 +317,16 @@ def test_a_channel_whose_publication_was_dropped_may_publish_again() -> None:
 
 
 # Both that drop
+
+
+@dropping_policy
+def test_what_was_cleared_is_not_dropped_again(policy: SlowConsumer) -> None:
+    outbox = Outbox(LIMIT, policy)
+    push(outbox, batch("a", 300), batch("b", 300))
+    outbox.clear()
+    _, newer = push(outbox, batch("c", 600), batch("d", 600))
+    assert (outbox.size, outbox.dropped) == (600, 3)
+    assert send_all(outbox) == [newer]
 
 
 @dropping_policy

@@ -111,9 +111,14 @@ class Outbox:
         else:
             self._droppable.append(key)
         self._append(key, batch)
-        # The oldest first; in the end the newcomer itself, when something larger than all that is being sent.
+        # The oldest first, and the newcomer, which may stand in front, only when it is the last: something
+        # larger than all that is being sent then.
         while self.size > self.limit and self.size > batch.cost and self._droppable:
-            self._drop(self._waiting.pop(self._droppable.popleft()))
+            oldest = self._droppable[0]
+            if oldest == key and len(self._droppable) > 1:
+                oldest = self._droppable[1]
+            self._droppable.remove(oldest)
+            self._drop(self._waiting.pop(oldest))
 
     def _drop(self, batch: Batch) -> None:
         self.dropped += len(batch.frames)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from hubbub.engines.base import Engine, Sink
 from hubbub.exceptions import InvalidURL, MissingExtra
@@ -37,7 +36,9 @@ def engine_for(url: str) -> Engine:
     """
     if not isinstance(url, str):
         raise InvalidURL(f"Expected a URL such as 'memory://', but got {type(url).__name__}.")
-    scheme = urlsplit(url).scheme
+    # Not by urlsplit(), whose errors repeat the URL, and with it a password.
+    before, colon, _ = url.partition(":")
+    scheme = before.lower() if colon else ""
     spec = ENGINES.get(scheme)
     if spec is None:
         known = ", ".join(f"{name}://" for name in sorted(ENGINES))
@@ -48,7 +49,7 @@ def engine_for(url: str) -> Engine:
     try:
         engine: type[Engine] = getattr(import_module(module), name)
     except ModuleNotFoundError as exc:
-        if spec.extra is None:
+        if spec.extra is None or (exc.name or "").partition(".")[0] == "hubbub":
             raise
         raise MissingExtra(
             f"The engine for {scheme}:// needs the package {exc.name!r}, which is not installed. "
