@@ -65,16 +65,23 @@ class Windows:
         self._free: dict[str, list[BrowserContext]] = {}
 
     @asynccontextmanager
-    async def page(self, **options: Any) -> AsyncIterator[Page]:
+    async def page(self, *, clock: bool = False, **options: Any) -> AsyncIterator[Page]:
+        """A page; with ``clock``, one whose time the test decides about."""
         free = self._free.setdefault(repr(options), [])
-        context = free.pop() if free else await self._open(options)
+        context = free.pop() if free and not clock else await self._open(options)
+        if clock:
+            await context.clock.install()
         page = await context.new_page()
         try:
             yield page
         finally:
             await page.close()
-            await context.clear_cookies()
-            free.append(context)
+            if clock:
+                # A window that once had a clock keeps it.
+                await context.close()
+            else:
+                await context.clear_cookies()
+                free.append(context)
 
     async def _open(self, options: dict[str, Any]) -> BrowserContext:
         context = await self._browser.new_context(locale="en-GB", **options)
@@ -256,8 +263,7 @@ async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
 
 
 async def test_the_typing_hint_comes_and_goes(demo: Demo, room: str) -> None:
-    page = await demo.open_page()
-    await page.clock.install()
+    page = await demo.open_page(clock=True)
     ann = await demo.come_in(room, "Ann", page)
     bob = await demo.come_in(room, "Bob")
     await bob.text.press_sequentially("Well")
@@ -395,7 +401,7 @@ async def test_all_come_back_after_the_server_was_killed(
 
 @pytest.mark.parametrize("trigger", ["button", "online", "visibilitychange"])
 async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str) -> None:
-    page = await demo.open_page()
+    page = await demo.open_page(clock=True)
     routes: list[WebSocketRoute] = []
 
     def pass_on(route: WebSocketRoute) -> None:
@@ -403,7 +409,6 @@ async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str
         routes.append(route)
 
     await page.route_web_socket(re.compile("/chat"), pass_on)
-    await page.clock.install()
     ann = await demo.come_in(room, "Ann", page)
     # The clock stands still: nothing is tried again by itself.
     await page.clock.pause_at(await page.evaluate("Date.now() + 60000"))
@@ -421,8 +426,7 @@ async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str
 
 async def test_a_connection_that_is_dead_without_a_word_is_found_out(demo: Demo, room: str) -> None:
     """Everything a page sends is swallowed, and nothing says so: what a lost network looks like."""
-    page = await demo.open_page()
-    await page.clock.install()
+    page = await demo.open_page(clock=True)
     silent = True
 
     async def pass_on(route: WebSocketRoute) -> None:

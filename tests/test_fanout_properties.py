@@ -38,11 +38,12 @@ CLIENTS: tuple[tuple[SlowConsumer, int], ...] = (
 )
 
 #: Bytes of a message: from nothing to more than any outbox holds.
-SIZES = (0, 1, 100, 400, 1500, 6000)
+SIZES = (0, 1, 256, 768, 1500, 6000)
 
 clients = st.integers(0, len(CLIENTS) - 1)
 channels = st.sampled_from(CHANNELS)
 sizes = st.sampled_from(SIZES)
+messages = st.lists(st.tuples(channels, sizes), min_size=1, max_size=4)
 
 
 class Loop:
@@ -232,20 +233,24 @@ class FanOut(RuleBasedStateMachine):
 
     # The users
 
-    @rule(
-        each=st.lists(st.tuples(channels, sizes), min_size=1, max_size=4),
-        excluded=st.none() | clients,
-        turn=st.booleans(),
-    )
-    def publish(self, each: list[tuple[str, int]], excluded: int | None, turn: bool) -> None:
-        exclude = None if excluded is None else self.clients[excluded].id
+    @rule(each=messages, turn=st.booleans())
+    def publish(self, each: list[tuple[str, int]], turn: bool) -> None:
+        self._publish(each, None)
+        if turn:
+            self.turn()
+
+    @rule(each=messages, excluded=clients, turn=st.booleans())
+    def publish_to_others(self, each: list[tuple[str, int]], excluded: int, turn: bool) -> None:
+        self._publish(each, self.clients[excluded].id)
+        if turn:
+            self.turn()
+
+    def _publish(self, each: list[tuple[str, int]], exclude: str | None) -> None:
         for channel, size in each:
             frame = self.feeds[channel].publish(Publication(channel, bytes(size), "binary", exclude))
             for client in self.clients:
                 if channel in client.channels and client.id != exclude:
                     client.owed[channel].append(frame)
-        if turn:
-            self.turn()
 
     @rule(client=clients, channel=channels)
     def subscribe(self, client: int, channel: str) -> None:
