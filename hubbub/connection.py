@@ -24,7 +24,7 @@ from hubbub.endings import has_websocket_handler, is_disconnect, refusal
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node import Node
 from hubbub.origins import is_allowed
-from hubbub.transports.websocket import QueuedWriter
+from hubbub.transports.websocket import open_writer
 from hubbub.transports.writer import Writer
 from hubbub.types import SlowConsumer
 
@@ -103,7 +103,7 @@ class Connection:
         if self.websocket.application_state is WebSocketState.CONNECTING:
             await self.websocket.accept(*self._accept)
         outbox = Outbox(self._options.outbox_limit, self._options.slow_consumer)
-        self._writer = QueuedWriter(self.websocket, outbox, self._let_go)
+        self._writer = open_writer(self.id, self.websocket, outbox, self._let_go)
         self._node.add(self)
         return self
 
@@ -159,13 +159,13 @@ class Connection:
         self._entered()
         if self._ended is None and channel not in self._channels:
             self._channels.add(channel)
-            self._node.join(channel, self)
+            self._node.join(channel, self._entered())
 
     async def unsubscribe(self, channel: str) -> None:
         """Get nothing more of what is published to ``channel``. What was published before still arrives."""
         if channel in self._channels:
             self._channels.discard(channel)
-            self._node.leave(channel, self)
+            self._node.leave(channel, self._entered())
 
     # Sending
 
@@ -197,11 +197,6 @@ class Connection:
         :raises WebSocketDisconnect: the client has gone, and no ``iter_*`` loop is there to end.
         """
         await self._write(Frame(*encode(data)))
-
-    def write(self, batch: Batch) -> None:
-        """Send ``batch`` after what was sent before, without waiting. Called by the channels' feeds."""
-        if self._writer is not None:
-            self._writer.write(batch)
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Send what waits, then close the socket. The handler's loop ends, wherever it is.
@@ -393,7 +388,7 @@ class Connection:
 
     def _leave_all(self) -> None:
         for channel in self._channels:
-            self._node.leave(channel, self)
+            self._node.leave(channel, self._entered())
         self._channels.clear()
 
     async def _finish(self, code: int | None = None, reason: str = "") -> None:

@@ -21,8 +21,10 @@ TICK = 1.0
 YIELD_AFTER = 65_536
 
 
-class NodeConnection(Member, Protocol):
+class NodeConnection(Protocol):
     """What a node asks of the connections it holds."""
+
+    id: str
 
     @property
     def backlog(self) -> int:

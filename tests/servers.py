@@ -21,6 +21,10 @@ Command: TypeAlias = Sequence[str]
 
 SERVERS: dict[str, Command] = {
     "hubbub run": ("hubbub", "run", "{target}", "--port", "{port}"),
+    "uvicorn --ws": (
+        *("uvicorn", "{target}", "--port", "{port}"),
+        *("--ws", "hubbub.servers.uvicorn:HubProtocol", "--loop", "asyncio", "--http", "h11"),
+    ),
     "uvicorn": ("uvicorn", "{target}", "--port", "{port}"),
     "hypercorn": ("hypercorn", "{target}", "--bind", "127.0.0.1:{port}"),
     "granian": ("granian", "{target}", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),

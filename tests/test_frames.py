@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+import websockets.frames
+from websockets.frames import Opcode
 
 from hubbub.core.frames import FRAME_OVERHEAD, Batch, Frame
 from hubbub.types import Kind
@@ -24,6 +26,16 @@ def test_the_message_is_a_send_event_of_asgi(kind: Kind, data: bytes, message: d
 def test_the_message_is_made_once_and_shared(kind: Kind) -> None:
     frame = Frame(kind, b"[]")
     assert frame.message is frame.message
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("kind", ["text", "json", "binary"])
+def test_a_batch_is_its_bytes_on_the_wire(kind: Kind, length: int) -> None:
+    data = b"x" * length
+    opcode = Opcode.BINARY if kind == "binary" else Opcode.TEXT
+    on_the_wire = websockets.frames.Frame(opcode, data).serialize(mask=False)
+    assert Batch((Frame(kind, data),)) == on_the_wire
+    assert Batch((Frame(kind, data), Frame(kind, data)), "chat") == on_the_wire * 2
 
 
 def test_a_frame_costs_its_payload_and_a_fixed_charge() -> None:

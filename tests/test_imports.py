@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "demo"),
     ("hubbub",),
     ("hub",),
-    ("connection",),
+    ("connection", "servers"),
     ("endings", "node", "transports"),
     ("engines",),
     ("core",),

@@ -147,7 +147,7 @@ async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(serv
     deaf.transport.abort()
 
 
-@pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 async def test_a_handler_that_only_streams_ends_when_its_client_vanishes(name: str, log: Path) -> None:
     # hypercorn and granian do not tell a sender that nobody is there any more; see Connection.send.
     async with serve("tests.apps.slow:app", log, command=name, cwd=ROOT, probe="/stats") as server:

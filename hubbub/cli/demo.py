@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from hubbub.servers.uvicorn import HubProtocol
+
 
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
@@ -23,5 +25,10 @@ def demo(
       hubbub demo --host 0.0.0.0 --port 8080
     """
     uvicorn.run(
-        "hubbub.demo.app:app", host=host, port=port, timeout_graceful_shutdown=5, ws_per_message_deflate=False
+        "hubbub.demo.app:app",
+        host=host,
+        port=port,
+        ws=HubProtocol,
+        timeout_graceful_shutdown=5,
+        ws_per_message_deflate=False,
     )

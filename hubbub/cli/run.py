@@ -12,6 +12,7 @@ import uvicorn
 from hubbub.cli.errors import fail
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
+from hubbub.servers.uvicorn import HubProtocol
 
 
 class LogLevel(StrEnum):
@@ -96,6 +97,7 @@ def run(
         forwarded_allow_ips=forwarded_allow_ips,
         timeout_graceful_shutdown=drain_seconds,
         # Offered, it more than doubles the memory of every connection, for small messages that hardly shrink.
+        ws=HubProtocol,
         ws_per_message_deflate=False,
     )
 

@@ -27,12 +27,14 @@ class Member(Protocol):
     """Someone in a channel.
 
     ``write`` hands over a batch and returns at once: it never waits for the client, and it does not change
-    who is in the feed. A member that cannot take the batch drops it and deals with that later.
+    who is in the feed. A member that cannot take the batch drops it and deals with that later. It may be a
+    different callable from one moment to the next.
     """
 
     id: str
 
-    def write(self, batch: Batch) -> None: ...
+    @property
+    def write(self) -> Callable[[Batch], object]: ...
 
 
 class Feed:
@@ -85,7 +87,7 @@ class Feed:
         batch = Batch(frames, self.channel)
         for member in self._members.values():
             try:
-                if member.id not in excluded:
+                if not excluded or member.id not in excluded:
                     member.write(batch)
                 elif rest := self._without(frames, excluded[member.id]):
                     member.write(Batch(rest, self.channel))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from hubbub.types import Kind
 
 #: What a waiting frame is charged on top of its payload: roughly what Python keeps for the object, its
 #: encoded form and its place in a queue. Without it a million empty messages would weigh nothing.
 FRAME_OVERHEAD = 256
+
+# FIN and the opcode (RFC 6455, section 5.2).
+_TEXT = 0x81
+_BINARY = 0x82
 
 
 class Frame:
@@ -38,17 +42,38 @@ class Frame:
                 self._message = {"type": "websocket.send", "text": self.data.decode()}
         return self._message
 
+    @property
+    def header(self) -> bytes:
+        """What precedes ``data`` in a WebSocket frame from a server, whose frames are not masked: the same
+        bytes for every client (:rfc:`6455#section-5.2`)."""
+        opcode = _BINARY if self.kind == "binary" else _TEXT
+        length = len(self.data)
+        if length < 126:
+            return bytes((opcode, length))
+        if length < 65_536:
+            return bytes((opcode, 126)) + length.to_bytes(2, "big")
+        return bytes((opcode, 127)) + length.to_bytes(8, "big")
 
-class Batch:
+
+class Batch(bytes):
     """Frames that are written to a client in one go: what one channel collected in one turn of the loop.
 
-    :param frames: in the order in which they go out.
-    :param channel: where they were published, or ``None`` for what was sent to one client directly.
+    A batch *is* its bytes on the wire, so that a transport's own ``write`` takes it: delivering it to a
+    client that keeps up is that one call.
     """
 
-    __slots__ = ("channel", "cost", "frames")
+    #: In the order in which they go out.
+    frames: Sequence[Frame]
+    #: Where they were published, or ``None`` for what was sent to one client directly.
+    channel: str | None
+    #: Bytes that the batch counts for while it waits in an outbox.
+    cost: int
 
-    def __init__(self, frames: Sequence[Frame], channel: str | None = None) -> None:
-        self.frames = frames
-        self.channel = channel
-        self.cost = sum([frame.cost for frame in frames])
+    def __new__(cls, frames: Sequence[Frame], channel: str | None = None) -> Self:
+        batch = super().__new__(
+            cls, b"".join([part for frame in frames for part in (frame.header, frame.data)])
+        )
+        batch.frames = frames
+        batch.channel = channel
+        batch.cost = sum([frame.cost for frame in frames])
+        return batch

@@ -1,4 +1,4 @@
-"""The way out over ASGI's ``websocket.send``: works on every server, at the price of a task per client."""
+"""The way out of a WebSocket: the server's own where it has one, or else ASGI's ``websocket.send``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from hubbub.codes import CloseCode
 from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
+from hubbub.transports.writer import Writer
 
 logger = logging.getLogger("hubbub.websocket")
+
+#: The scope extension by which a server offers a writer of its own: ``{"writer": make_writer}``, called with
+#: the parameters of :class:`QueuedWriter`.
+EXTENSION = "hubbub"
+
+
+def open_writer(
+    connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
+) -> Writer:
+    """The best way out that the server has for ``websocket``."""
+    offered = websocket.scope.get("extensions", {}).get(EXTENSION)
+    make: Callable[..., Writer] = offered["writer"] if offered else QueuedWriter
+    return make(connection_id, websocket, outbox, on_end)
 
 
 class QueuedWriter:
@@ -21,12 +35,16 @@ class QueuedWriter:
     The task is started by the first write. It is the only one that sends on the socket after accept, so
     that everything leaves in the order in which it was written, the close frame last.
 
+    :param connection_id: the id of the connection that is written to.
     :param websocket: an accepted socket.
     :param outbox: where batches wait while the socket takes no more.
     :param on_end: called once, when the writer by itself decided to let a slow client go.
     """
 
-    def __init__(self, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
+    ) -> None:
+        self.id = connection_id
         self._websocket = websocket
         self._outbox = outbox
         self._on_end = on_end

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hubbub.core.frames import Batch
+from hubbub.core.feed import Member
 
 
-class Writer(Protocol):
-    """The way out to one client.
+class Writer(Member, Protocol):
+    """The way out to one client, and thereby its membership in feeds.
 
-    There is one implementation so far, :class:`hubbub.transports.websocket.QueuedWriter`.
+    :class:`hubbub.transports.websocket.QueuedWriter` works on any server,
+    :class:`hubbub.transports.direct.DirectWriter` where the server offers its transport.
     """
 
     @property
@@ -24,9 +25,6 @@ class Writer(Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether nothing that is written can reach the client any more."""
-
-    def write(self, batch: Batch) -> None:
-        """Send ``batch`` after what was written before. Never waits, never raises."""
 
     async def room(self) -> None:
         """Wait until the client has taken so much that there is room for more, or is gone."""

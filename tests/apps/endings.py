@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from hubbub import Connection, Hub
 from hubbub.core.feed import Feed
 from hubbub.core.outbox import Outbox
+from hubbub.transports.direct import DirectWriter
 from hubbub.transports.websocket import QueuedWriter
 
 hub = Hub(max_message_size=1000, close_timeout=2)
@@ -57,7 +58,7 @@ async def teapot(request: Request, exc: ForHTTPError) -> JSONResponse:
 async def remains() -> dict[str, Any]:
     """What is alive in this process."""
     gc.collect()
-    kinds = (Connection, Feed, Outbox, QueuedWriter)
+    kinds = (Connection, DirectWriter, Feed, Outbox, QueuedWriter)
     alive = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
     return {"tasks": len(asyncio.all_tasks()), "alive": alive, **asdict(hub.stats())}
 

@@ -1,0 +1,1 @@
+"""Servers: what a server has to do for clients to be written to directly."""

@@ -1,0 +1,135 @@
+"""uvicorn's WebSocket protocol, with a way to write to clients directly.
+
+``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``. It is uvicorn's own
+``WebSocketsSansIOProtocol`` in every respect, and adds three things: the scope extension by which a
+connection gets its :class:`~hubbub.transports.direct.DirectWriter`; an end for peers that do not answer or
+do not read, where uvicorn would wait for them; and tolerance of an empty ``Sec-WebSocket-Protocol`` header.
+
+The base class is not documented as public. This module is the only one that knows it, and
+``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import Any
+
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from hubbub.core.outbox import Outbox
+from hubbub.transports.direct import DirectWriter
+from hubbub.transports.websocket import EXTENSION
+
+#: Seconds that a peer has to take what is on its way once its connection is being closed.
+ABORT_AFTER = 5.0
+
+
+class HubProtocol(WebSocketsSansIOProtocol):
+    """One client's connection to uvicorn."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._writer: DirectWriter | None = None
+        self._abort_timer: TimerHandle | None = None
+
+    # Transport callbacks
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._cut()
+        # The scope holds this protocol by its extension, and this protocol the scope.
+        self._writer = None
+        if hasattr(self, "scope"):
+            self.scope["extensions"].pop(EXTENSION, None)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._writer is not None:
+            self._writer.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writer is not None:
+            self._writer.resume()
+
+    # What ends a connection
+
+    def shutdown(self) -> None:
+        self._cut()
+        super().shutdown()
+        self._bound()
+
+    def handle_close(self, event: Any) -> None:
+        self._cut()
+        super().handle_close(event)
+        self._bound()
+
+    def handle_parser_exception(self) -> None:
+        self._cut()
+        super().handle_parser_exception()
+        self._bound()
+
+    def keepalive_timeout(self) -> None:
+        self._cut()
+        super().keepalive_timeout()
+        self._bound()
+
+    def on_task_complete(self, task: Any) -> None:
+        super().on_task_complete(task)
+        self._bound()
+
+    # Events
+
+    def handle_connect(self, event: Request) -> None:
+        # Some clients send the header with nothing in it, for which websockets answers 400.
+        protocols = event.headers.get_all("Sec-WebSocket-Protocol")
+        if protocols and not any(value.strip() for value in protocols):
+            del event.headers["Sec-WebSocket-Protocol"]
+        super().handle_connect(event)
+
+    # The application
+
+    async def run_asgi(self) -> None:
+        self.scope["extensions"][EXTENSION] = {"writer": self._make_writer}
+        await super().run_asgi()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            # Nothing may follow a close frame (RFC 6455, section 5.5.1).
+            self._cut()
+        await super().send(message)
+        if self.close_timer is not None and message["type"] == "websocket.close":
+            # uvicorn would wait without an end for a peer that has stopped reading.
+            self.close_timer.cancel()
+            self.close_timer = self.loop.call_later(self.close_timeout, self._give_up)
+
+    def _make_writer(
+        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
+    ) -> DirectWriter:
+        self._writer = DirectWriter(connection_id, self.transport, websocket, outbox, on_end)
+        if not self.writable.is_set():
+            self._writer.pause()
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            self._writer.cut()
+        return self._writer
+
+    def _cut(self) -> None:
+        if self._writer is not None:
+            self._writer.cut()
+
+    def _give_up(self) -> None:
+        self.transport.close()
+        self._bound()
+
+    def _bound(self) -> None:
+        """Make sure that a transport which is closing does not wait longer than it may for its peer."""
+        if self._abort_timer is None and not self.disconnected and self.transport.is_closing():
+            self._abort_timer = self.loop.call_later(ABORT_AFTER, self._abort)
+
+    def _abort(self) -> None:
+        self.transport.abort()

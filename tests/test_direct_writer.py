@@ -1,0 +1,213 @@
+"""The direct writer against a transport that says when it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.websockets import WebSocket
+
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.outbox import Outbox
+from hubbub.transports.direct import DirectWriter
+from hubbub.types import SlowConsumer
+
+
+def batch(text: str, channel: str | None = "chat") -> Batch:
+    return Batch((Frame("text", text.encode()),), channel)
+
+
+class Transport(asyncio.Transport):
+    """Takes what is written, and pauses the writer after each batch while ``is_slow``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[str] = []
+        self.writer: DirectWriter | None = None
+        self.is_slow = False
+        self.is_aborted = False
+        self.held = 0
+
+    def write(self, data: Any) -> None:
+        self.taken.extend(frame.data.decode() for frame in data.frames)
+        if self.is_slow and self.writer is not None:
+            self.writer.pause()
+
+    def get_write_buffer_size(self) -> int:
+        return self.held
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Socket:
+    """As much of a WebSocket as the writer needs: it closes, or never comes to."""
+
+    def __init__(self) -> None:
+        self.closed: tuple[int, str] | None = None
+        self.is_stuck = False
+
+    async def close(self, code: int, reason: str) -> None:
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        self.closed = (code, reason)
+
+
+class Rig:
+    def __init__(self, limit: int, policy: SlowConsumer) -> None:
+        self.transport = Transport()
+        self.socket = Socket()
+        self.let_go: list[int] = []
+        websocket: WebSocket = self.socket  # type: ignore[assignment]
+        self.writer = DirectWriter(
+            "ann",
+            self.transport,
+            websocket,
+            Outbox(limit, policy),
+            lambda code, reason: self.let_go.append(code),
+        )
+        self.transport.writer = self.writer
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    return Rig(2000, "disconnect")
+
+
+async def test_while_it_flows_write_is_the_transports_own(rig: Rig) -> None:
+    assert rig.writer.write == rig.transport.write
+    rig.writer.pause()
+    assert rig.writer.write != rig.transport.write
+    rig.writer.resume()
+    assert rig.writer.write == rig.transport.write
+
+
+async def test_what_comes_while_it_is_paused_waits_and_goes_first(rig: Rig) -> None:
+    rig.writer.write(batch("1"))
+    rig.writer.pause()
+    rig.writer.write(batch("2"))
+    rig.writer.write(batch("3", channel=None))
+    assert rig.transport.taken == ["1"]
+    assert rig.writer.backlog == batch("2").cost * 2
+    rig.writer.resume()
+    rig.writer.write(batch("4"))
+    assert rig.transport.taken == ["1", "2", "3", "4"]
+    assert rig.writer.backlog == 0
+
+
+async def test_a_transport_that_pauses_again_gets_the_rest_later(rig: Rig) -> None:
+    rig.writer.pause()
+    for number in range(3):
+        rig.writer.write(batch(str(number)))
+    rig.transport.is_slow = True
+    for taken in (["0"], ["0", "1"], ["0", "1", "2"]):
+        rig.writer.resume()
+        assert rig.transport.taken == taken
+        rig.writer.write(batch("later"))
+    rig.transport.is_slow = False
+    rig.writer.resume()
+    assert rig.transport.taken == ["0", "1", "2", "later", "later", "later"]
+
+
+async def test_more_than_the_bound_lets_the_client_go_with_a_close_once_it_reads(rig: Rig) -> None:
+    rig.writer.pause()
+    for number in range(8):
+        rig.writer.write(batch(str(number)))
+    assert rig.let_go == [3008]
+    assert rig.writer.backlog == 0
+    await rig.writer.ended(5)
+    assert rig.socket.closed == (3008, "slow: more than 2000 bytes waiting")
+    assert rig.transport.taken == []
+
+
+async def test_a_policy_that_drops_keeps_the_client() -> None:
+    rig = Rig(2000, "drop_oldest")
+    rig.writer.pause()
+    for number in range(20):
+        rig.writer.write(batch(str(number)))
+    assert rig.let_go == []
+    rig.writer.resume()
+    assert rig.transport.taken == [str(number) for number in range(20 - len(rig.transport.taken), 20)]
+    assert rig.writer.dropped == 20 - len(rig.transport.taken) > 0
+
+
+async def test_what_waits_goes_out_before_the_close_frame(rig: Rig) -> None:
+    rig.writer.pause()
+    rig.writer.write(batch("1"))
+    rig.writer.end(1000, "bye")
+    rig.writer.write(batch("too late"))
+    ended = asyncio.create_task(rig.writer.ended(5))
+    await asyncio.sleep(0)
+    assert rig.socket.closed is None
+    rig.writer.resume()
+    await ended
+    assert rig.transport.taken == ["1"]
+    assert rig.socket.closed == (1000, "bye")
+    assert rig.writer.is_gone
+
+
+async def test_without_a_code_it_only_sends_what_waits(rig: Rig) -> None:
+    rig.writer.pause()
+    rig.writer.write(batch("1"))
+    rig.writer.end(None)
+    ended = asyncio.create_task(rig.writer.ended(5))
+    await asyncio.sleep(0)
+    rig.writer.resume()
+    await ended
+    assert rig.transport.taken == ["1"]
+    assert rig.socket.closed is None
+
+
+@pytest.mark.parametrize("what", ["the backlog", "the close frame"])
+async def test_a_client_that_takes_nothing_in_time_is_aborted(rig: Rig, what: str) -> None:
+    rig.writer.pause()
+    if what == "the backlog":
+        rig.writer.write(batch("1"))
+    rig.socket.is_stuck = True
+    rig.writer.end(1000)
+    await rig.writer.ended(0.01)
+    assert rig.transport.is_aborted
+    assert rig.writer.is_gone
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None:
+    rig.writer.pause()
+    for _ in range(8):
+        rig.writer.write(batch("x", channel=None))
+    waiting = asyncio.create_task(rig.writer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.writer.cut()
+    await asyncio.wait_for(waiting, 5)
+    rig.writer.resume()
+    rig.writer.write(batch("too late"))
+    assert rig.transport.taken == []
+    assert rig.writer.backlog == 0
+    await rig.writer.ended(5)
+    assert rig.socket.closed is None
+
+
+async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Rig) -> None:
+    rig.writer.pause()
+    for _ in range(8):
+        rig.writer.write(batch("x", channel=None))
+    waiting = asyncio.gather(rig.writer.room(), rig.writer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.writer.resume()
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_it_is_stalled_while_the_transport_takes_nothing(rig: Rig) -> None:
+    now = asyncio.get_running_loop().time()
+    assert rig.writer.stalled(now + 100) == 0
+    rig.transport.held = 1000
+    rig.writer.pause()
+    assert rig.writer.stalled(now + 10) == pytest.approx(10, abs=1)
+    rig.transport.held = 900
+    assert rig.writer.stalled(now + 20) == 0
+    assert rig.writer.stalled(now + 25) == pytest.approx(5, abs=1)
+    rig.writer.resume()
+    assert rig.writer.stalled(now + 100) == 0

@@ -1,0 +1,112 @@
+"""What HubProtocol adds to uvicorn's: an end for peers that do not read or answer, and a little tolerance."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients import connect, eventually, receive
+from tests.servers import ROOT, SERVERS, Server, serve
+from tests.test_slow_clients import connect_deaf, stats, talk
+
+both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws"])
+
+#: Pings every half second, so that a test need not wait for uvicorn's usual 20.
+PINGS = ("--ws-ping-interval", "0.5", "--ws-ping-timeout", "0.5")
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+)
+
+
+@pytest.fixture
+async def server(name: str, log: Path) -> AsyncIterator[Server]:
+    async with serve("tests.apps.slow:app", log, command=name, cwd=ROOT, probe="/stats") as server:
+        yield server
+
+
+def sockets(server: Server) -> int:
+    """How many sockets the server has open."""
+    folder = f"/proc/{server.process.pid}/fd"
+    count = 0
+    for descriptor in os.listdir(folder):
+        try:
+            count += os.readlink(f"{folder}/{descriptor}").startswith("socket:")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return count
+
+
+async def handshake(
+    server: Server, path: str, more: str = ""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HANDSHAKE.format(path=path, more=more).encode())
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    return reader, writer, head.decode()
+
+
+@both
+async def test_the_socket_of_a_client_that_never_reads_is_given_back(server: Server) -> None:
+    async with connect(f"{server.ws}/news/disconnect") as talker:
+        assert await receive(talker) == "ready"
+        await stats(server)
+        before = sockets(server)
+        deaf = await connect_deaf(f"{server.ws}/news/disconnect")
+        await talk(talker, 3000)
+        assert (await stats(server))["let_go"] == 1
+        await eventually(lambda: sockets(server) == before)
+        deaf.transport.abort()
+
+
+@both
+async def test_a_stuck_client_does_not_hold_up_the_end_of_the_server(name: str, log: Path) -> None:
+    command = [*SERVERS[name], *(["--drain-seconds", "60"] if name == "hubbub run" else [])]
+    async with serve("tests.apps.slow:app", log, command=command, cwd=ROOT, probe="/stats") as server:
+        async with connect(f"{server.ws}/news/disconnect") as talker:
+            assert await receive(talker) == "ready"
+            deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
+            await talk(talker, 3000)
+        # uvicorn by itself would wait for it without an end.
+        await server.stop(timeout=20)
+        deaf.transport.abort()
+    assert "Application shutdown complete" in server.log
+
+
+@both
+@pytest.mark.parametrize("more", ["Sec-WebSocket-Protocol:\r\n", "Sec-WebSocket-Protocol: \r\n" * 2])
+async def test_an_empty_list_of_subprotocols_is_none(server: Server, more: str) -> None:
+    reader, writer, head = await handshake(server, "/news/disconnect", more)
+    assert head.startswith("HTTP/1.1 101 ")
+    assert "sec-websocket-protocol" not in head.lower()
+    # A text frame without a mask that says "ready".
+    assert await asyncio.wait_for(reader.readexactly(7), 10) == b"\x81\x05ready"
+    writer.close()
+
+
+async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Path) -> None:
+    command = (
+        "uvicorn",
+        "{target}",
+        "--port",
+        "{port}",
+        "--ws",
+        "hubbub.servers.uvicorn:HubProtocol",
+        *PINGS,
+    )
+    async with (
+        serve("tests.apps.slow:app", log, command=command, cwd=ROOT, probe="/stats") as server,
+        connect(f"{server.ws}/news/disconnect") as talker,
+    ):
+        assert await receive(talker) == "ready"
+        await stats(server)
+        before = sockets(server)
+        deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
+        await talk(talker, 3000)
+        await eventually(lambda: sockets(server) == before)
+        deaf.transport.abort()
