@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -478,10 +479,12 @@ def _exceeds(data: str | bytes, limit: int) -> bool:
 
 
 def _invalid(exc: ValidationError) -> InvalidMessage:
+    # pydantic calls a union "tagged-union[Say,Typing]".
+    model = re.sub(r"^(?:tagged-)?union\[(.*)\]$", r"one of \1", exc.title)
     errors = exc.errors(include_url=False, include_context=False, include_input=False)
     named = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in errors[:MAX_ERRORS])
     return InvalidMessage(
-        f"Expected a message that fits {exc.title}, but {named}.",
+        f"Expected a message that fits {model}, but {named}.",
         code=CloseCode.INVALID_DATA,
         errors=[dict(error) for error in errors[:MAX_ERRORS]],
     )

@@ -98,6 +98,9 @@ async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
         error = await receive_json(ann)
         assert error["code"] == 107
         assert error["errors"][0]["loc"] == ["line", "points"]
+        assert error["message"].startswith(
+            "Expected a message that fits one of Line,Clear, but line.points: "
+        )
         await bob.send('{"type": "circle"}')
         assert (await receive_json(bob))["errors"][0]["type"] == "union_tag_invalid"
         await ann.send('{"type": "line", "points": [[0, 0], [1, 2.5]]}')
