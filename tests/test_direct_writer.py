@@ -62,10 +62,10 @@ class Rig:
         websocket: WebSocket = self.socket  # type: ignore[assignment]
         self.writer = DirectWriter(
             "ann",
-            self.transport,
             websocket,
             Outbox(limit, policy),
             lambda code, reason: self.let_go.append(code),
+            self.transport,
         )
         self.transport.writer = self.writer
 
@@ -198,6 +198,18 @@ async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Ri
     assert not waiting.done()
     rig.writer.resume()
     await asyncio.wait_for(waiting, 5)
+
+
+async def test_senders_that_wait_for_room_go_on_when_the_connection_ends(rig: Rig) -> None:
+    rig.writer.pause()
+    for _ in range(8):
+        rig.writer.write(batch("x", channel=None))
+    waiting = asyncio.create_task(rig.writer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.writer.end(1000)
+    await asyncio.wait_for(waiting, 5)
+    await rig.writer.ended(0.01)
 
 
 async def test_it_is_stalled_while_the_transport_takes_nothing(rig: Rig) -> None:

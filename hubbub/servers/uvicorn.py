@@ -111,7 +111,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def _make_writer(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
     ) -> DirectWriter:
-        self._writer = DirectWriter(connection_id, self.transport, websocket, outbox, on_end)
+        self._writer = DirectWriter(connection_id, websocket, outbox, on_end, self.transport)
         if not self.writable.is_set():
             self._writer.pause()
         if self.close_sent or self.disconnected or self.transport.is_closing():

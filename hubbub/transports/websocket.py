@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from hubbub.codes import CloseCode
 from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
 from hubbub.transports.writer import Writer
@@ -29,76 +28,25 @@ def open_writer(
     return make(connection_id, websocket, outbox, on_end)
 
 
-class QueuedWriter:
+class QueuedWriter(Writer):
     """An outbox, and one task that empties it into the socket.
 
     The task is started by the first write. It is the only one that sends on the socket after accept, so
     that everything leaves in the order in which it was written, the close frame last.
-
-    :param connection_id: the id of the connection that is written to.
-    :param websocket: an accepted socket.
-    :param outbox: where batches wait while the socket takes no more.
-    :param on_end: called once, when the writer by itself decided to let a slow client go.
     """
 
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
     ) -> None:
-        self.id = connection_id
-        self._websocket = websocket
-        self._outbox = outbox
-        self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        super().__init__(connection_id, websocket, outbox, on_end)
+        self.write = self._queue
         self._task: asyncio.Task[None] | None = None
         # Set while there is something for the task to do; the task clears it before it looks.
         self._work = asyncio.Event()
-        # Set while a direct send may come in.
-        self._has_room = asyncio.Event()
-        self._has_room.set()
-        # Whether end() was called, and the close frame that is to go out once nothing else waits.
-        self._ending = False
+        # The close frame that is to go out once nothing else waits.
         self._close: tuple[int, str] | None = None
-        self._gone = False
         # When the send that is under way began, on the loop's clock.
         self._sending_since: float | None = None
-
-    @property
-    def backlog(self) -> int:
-        return self._outbox.size
-
-    @property
-    def dropped(self) -> int:
-        return self._outbox.dropped
-
-    @property
-    def is_gone(self) -> bool:
-        return self._gone
-
-    def write(self, batch: Batch) -> None:
-        if self._gone or self._ending:
-            return
-        if not self._outbox.push(batch):
-            reason = f"slow: more than {self._outbox.limit} bytes waiting"
-            self.end(CloseCode.SLOW, reason)
-            self._on_end(CloseCode.SLOW, reason)
-            return
-        if not self._outbox.has_room:
-            self._has_room.clear()
-        self._wake()
-
-    async def room(self) -> None:
-        # Several senders may have waited, and the first of them may have taken the room.
-        while not self._has_room.is_set():
-            await self._has_room.wait()
-
-    def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
-        if discard:
-            self._outbox.clear()
-        if not self._ending:
-            self._ending = True
-            self._close = None if code is None else (code, reason)
-            self._wake()
-        self._has_room.set()
 
     async def ended(self, timeout: float) -> None:
         try:
@@ -112,8 +60,17 @@ class QueuedWriter:
     def stalled(self, now: float) -> float:
         return 0.0 if self._sending_since is None else now - self._sending_since
 
+    def _queue(self, batch: Batch) -> None:
+        self._hold(batch)
+        self._wake()
+
+    def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
+        self._close = close
+        if close is not None or self._task is not None:
+            self._wake()
+
     def _wake(self) -> None:
-        if self._task is None and not self._gone and (self._close is not None or len(self._outbox)):
+        if self._task is None:
             self._task = self._loop.create_task(self._run())
         self._work.set()
 
@@ -123,9 +80,9 @@ class QueuedWriter:
                 self._work.clear()
                 while batch := self._outbox.take():
                     await self._send(batch)
+                if self._close is not None:
+                    await self._websocket.close(*self._close)
                 if self._ending:
-                    if self._close is not None:
-                        await self._websocket.close(*self._close)
                     return
                 await self._work.wait()
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
@@ -145,10 +102,4 @@ class QueuedWriter:
         finally:
             self._sending_since = None
             self._outbox.sent(batch)
-        if self._outbox.has_room:
-            self._has_room.set()
-
-    def _lost(self) -> None:
-        self._gone = True
-        self._outbox.clear()
-        self._has_room.set()
+        self._changed.set()

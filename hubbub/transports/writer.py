@@ -2,40 +2,111 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from hubbub.core.feed import Member
+from starlette.websockets import WebSocket
+
+from hubbub.codes import CloseCode
+from hubbub.core.frames import Batch
+from hubbub.core.outbox import Outbox
 
 
-class Writer(Member, Protocol):
+class Writer(ABC):
     """The way out to one client, and thereby its membership in feeds.
+
+    ``write`` is not a method but whatever is right at the moment. It sends a batch after what was written
+    before, never waits and never raises; when the client is gone, it drops.
 
     :class:`hubbub.transports.websocket.QueuedWriter` works on any server,
     :class:`hubbub.transports.direct.DirectWriter` where the server offers its transport.
+
+    :param connection_id: the id of the connection that is written to.
+    :param websocket: an accepted socket.
+    :param outbox: where batches wait while the socket takes no more.
+    :param on_end: called once, when the writer by itself decided to let a slow client go.
     """
+
+    write: Callable[[Batch], object]
+
+    def __init__(
+        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
+    ) -> None:
+        self.id = connection_id
+        self._websocket = websocket
+        self._outbox = outbox
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        # Nothing more is taken; and nothing that was taken can get out any more.
+        self._ending = False
+        self._gone = False
+        # Set when the socket has taken something, or will not any more; cleared by whoever waits for that.
+        self._changed = asyncio.Event()
 
     @property
     def backlog(self) -> int:
         """Bytes that wait to be sent."""
+        return self._outbox.size
 
     @property
     def dropped(self) -> int:
         """Messages dropped so far because the client was slow."""
+        return self._outbox.dropped
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing that is written can reach the client any more."""
+        return self._gone
 
     async def room(self) -> None:
-        """Wait until the client has taken so much that there is room for more, or is gone."""
+        """Wait until the client has taken so much that there is room for more, or takes nothing more."""
+        while not self._outbox.has_room and not self._ending:
+            self._changed.clear()
+            await self._changed.wait()
 
     def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
         """Take nothing more; send what waits (unless ``discard``), then a close frame (unless ``code`` is
         ``None``). Does not wait. Only the first call counts."""
+        if discard:
+            self._outbox.clear()
+        if self._ending:
+            return
+        self._ending = True
+        self.write = _drop
+        self._changed.set()
+        self._end_after_backlog(None if code is None else (code, reason))
 
+    @abstractmethod
     async def ended(self, timeout: float) -> None:
         """Wait until the close frame is out or the client is gone, for at most ``timeout`` seconds; then
         give up. Nothing of the writer is left when this returns."""
 
+    @abstractmethod
     def stalled(self, now: float) -> float:
         """For how many seconds the client has taken nothing of what is being sent to it."""
+
+    # For implementations
+
+    @abstractmethod
+    def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
+        """Once everything that waits is out, send a close frame if one is given. Does not wait."""
+
+    def _hold(self, batch: Batch) -> None:
+        """Let ``batch`` wait in the outbox, or let the client go if that is the policy."""
+        if not self._outbox.push(batch):
+            reason = f"slow: more than {self._outbox.limit} bytes waiting"
+            self.end(CloseCode.SLOW, reason)
+            self._on_end(CloseCode.SLOW, reason)
+
+    def _lost(self) -> None:
+        """Nothing gets out any more: the client is gone, or its close frame is out."""
+        self._gone = True
+        self._ending = True
+        self.write = _drop
+        self._outbox.clear()
+        self._changed.set()
+
+
+def _drop(batch: Batch) -> None:
+    """Takes the place of ``write`` when nothing may be written any more."""
