@@ -191,6 +191,8 @@ def test_any_iterable_of_origins_is_taken() -> None:
         "",
         "https://one.com, https://two.com",
         "https://one.com https://two.com/",
+        "https://one.com,two.com",
+        "https://one.com two.com",
         "https://[::1",
         "https://*.example.com",
         "https://user@example.com",
