@@ -172,6 +172,15 @@ async def test_a_client_that_takes_nothing_in_time_is_aborted(rig: Rig, what: st
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_flush_writes_what_waits_although_the_transport_holds_enough(rig: Rig) -> None:
+    rig.writer.pause()
+    for number in range(3):
+        rig.writer.write(batch(str(number)))
+    rig.writer.flush()
+    assert rig.transport.taken == ["0", "1", "2"]
+    assert rig.writer.backlog == 0
+
+
 async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None:
     rig.writer.pause()
     for _ in range(8):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.clients import connect, eventually, receive
+from tests.clients import DEADLINE, closed, connect, eventually, receive
 from tests.servers import ROOT, SERVERS, Server, serve
-from tests.test_slow_clients import connect_deaf, stats, talk
+from tests.test_slow_clients import connect_deaf, message, stats, talk
 
 both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws"])
 
@@ -87,6 +88,34 @@ async def test_an_empty_list_of_subprotocols_is_none(server: Server, more: str) 
     # A text frame without a mask that says "ready".
     assert await asyncio.wait_for(reader.readexactly(7), 10) == b"\x81\x05ready"
     writer.close()
+
+
+async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Path) -> None:
+    async with serve("chat:app", log) as server:
+        clients = await asyncio.gather(*(connect(f"{server.ws}/ws/{number}") for number in range(300)))
+        closing = [asyncio.create_task(closed(client)) for client in clients]
+        server.process.send_signal(signal.SIGTERM)
+        first, later = await asyncio.wait(closing, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        assert first
+        assert later
+        assert {await ending for ending in closing} == {(1012, "")}
+        await server.stop()
+    assert "Traceback" not in server.log
+
+
+async def test_at_shutdown_a_slow_client_gets_what_waits_for_it_first(log: Path) -> None:
+    async with serve("tests.apps.slow:app", log, cwd=ROOT, probe="/stats") as server:
+        talker = await connect(f"{server.ws}/news/disconnect")
+        assert await receive(talker) == "ready"
+        slow = await connect_deaf(f"{server.ws}/news/drop_oldest")
+        await talk(talker, 3000)
+        dropped = (await stats(server))["dropped"]
+        server.process.send_signal(signal.SIGTERM)
+        assert (await closed(talker))[0] == 1012
+        slow.transport.resume_reading()
+        heard = [str(await receive(slow)) for _ in range(3000 - dropped)]
+        assert heard[-1] == message(2999)
+        assert (await closed(slow))[0] == 1012
 
 
 async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Path) -> None:

@@ -61,7 +61,11 @@ def run(
     ] = None,
     drain_seconds: Annotated[
         int,
-        typer.Option(min=0, help="Seconds that handlers have to end at shutdown, before they are cancelled."),
+        typer.Option(
+            min=0,
+            help="Seconds at shutdown in which clients are told to reconnect, one after another, and handlers "
+            "end. Then the rest is cut off.",
+        ),
     ] = 10,
 ) -> None:
     """Serve a FastAPI app.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable
+from random import random
 from typing import Any
 
 from starlette.websockets import WebSocket
@@ -25,6 +26,12 @@ from hubbub.transports.websocket import EXTENSION
 
 #: Seconds that a peer has to take what is on its way once its connection is being closed.
 ABORT_AFTER = 5.0
+
+#: Clients per second that are told to reconnect when the server shuts down. All at once, they would all
+#: come back at once.
+DRAIN_RATE = 500.0
+#: How much of the time for a graceful shutdown that may take; handlers need some of it to end.
+DRAIN_SHARE = 0.8
 
 
 class HubProtocol(WebSocketsSansIOProtocol):
@@ -60,6 +67,21 @@ class HubProtocol(WebSocketsSansIOProtocol):
     # What ends a connection
 
     def shutdown(self) -> None:
+        """Close with 1012, "service restart", within a while that grows with the number of clients."""
+        seconds = len(self.connections) / DRAIN_RATE
+        if self.config.timeout_graceful_shutdown is not None:
+            seconds = min(seconds, self.config.timeout_graceful_shutdown * DRAIN_SHARE)
+        # A few clients, as during development, are not worth a delay.
+        if seconds < 0.1:
+            self._shutdown()
+        else:
+            self.loop.call_later(seconds * random(), self._shutdown)
+
+    def _shutdown(self) -> None:
+        if self.disconnected:
+            return
+        if self._writer is not None:
+            self._writer.flush()
         self._cut()
         super().shutdown()
         self._bound()

@@ -82,6 +82,12 @@ class DirectWriter(Writer):
             self.write = self._transport.write
         self._changed.set()
 
+    def flush(self) -> None:
+        """Write what waits although the transport holds enough: its connection is about to be closed."""
+        while batch := self._outbox.take():
+            self._transport.write(batch)
+            self._outbox.sent(batch)
+
     def cut(self) -> None:
         """The client is gone, or a close frame is out: nothing may be written any more."""
         self._lost()
