@@ -63,8 +63,8 @@ def run(
         int,
         typer.Option(
             min=0,
-            help="Seconds at shutdown in which clients are told to reconnect, one after another, and handlers "
-            "end. Then the rest is cut off.",
+            help="Seconds at shutdown in which clients are told to reconnect, one after another, and "
+            "handlers end. Then the rest is cut off.",
         ),
     ] = 10,
 ) -> None:
