@@ -34,7 +34,7 @@ class Stats:
     :param subscriptions: members of all channels; a client in two channels counts twice.
     :param channels: channels that have a member.
     :param backlog: bytes that wait for clients which do not keep up.
-    :param dropped: messages dropped for such clients, since the hub started.
+    :param dropped: messages that ``drop_oldest`` and ``latest`` dropped for them, since the hub started.
     :param let_go: clients let go because they did not keep up, since the hub started.
     """
 

@@ -32,7 +32,7 @@ class NodeConnection(Protocol):
 
     @property
     def dropped(self) -> int:
-        """Messages dropped because the client was slow."""
+        """Messages that the policy dropped because the client was slow."""
 
     def tick(self, now: float) -> None:
         """Called about once a second, with the event loop's time in seconds."""

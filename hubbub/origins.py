@@ -23,6 +23,8 @@ def parse_origins(origins: Iterable[str]) -> frozenset[str]:
     """
     if isinstance(origins, str):
         raise ValueError(f"Expected allow_origins as a list of origins, but got the string {origins!r}.")
+    if not isinstance(origins, Iterable):
+        raise ValueError(f"Expected allow_origins as a list of origins, but got {origins!r}.")
     return frozenset(origin if origin in ("*", "null") else _parse(origin) for origin in origins)
 
 
@@ -47,8 +49,11 @@ def is_allowed(origin: str, host: str | None, allowed: frozenset[str]) -> bool:
 
 
 def _parse(origin: str) -> str:
-    # An origin is a scheme, a host and perhaps a port (RFC 6454, section 7); a host has no wildcards.
-    match = _ORIGIN.fullmatch(origin.strip().lower())
+    # An origin is a scheme, a host and perhaps a port (RFC 6454, section 7). A host has no wildcards, and
+    # browsers send one that is not ASCII as "xn--…".
+    match = (
+        _ORIGIN.fullmatch(origin.strip().lower()) if isinstance(origin, str) and origin.isascii() else None
+    )
     if match is None or int(match["port"] or 0) > 65535:
         raise ValueError(
             f"Expected an origin such as 'https://example.com' or 'http://localhost:5173', without a path "

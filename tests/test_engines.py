@@ -99,8 +99,9 @@ def test_a_url_that_is_no_str_is_refused(url: Any, named: str) -> None:
         "memory://user:s3cret@host",
         "unknown://user:s3cret@[host",
         "unknown://user:s3cret℀@host",
+        "redis//s3cret@host:6379",
     ],
-    ids=["scheme", "no scheme", "nothing at all", "memory", "malformed", "normalised"],
+    ids=["scheme", "no scheme", "nothing at all", "memory", "malformed", "normalised", "misspelt"],
 )
 def test_no_error_shows_a_password(url: str) -> None:
     with pytest.raises(InvalidURL) as info:

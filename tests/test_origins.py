@@ -199,9 +199,11 @@ def test_any_iterable_of_origins_is_taken() -> None:
         "https://example.com:",
         "https://example.com:port",
         "https://example.com:99999",
+        "https://bücher.example",
+        None,
     ],
 )
-def test_an_entry_that_no_browser_could_match_is_refused(entry: str) -> None:
+def test_an_entry_that_no_browser_could_match_is_refused(entry: Any) -> None:
     pattern = (
         r"^Expected an origin such as 'https://example\.com' .*without a path or a slash at the end, but got "
     )

@@ -41,7 +41,7 @@ class Outbox:
         self.policy = policy
         #: Bytes that wait or are being sent.
         self.size = 0
-        #: Frames dropped so far.
+        #: Publications dropped so far by ``drop_oldest`` or ``latest``.
         self.dropped = 0
         # In the order in which they go out. Under ``latest`` a publication's key is its channel.
         self._waiting: OrderedDict[int | str, Batch] = OrderedDict()
@@ -88,9 +88,8 @@ class Outbox:
         self.size -= batch.cost
 
     def clear(self) -> None:
-        """Drop everything that waits."""
-        for batch in self._waiting.values():
-            self._drop(batch)
+        """Forget everything that waits: there is nobody to send it to any more."""
+        self.size -= sum([batch.cost for batch in self._waiting.values()])
         self._waiting.clear()
         self._droppable.clear()
 

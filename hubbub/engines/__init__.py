@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ class EngineSpec(NamedTuple):
     extra: str | None = None
 
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
 #: URL scheme -> engine.
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
@@ -37,8 +40,8 @@ def engine_for(url: str) -> Engine:
     if not isinstance(url, str):
         raise InvalidURL(f"Expected a URL such as 'memory://', but got {type(url).__name__}.")
     # Not by urlsplit(), whose errors repeat the URL, and with it a password.
-    before, colon, _ = url.partition(":")
-    scheme = before.lower() if colon else ""
+    match = _SCHEME.match(url)
+    scheme = match[1].lower() if match else ""
     spec = ENGINES.get(scheme)
     if spec is None:
         known = ", ".join(f"{name}://" for name in sorted(ENGINES))

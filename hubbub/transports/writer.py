@@ -51,7 +51,7 @@ class Writer(ABC):
 
     @property
     def dropped(self) -> int:
-        """Messages dropped so far because the client was slow."""
+        """Messages that the policy dropped so far because the client was slow."""
         return self._outbox.dropped
 
     @property
