@@ -25,7 +25,7 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dic
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         started = {
             name: group.create_task(
-                stack.enter_async_context(serve(f"{name}:app", logs / f"{name}.log", command="uvicorn"))
+                stack.enter_async_context(serve(f"{name}:app", logs / f"{name}.log", command="hubbub run"))
             )
             for name in EXAMPLES
         }
