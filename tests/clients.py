@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as _connect
@@ -39,6 +40,18 @@ async def receive(client: ClientConnection) -> str | bytes:
 
 async def receive_json(client: ClientConnection) -> Any:
     return json.loads(await receive(client))
+
+
+async def connect_deaf(url: str) -> ClientConnection:
+    """A client that reads its first message and then nothing, with as little buffered for it as possible."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((urlsplit(url).hostname, urlsplit(url).port))
+    sock.setblocking(False)
+    client = await connect(url, sock=sock)
+    assert await receive(client)
+    client.transport.pause_reading()
+    return client
 
 
 async def closed(client: ClientConnection) -> tuple[int | None, str | None]:

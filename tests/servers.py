@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx2
 
@@ -53,6 +53,11 @@ class Server:
     @property
     def ws(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
+
+    async def get_json(self, path: str) -> dict[str, Any]:
+        async with httpx2.AsyncClient() as client:
+            answer: dict[str, Any] = (await client.get(self.http + path)).json()
+            return answer
 
     @property
     def log(self) -> str:

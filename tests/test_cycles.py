@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
 from tests.clients import connect, eventually, receive, reset
@@ -20,11 +18,6 @@ AT_ONCE = 40
 async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log: Path) -> None:
     async with serve("tests.apps.endings:app", log, cwd=ROOT, probe="/remains") as server:
 
-        async def remains() -> dict[str, Any]:
-            async with httpx2.AsyncClient() as http:
-                answer: dict[str, Any] = (await http.get(f"{server.http}/remains")).json()
-                return answer
-
         async def cycle(number: int) -> None:
             ending = ("return", "exception", "http-403", "break")[number % 4]
             client = await connect(f"{server.ws}/ends/{ending}")
@@ -37,7 +30,7 @@ async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log:
                 await client.send("go")
                 await client.close()
 
-        before = await remains()
+        before = await server.get_json("/remains")
         limit = asyncio.Semaphore(AT_ONCE)
 
         async def limited(number: int) -> None:
@@ -47,7 +40,7 @@ async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log:
         await asyncio.gather(*(limited(number) for number in range(CYCLES)))
 
         async def as_before() -> bool:
-            return await remains() == before
+            return await server.get_json("/remains") == before
 
         await eventually(as_before)
         assert before["alive"] == {}

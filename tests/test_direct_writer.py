@@ -69,6 +69,11 @@ class Rig:
         )
         self.transport.writer = self.writer
 
+    def fill(self) -> None:
+        """More direct sends than the outbox has room for."""
+        for _ in range(8):
+            self.writer.write(batch("x", channel=None))
+
 
 @pytest.fixture
 async def rig() -> Rig:
@@ -183,8 +188,7 @@ async def test_a_flush_writes_what_waits_although_the_transport_holds_enough(rig
 
 async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None:
     rig.writer.pause()
-    for _ in range(8):
-        rig.writer.write(batch("x", channel=None))
+    rig.fill()
     waiting = asyncio.create_task(rig.writer.room())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -200,8 +204,7 @@ async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None
 
 async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Rig) -> None:
     rig.writer.pause()
-    for _ in range(8):
-        rig.writer.write(batch("x", channel=None))
+    rig.fill()
     waiting = asyncio.gather(rig.writer.room(), rig.writer.room())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -211,8 +214,7 @@ async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Ri
 
 async def test_senders_that_wait_for_room_go_on_when_the_connection_ends(rig: Rig) -> None:
     rig.writer.pause()
-    for _ in range(8):
-        rig.writer.write(batch("x", channel=None))
+    rig.fill()
     waiting = asyncio.create_task(rig.writer.room())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
 import pytest_asyncio
 
@@ -25,18 +24,12 @@ async def server(
         yield server
 
 
-async def remains(server: Server) -> dict[str, object]:
-    async with httpx2.AsyncClient() as client:
-        answer: dict[str, object] = (await client.get(f"{server.http}/remains")).json()
-        return answer
-
-
 async def nothing_remains(server: Server) -> None:
     async def nothing_is_alive() -> bool:
-        return not (await remains(server))["alive"]
+        return not (await server.get_json("/remains"))["alive"]
 
     await eventually(nothing_is_alive)
-    now = await remains(server)
+    now = await server.get_json("/remains")
     assert (now["connections"], now["subscriptions"], now["channels"], now["backlog"]) == (0, 0, 0, 0)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import DEADLINE, closed, connect, eventually, receive
+from tests.clients import DEADLINE, closed, connect, connect_deaf, eventually, receive
 from tests.servers import ROOT, SERVERS, Server, serve
-from tests.test_slow_clients import connect_deaf, message, stats, talk
+from tests.test_slow_clients import message, stats, talk
 
 both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws"])
 

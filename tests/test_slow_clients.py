@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.clients import DEADLINE, connect, eventually, receive, reset
+from tests.clients import DEADLINE, connect, connect_deaf, eventually, receive, reset
 from tests.servers import ROOT, Server, serve
 
 MESSAGE_BYTES = 4096
 
 
-async def connect_deaf(url: str) -> ClientConnection:
-    """A client that reads its first message and then nothing, with as little buffered for it as possible."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect((urlsplit(url).hostname, urlsplit(url).port))
-    sock.setblocking(False)
-    client = await connect(url, sock=sock)
-    assert await receive(client)
-    client.transport.pause_reading()
-    return client
-
-
 async def stats(server: Server) -> dict[str, Any]:
-    async with httpx2.AsyncClient() as client:
-        answer: dict[str, Any] = (await client.get(f"{server.http}/stats")).json()
-        return answer
+    return await server.get_json("/stats")
 
 
 async def connections(server: Server, count: int) -> None:

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-import uvicorn
-
-from hubbub.servers.uvicorn import HubProtocol
+from hubbub.cli.server import Host, Port, serve
 
 
-def demo(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
-    ] = 8000,
-) -> None:
+def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve a chat that is built on a hub; open it in two tabs.
 
     [bold]Examples[/bold]
@@ -24,11 +14,4 @@ def demo(
 
       hubbub demo --host 0.0.0.0 --port 8080
     """
-    uvicorn.run(
-        "hubbub.demo.app:app",
-        host=host,
-        port=port,
-        ws=HubProtocol,
-        timeout_graceful_shutdown=5,
-        ws_per_message_deflate=False,
-    )
+    serve("hubbub.demo.app:app", host=host, port=port, drain_seconds=5)

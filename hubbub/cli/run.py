@@ -1,4 +1,4 @@
-"""``hubbub run``: uvicorn, set up for many open sockets."""
+"""``hubbub run``: serve an app."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from hubbub.cli.errors import fail
+from hubbub.cli.server import Host, Port, serve
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
-from hubbub.servers.uvicorn import HubProtocol
 
 
 class LogLevel(StrEnum):
@@ -33,10 +32,8 @@ def run(
             metavar="TARGET", help="The app, as module:name, imported from the current directory."
         ),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
-    ] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     workers: Annotated[
         int, typer.Option(min=1, envvar="WEB_CONCURRENCY", help="Processes that serve the app.")
     ] = 1,
@@ -88,10 +85,11 @@ def run(
     check_target(target, import_it=not reload)
     if workers > 1:
         _check_hubs(workers)
-    uvicorn.run(
+    serve(
         target,
         host=host,
         port=port,
+        drain_seconds=drain_seconds,
         workers=workers,
         reload=reload,
         log_level=log_level.value,
@@ -99,10 +97,6 @@ def run(
         ssl_keyfile=str(ssl_keyfile) if ssl_keyfile else None,
         ssl_certfile=str(ssl_certfile) if ssl_certfile else None,
         forwarded_allow_ips=forwarded_allow_ips,
-        timeout_graceful_shutdown=drain_seconds,
-        # Offered, it more than doubles the memory of every connection, for small messages that hardly shrink.
-        ws=HubProtocol,
-        ws_per_message_deflate=False,
     )
 
 

@@ -50,7 +50,7 @@ class DirectWriter(Writer):
             # It does not read. Closing the transport would wait for it, for as long as the kernel does.
             self._transport.abort()
         finally:
-            self._lost()
+            self.cut()
             if self._closing is not None and self._closing.cancel():
                 await asyncio.wait([self._closing], timeout=1.0)
 
@@ -58,8 +58,9 @@ class DirectWriter(Writer):
         if not self._is_paused:
             return 0.0
         held, since = self._stalled_at
-        if self._transport.get_write_buffer_size() < held:
-            self._stalled_at = (self._transport.get_write_buffer_size(), now)
+        holds = self._transport.get_write_buffer_size()
+        if holds < held:
+            self._stalled_at = (holds, now)
             return 0.0
         return now - since
 
@@ -87,10 +88,6 @@ class DirectWriter(Writer):
         while batch := self._outbox.take():
             self._transport.write(batch)
             self._outbox.sent(batch)
-
-    def cut(self) -> None:
-        """The client is gone, or a close frame is out: nothing may be written any more."""
-        self._lost()
 
     # Inside
 

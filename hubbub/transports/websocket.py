@@ -53,7 +53,7 @@ class QueuedWriter(Writer):
             if self._task is not None:
                 await asyncio.wait([self._task], timeout=timeout)
         finally:
-            self._lost()
+            self.cut()
             if self._task is not None and self._task.cancel():
                 await asyncio.wait([self._task], timeout=1.0)
 
@@ -92,7 +92,7 @@ class QueuedWriter(Writer):
         except Exception:
             logger.exception("The server could not send to a client.")
         finally:
-            self._lost()
+            self.cut()
 
     async def _send(self, batch: Batch) -> None:
         try:

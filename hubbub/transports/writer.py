@@ -86,6 +86,14 @@ class Writer(ABC):
     def stalled(self, now: float) -> float:
         """For how many seconds the client has taken nothing of what is being sent to it."""
 
+    def cut(self) -> None:
+        """The client is gone, or a close frame is out: nothing may be written any more."""
+        self._gone = True
+        self._ending = True
+        self.write = _drop
+        self._outbox.clear()
+        self._changed.set()
+
     # For implementations
 
     @abstractmethod
@@ -98,14 +106,6 @@ class Writer(ABC):
             reason = f"slow: more than {self._outbox.limit} bytes waiting"
             self.end(CloseCode.SLOW, reason)
             self._on_end(CloseCode.SLOW, reason)
-
-    def _lost(self) -> None:
-        """Nothing gets out any more: the client is gone, or its close frame is out."""
-        self._gone = True
-        self._ending = True
-        self.write = _drop
-        self._outbox.clear()
-        self._changed.set()
 
 
 def _drop(batch: Batch) -> None:
