@@ -1,0 +1,44 @@
+"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from broadcaster import Broadcast
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+broadcast = Broadcast("memory://")
+
+
+async def bench(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async with anyio.create_task_group() as task_group:
+
+        async def run_receiver() -> None:
+            await receiver(websocket)
+            task_group.cancel_scope.cancel()
+
+        task_group.start_soon(run_receiver)
+        await sender(websocket)
+
+
+async def receiver(websocket: WebSocket) -> None:
+    async for message in websocket.iter_text():
+        await broadcast.publish(channel="bench", message=message)
+
+
+async def sender(websocket: WebSocket) -> None:
+    async with broadcast.subscribe(channel="bench") as subscriber:
+        async for event in subscriber:
+            await websocket.send_text(event.message)
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async with broadcast:
+        yield
+
+
+app = Starlette(routes=[WebSocketRoute("/ws", bench)], lifespan=lifespan)
