@@ -1,4 +1,7 @@
-"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://``."""
+"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://``.
+
+It never forgets the queue of a client that has left: each measurement needs a fresh server.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -31,6 +31,7 @@ class BenchNotification(BaseMessage):
 class BenchConsumer(AsyncJsonWebsocketConsumer):
     channel_layer_alias = "default"
     groups = ["bench"]  # noqa: RUF012
+    send_message_immediately = False  # or every send is followed by a turn of the event loop
 
     @ws_handler(output_type=BenchNotification)
     async def handle_bench(self, message: BenchMessage) -> None:
@@ -38,4 +39,5 @@ class BenchConsumer(AsyncJsonWebsocketConsumer):
 
 
 app = FastAPI()
-app.add_websocket_route("/ws", BenchConsumer.as_asgi())
+# The README calls it on the app, where FastAPI no longer has it.
+app.router.add_websocket_route("/ws", BenchConsumer.as_asgi())
