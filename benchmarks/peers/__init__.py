@@ -13,7 +13,8 @@ class Peer:
     """A server with one room: what any member sends in it goes to all members, the sender too.
 
     :param command: starts it, run in ``HERE`` with the port in the environment as ``PORT``. ``{python}`` is
-        the interpreter and ``{port}`` the port. It is up once it takes TCP connections on 127.0.0.1.
+        the interpreter, ``{port}`` the port, ``{build}`` where compiled programs are. It is up once it
+        takes TCP connections on 127.0.0.1.
     :param path: where its WebSocket is.
     :param packages: what it is made of, for the versions in the report: of npm if ``command`` starts with
         ``node``, of Python otherwise.
@@ -22,6 +23,8 @@ class Peer:
     :param message: the text frame of a bench message, ``{}`` standing for the payload: letters and digits
         after ``bench:``. Any frame with the payload in it is a delivery.
     :param replies: what to answer to a frame that equals the first: the second.
+    :param has_more: whether there are also ``/echo``, which sends back what comes, and ``/many/{}``, a
+        channel for each number, where what any member sends goes to all channels.
     :param receipt: what to answer to each delivery, if that is needed: a text in which ``{}`` stands for
         what the delivery has between the first of the pair and the next ``"``.
     """
@@ -36,6 +39,7 @@ class Peer:
     message: str = "{}"
     replies: tuple[tuple[str, str], ...] = ()
     receipt: tuple[str, str] | None = None
+    has_more: bool = False
 
 
 def _uvicorn(module: str, *options: str) -> tuple[str, ...]:
@@ -49,11 +53,20 @@ _SOCKET_IO_PING = ("2", "3")
 
 PEERS = (
     Peer(
+        name="reference",
+        title="C, epoll (the limit)",
+        command=("{build}/reference", "{port}"),
+        path="/ws",
+        packages=(),
+        has_more=True,
+    ),
+    Peer(
         name="hubbub",
         title="Hubbub, hubbub run",
         command=("{python}", "-m", "hubbub", "run", "hub:app", "--port", "{port}", "--log-level", "warning"),
         path="/ws",
         packages=("hubbub", "uvicorn"),
+        has_more=True,
     ),
     Peer(
         name="hubbub-uvicorn",
@@ -61,6 +74,7 @@ PEERS = (
         command=_uvicorn("hub"),
         path="/ws",
         packages=("hubbub", "uvicorn"),
+        has_more=True,
     ),
     Peer(
         name="manager",
@@ -68,6 +82,7 @@ PEERS = (
         command=_uvicorn("manager"),
         path="/ws",
         packages=("fastapi", "starlette", "uvicorn"),
+        has_more=True,
     ),
     Peer(
         name="broadcaster",

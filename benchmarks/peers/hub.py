@@ -1,4 +1,4 @@
-"""Hubbub: a hub with one channel."""
+"""Hubbub: a hub with one channel, an echo, and one with many channels."""
 
 from fastapi import FastAPI, WebSocket
 
@@ -15,3 +15,23 @@ async def bench(websocket: WebSocket) -> None:
         await client.subscribe("bench")
         async for text in client.iter_text():
             await hub.publish("bench", text)
+
+
+@app.websocket("/echo")
+async def echo(websocket: WebSocket) -> None:
+    async with hub.connection(websocket) as client:
+        async for text in client.iter_text():
+            await client.send_text(text)
+
+
+channels: set[str] = set()
+
+
+@app.websocket("/many/{channel}")
+async def many(websocket: WebSocket, channel: str) -> None:
+    async with hub.connection(websocket) as client:
+        await client.subscribe(channel)
+        channels.add(channel)
+        async for text in client.iter_text():
+            for each in channels:
+                await hub.publish(each, text)

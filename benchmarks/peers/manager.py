@@ -1,5 +1,7 @@
 """FastAPI's documentation: a ``ConnectionManager`` that sends to one socket after another."""
 
+from collections import defaultdict
+
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 
@@ -31,3 +33,28 @@ async def bench(websocket: WebSocket) -> None:
             await manager.broadcast(await websocket.receive_text())
     except WebSocketDisconnect:
         manager.disconnect(websocket)
+
+
+@app.websocket("/echo")
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    try:
+        while True:
+            await websocket.send_text(await websocket.receive_text())
+    except WebSocketDisconnect:
+        pass
+
+
+managers: dict[str, ConnectionManager] = defaultdict(ConnectionManager)
+
+
+@app.websocket("/many/{channel}")
+async def many(websocket: WebSocket, channel: str) -> None:
+    await managers[channel].connect(websocket)
+    try:
+        while True:
+            text = await websocket.receive_text()
+            for each in managers.values():
+                await each.broadcast(text)
+    except WebSocketDisconnect:
+        managers[channel].disconnect(websocket)

@@ -1,0 +1,218 @@
+"""Results as JSON, as tables, and as charts."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+from xml.sax.saxutils import escape
+
+from benchmarks.peers import HERE, Peer
+from benchmarks.scenarios import Measured, Scenario
+
+BASELINE = "manager"
+LIMIT = "reference"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one peer did in one scenario.
+
+    :param rounds: one for each run.
+    :param failure: why there are no more of them, if so.
+    """
+
+    scenario: Scenario
+    peer: Peer
+    rounds: list[Measured] = field(default_factory=list)
+    failure: str = ""
+
+    def median(self, name: str = "value") -> float:
+        return median([measured[name] for measured in self.rounds if name in measured])
+
+
+class Report:
+    """Everything measured in one run."""
+
+    def __init__(self, scenarios: Sequence[Scenario], peers: Sequence[Peer], seconds: float) -> None:
+        self.scenarios = scenarios
+        self.peers = peers
+        self.seconds = seconds
+        self._outcomes = {
+            (scenario.name, peer.name): Outcome(scenario, peer)
+            for scenario in scenarios
+            for peer in peers
+            if peer.has_more or not scenario.needs_more
+        }
+
+    def outcome(self, scenario: Scenario, peer: Peer) -> Outcome | None:
+        """``None`` where the peer has not what the scenario needs."""
+        return self._outcomes.get((scenario.name, peer.name))
+
+    def ratio(self, scenario: Scenario, peer: Peer, to: str) -> float | None:
+        """How many times the value of peer ``to``: the median of the ratios within each round, so that what
+        slows the machine down for a while slows both."""
+        own, other = (self._outcomes.get((scenario.name, name)) for name in (peer.name, to))
+        if own is None or other is None:
+            return None
+        pairs = zip(own.rounds, other.rounds, strict=False)
+        ratios = [one["value"] / another["value"] for one, another in pairs if another["value"]]
+        return median(ratios) if ratios else None
+
+    # Forms
+
+    def as_json(self) -> str:
+        return json.dumps(
+            {
+                "machine": machine(),
+                "versions": {peer.name: versions(peer) for peer in self.peers},
+                "seconds": self.seconds,
+                "scenarios": {
+                    scenario.name: {
+                        "title": scenario.title,
+                        "unit": scenario.unit,
+                        "load": {name: getattr(scenario.load, name) for name in scenario.load.__slots__},
+                        "peers": {
+                            outcome.peer.name: {"rounds": outcome.rounds, "failure": outcome.failure}
+                            for outcome in self._of(scenario)
+                        },
+                    }
+                    for scenario in self.scenarios
+                },
+            },
+            indent=1,
+        )
+
+    def as_markdown(self, charts: Iterable[str] = ()) -> str:
+        """The machine, the versions, and a table for each scenario; with an image where there is a chart."""
+        lines = [f"Measured on {', '.join(f'{value}' for value in machine().values())}."]
+        lines += ["", "| server | made of |", "|---|---|"]
+        lines += [
+            f"| {peer.title} | {', '.join(f'{name} {number}' for name, number in versions(peer).items())} |"
+            for peer in self.peers
+        ]
+        for scenario in self.scenarios:
+            lines += ["", f"### {scenario.title}", ""]
+            if scenario.name in charts:
+                lines += [f"![{scenario.title}, {scenario.unit}](benchmarks/{scenario.name}.svg)", ""]
+            lines += self._table(scenario)
+        return "\n".join(lines) + "\n"
+
+    def _table(self, scenario: Scenario) -> list[str]:
+        outcomes = sorted(self._of(scenario), key=_worth, reverse=True)
+        extra = [
+            name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
+        ]
+        titles = ["server", scenario.unit, f"x {BASELINE}", "x limit", *(EXTRA[name] for name in extra)]
+        lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+        for outcome in outcomes:
+            if not outcome.rounds:
+                lines.append(f"| {outcome.peer.title} | {outcome.failure} |" + " |" * (len(titles) - 2))
+                continue
+            cells = [outcome.peer.title, number(outcome.median())]
+            for to in (BASELINE, LIMIT):
+                ratio = self.ratio(scenario, outcome.peer, to)
+                cells.append("" if ratio is None else f"{ratio:.2f}")
+            cells += [number(outcome.median(name)) for name in extra]
+            lines.append(f"| {' | '.join(cells)} |")
+        return lines
+
+    def as_svg(self, scenario: Scenario) -> str:
+        """A bar for each peer, the best on top."""
+        outcomes = sorted((each for each in self._of(scenario) if each.rounds), key=_worth, reverse=True)
+        return chart(
+            f"{scenario.title} ({scenario.unit})",
+            [(outcome.peer.title, outcome.median(), outcome.peer.name) for outcome in outcomes],
+        )
+
+    def _of(self, scenario: Scenario) -> list[Outcome]:
+        return [outcome for outcome in self._outcomes.values() if outcome.scenario is scenario]
+
+
+#: What tables show of a run besides its value.
+EXTRA = {
+    "p50_ms": "median ms",
+    "p99_ms": "p99 ms",
+    "max_ms": "max ms",
+    "grown_mib": "server grew by MiB",
+    "let_go": "stalled client let go",
+    "seconds": "seconds",
+    "misordered": "lost or out of order",
+    "load_cpu": "load generator's CPU",
+}
+
+
+def _worth(outcome: Outcome) -> float:
+    if not outcome.rounds:
+        return float("-inf")
+    return -outcome.median() if outcome.scenario.less_is_better else outcome.median()
+
+
+def number(value: float) -> str:
+    """``value`` with as many digits as mean something."""
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
+    """Horizontal bars as SVG, readable on light and on dark pages.
+
+    :param bars: a label, a value, and a name that tells which bars are ours.
+    """
+    width, left, right, row = 760, 210, 90, 24
+    height = 44 + row * len(bars)
+    largest = max((value for _, value, _ in bars), default=1) or 1
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{escape(title)}</title>",
+        (
+            "<style>text{font:13px system-ui,sans-serif;fill:#24292f}.ours{fill:#0b7285}.limit{fill:#868e96}"
+            ".other{fill:#adb5bd}@media(prefers-color-scheme:dark){text{fill:#e6edf3}.ours{fill:#22b8cf}"
+            ".other{fill:#495057}}</style>"
+        ),
+        f'<text x="8" y="20" font-weight="bold">{escape(title)}</text>',
+    ]
+    for index, (label, value, name) in enumerate(bars):
+        top = 36 + row * index
+        length = max(1.0, value / largest * (width - left - right))
+        kind = "ours" if name.startswith("hubbub") else "limit" if name == LIMIT else "other"
+        parts += [
+            f'<text x="{left - 8}" y="{top + 14}" text-anchor="end">{escape(label)}</text>',
+            f'<rect class="{kind}" x="{left}" y="{top + 2}" width="{length:.1f}" height="{row - 8}" rx="2"/>',
+            f'<text x="{left + length + 6:.1f}" y="{top + 14}">{number(value)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def machine() -> dict[str, str]:
+    """What it was measured on."""
+    model = "an unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": f"{model} ({os.cpu_count()} cores)",
+        "kernel": f"Linux {platform.release().partition('-')[0]}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+def versions(peer: Peer) -> dict[str, str]:
+    """Of the packages that ``peer`` names, and of Node if it runs on that."""
+    if peer.command[0] != "node":
+        return {name: version(name) for name in peer.packages}
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    found = {"node": node.stdout.strip().removeprefix("v")}
+    for name in peer.packages:
+        package: dict[str, Any] = json.loads((HERE / "node_modules" / name / "package.json").read_text())
+        found[name] = package["version"]
+    return found

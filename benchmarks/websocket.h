@@ -1,0 +1,151 @@
+/* What load.c and reference.c share: time, sockets, and the frames of RFC 6455. */
+#ifndef WEBSOCKET_H
+#define WEBSOCKET_H
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TEXT = 0x1, BINARY = 0x2, CLOSE = 0x8, PING = 0x9, PONG = 0xA };
+
+#define LARGEST_HEADER 14
+
+static inline void die(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    if (errno) fprintf(stderr, ": %s", strerror(errno));
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static inline void *allocate(void *old, size_t size) {
+    void *memory = realloc(old, size);
+    if (!memory && size) die("out of memory");
+    return memory;
+}
+
+static inline uint64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Let this process have as many sockets as the machine allows. */
+static inline void raise_file_limit(void) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static inline void set_no_delay(int fd) {
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static inline void set_not_blocking(int fd) {
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+/* Bytes that have come and are not a whole frame yet, or that could not be sent yet. */
+typedef struct {
+    char *data;
+    size_t size;
+} Bytes;
+
+static inline void keep(Bytes *bytes, const char *data, size_t size) {
+    if (size == 0) {
+        free(bytes->data);
+        bytes->data = NULL;
+    } else if (data != bytes->data) {
+        char *copy = allocate(NULL, size);
+        memcpy(copy, data, size);
+        free(bytes->data);
+        bytes->data = copy;
+    }
+    bytes->size = size;
+}
+
+static inline void append(Bytes *bytes, const char *data, size_t size) {
+    bytes->data = allocate(bytes->data, bytes->size + size);
+    memcpy(bytes->data + bytes->size, data, size);
+    bytes->size += size;
+}
+
+typedef struct {
+    int opcode;
+    char *payload;
+    size_t size;
+} Frame;
+
+/* Parse one frame; a masked payload is unmasked in place. How many bytes it took, or 0 if it is not whole. */
+static inline size_t parse_frame(char *data, size_t available, Frame *frame) {
+    const unsigned char *bytes = (const unsigned char *)data;
+    if (available < 2) return 0;
+    size_t header = 2;
+    uint64_t size = bytes[1] & 0x7f;
+    if (size == 126) {
+        if (available < 4) return 0;
+        size = (uint64_t)bytes[2] << 8 | bytes[3];
+        header = 4;
+    } else if (size == 127) {
+        if (available < 10) return 0;
+        size = 0;
+        for (int i = 2; i < 10; i++) size = size << 8 | bytes[i];
+        header = 10;
+    }
+    const bool masked = bytes[1] & 0x80;
+    const size_t mask = header;
+    if (masked) header += 4;
+    if (available < header || available - header < size) return 0;
+    frame->opcode = bytes[0] & 0x0f;
+    frame->payload = data + header;
+    frame->size = size;
+    if (masked)
+        for (size_t i = 0; i < size; i++) frame->payload[i] ^= data[mask + i % 4];
+    return header + size;
+}
+
+/* Write a frame to `out`, masked with zeros if it is a client's. How many bytes it took. */
+static inline size_t write_frame(char *out, int opcode, const char *payload, size_t size, bool masked) {
+    unsigned char *bytes = (unsigned char *)out;
+    size_t header = 2;
+    bytes[0] = (unsigned char)(0x80 | opcode);
+    if (size < 126) {
+        bytes[1] = (unsigned char)size;
+    } else if (size < 65536) {
+        bytes[1] = 126;
+        bytes[2] = (unsigned char)(size >> 8);
+        bytes[3] = (unsigned char)size;
+        header = 4;
+    } else {
+        bytes[1] = 127;
+        for (int i = 0; i < 8; i++) bytes[2 + i] = (unsigned char)(size >> (56 - 8 * i));
+        header = 10;
+    }
+    if (masked) {
+        bytes[1] |= 0x80;
+        memset(bytes + header, 0, 4);
+        header += 4;
+    }
+    memcpy(out + header, payload, size);
+    return header + size;
+}
+
+#endif
