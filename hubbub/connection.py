@@ -407,7 +407,7 @@ class Connection:
         writer = self._entered()
         await writer.room()
         if self._ended is None and not writer.is_gone:
-            writer.write(Batch((frame,)))
+            writer.send(Batch((frame,)))
         elif not self._iterating:
             raise WebSocketDisconnect(*(self._ended or (CloseCode.ABNORMAL, "")))
 

@@ -1,11 +1,17 @@
-"""The direct writer against a transport that says when it takes."""
+"""The direct writer against a transport that says when it takes, and on real sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.websockets import WebSocket
 
 from hubbub.core.frames import Batch, Frame
@@ -78,14 +84,6 @@ class Rig:
 @pytest.fixture
 async def rig() -> Rig:
     return Rig(2000, "disconnect")
-
-
-async def test_while_it_flows_write_is_the_transports_own(rig: Rig) -> None:
-    assert rig.writer.write == rig.transport.write
-    rig.writer.pause()
-    assert rig.writer.write != rig.transport.write
-    rig.writer.resume()
-    assert rig.writer.write == rig.transport.write
 
 
 async def test_what_comes_while_it_is_paused_waits_and_goes_first(rig: Rig) -> None:
@@ -234,3 +232,141 @@ async def test_it_is_stalled_while_the_transport_takes_nothing(rig: Rig) -> None
     assert rig.writer.stalled(now + 25) == pytest.approx(5, abs=1)
     rig.writer.resume()
     assert rig.writer.stalled(now + 100) == 0
+
+
+# On real sockets. The protocol passes pause and resume on, and cuts, as HubProtocol does.
+
+
+class Protocol(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.writer: DirectWriter | None = None
+        self.lost = asyncio.Event()
+        self.pauses = 0
+
+    def pause_writing(self) -> None:
+        self.pauses += 1
+        if self.writer is not None:
+            self.writer.pause()
+
+    def resume_writing(self) -> None:
+        if self.writer is not None:
+            self.writer.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.writer is not None:
+            self.writer.cut()
+        self.lost.set()
+
+
+class Line:
+    """A writer on one end of a socket, and the other end."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: Protocol, far: socket.socket) -> None:
+        self.transport = transport
+        self.protocol = protocol
+        self.far = far
+        websocket: WebSocket = Socket()  # type: ignore[assignment]
+        self.writer = DirectWriter(
+            "ann", websocket, Outbox(10_000_000, "disconnect"), lambda code, reason: None, transport
+        )
+        protocol.writer = self.writer
+
+    async def read(self, size: int) -> bytes:
+        loop, received = asyncio.get_running_loop(), b""
+        while len(received) < size:
+            received += await asyncio.wait_for(loop.sock_recv(self.far, 65_536), 10)
+        return received
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Line]:
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    far.setblocking(False)
+    transport, protocol = await asyncio.get_running_loop().create_connection(Protocol, sock=near)
+    try:
+        yield Line(transport, protocol, far)
+    finally:
+        transport.abort()
+        await protocol.lost.wait()
+        far.close()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else None
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        yield runner
+
+
+def test_while_it_flows_write_is_the_system_call(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        async with connected() as line:
+            assert isinstance(line.writer.write, partial)
+            assert line.writer.write.func is os.write
+            line.writer.pause()
+            assert line.writer.write == line.writer._hold
+            line.writer.resume()
+            assert line.writer.write.func is os.write
+
+    runner.run(main())
+
+
+def test_whatever_the_socket_does_not_take_follows_in_order(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        async with connected() as line:
+            sent = b""
+            for number in range(300):
+                each = batch(f"{number:04}" + "x" * (number * 37 % 3000))
+                line.writer.send(each)
+                sent += each
+                if number % 10 == 0:
+                    # uvicorn's own writes, a ping for instance, come in between.
+                    line.transport.write(b"\x89\x00")
+                    sent += b"\x89\x00" if line.writer.backlog == 0 else b""
+            assert line.protocol.pauses > 0
+            assert line.transport.get_write_buffer_size() < 4000
+            received = await line.read(len(sent))
+            assert received.replace(b"\x89\x00", b"") == sent.replace(b"\x89\x00", b"")
+            assert line.writer.backlog == 0
+
+    runner.run(main())
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+def test_a_peer_that_is_gone_ends_the_connection(runner: asyncio.Runner, reads_on: bool) -> None:
+    async def main() -> None:
+        async with connected() as line:
+            if not reads_on:
+                line.transport.pause_reading()
+            line.far.close()
+            for _ in range(3):
+                line.writer.send(batch("anybody there?"))
+            await asyncio.wait_for(line.protocol.lost.wait(), 10)
+            assert line.writer.is_gone
+            line.writer.send(batch("too late"))
+
+    runner.run(main())
+
+
+def test_nothing_is_written_to_a_file_descriptor_that_has_a_new_owner(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        async with connected() as line:
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            fd = line.transport.get_extra_info("socket").fileno()
+            line.transport.abort()
+            await line.protocol.lost.wait()
+            # The transport closes the descriptor after it has told the protocol.
+            for _ in range(3):
+                await asyncio.sleep(0)
+            try:
+                os.dup2(writer, fd)
+                line.writer.send(batch("for somebody else"))
+                with pytest.raises(BlockingIOError):
+                    os.read(reader, 1)
+            finally:
+                for each in (reader, writer, fd):
+                    os.close(each)
+
+    runner.run(main())

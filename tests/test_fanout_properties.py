@@ -87,16 +87,21 @@ class Client:
 
     # The connection
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> int:
         if self.gone:
             if self.raises:
                 raise ConnectionError("the socket is gone")
-            return
+            return len(batch)
         try:
             self._push(batch)
         except Exception as exc:
             # The feed would log it and go on.
             self.failure = exc
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        assert self.gone
+        assert taken == 0
 
     def send(self, frame: Frame) -> None:
         """Send to this client only. A real sender would wait until there is room."""

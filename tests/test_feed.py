@@ -32,8 +32,12 @@ class Recorder:
         self.id = name
         self.batches: list[Batch] = []
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> int:
         self.batches.append(batch)
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("all of it had been taken")
 
     @property
     def frames(self) -> list[Frame]:
@@ -45,9 +49,26 @@ class Recorder:
 
 
 class Failing(Recorder):
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> int:
         super().write(batch)
         raise RuntimeError("no way out")
+
+
+class Partial(Recorder):
+    """Takes 3 bytes of each batch, or raises."""
+
+    def __init__(self, name: str, error: OSError | None = None) -> None:
+        super().__init__(name)
+        self.error = error
+        self.rests: list[bytes] = []
+
+    def write(self, batch: Batch) -> int:
+        if self.error is not None:
+            raise self.error
+        return 3
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        self.rests.append(batch[taken:])
 
 
 @pytest.fixture
@@ -324,10 +345,10 @@ def test_what_is_published_while_the_feed_flushes_goes_out_with_the_next_turn(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     class Echo(Recorder):
-        def write(self, batch: Batch) -> None:
+        def write(self, batch: Batch) -> int:
             if not self.batches:
                 say(feed, "echo")
-            super().write(batch)
+            return super().write(batch)
 
     echo = joined(feed, Echo("echo"))
     say(feed, "1")
@@ -335,3 +356,19 @@ def test_what_is_published_while_the_feed_flushes_goes_out_with_the_next_turn(
     assert ann.received == ["1"]
     loop.turn()
     assert ann.received == echo.received == ["1", "echo"]
+
+
+@pytest.mark.parametrize(
+    ("error", "rest"),
+    [(None, b"i there"), (BlockingIOError(), b"\x81\x08hi there"), (ConnectionResetError(), None)],
+)
+def test_what_a_member_does_not_take_is_given_to_it_as_a_rest(
+    feed: Feed, loop: Loop, ann: Recorder, error: OSError | None, rest: bytes | None
+) -> None:
+    slow = Partial("slow", error)
+    joined(feed, slow)
+    ben = joined(feed, Recorder("ben"))
+    say(feed, "hi there")
+    loop.turn()
+    assert slow.rests == [rest or b"\x81\x08hi there"]
+    assert ann.received == ben.received == ["hi there"]

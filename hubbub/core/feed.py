@@ -26,15 +26,36 @@ Schedule: TypeAlias = Callable[[Callable[[], None]], object]
 class Member(Protocol):
     """Someone in a channel.
 
-    ``write`` hands over a batch and returns at once: it never waits for the client, and it does not change
-    who is in the feed. A member that cannot take the batch drops it and deals with that later. It may be a
-    different callable from one moment to the next.
+    ``write`` hands over a batch and returns at once with the number of bytes it has taken: it never waits
+    for the client, and it does not change who is in the feed. If it takes fewer than all, or raises
+    ``OSError``, the member's ``write_rest`` sees to the rest. It may be a different callable from one
+    moment to the next, and for a client that keeps up it is nothing but the system call.
     """
 
     id: str
 
     @property
-    def write(self) -> Callable[[Batch], object]: ...
+    def write(self) -> Callable[[Batch], int]: ...
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        """``write`` took only the first ``taken`` bytes of ``batch``."""
+
+
+def deliver(batch: Batch, members: Iterable[Member]) -> None:
+    """Write ``batch`` to each of ``members``: the inner loop of everything here."""
+    size = len(batch)
+    for member in members:
+        try:
+            taken = member.write(batch)
+        except OSError:
+            # No room, or nobody there any more.
+            taken = 0
+        except Exception:
+            # write() raises nothing else; should it ever, it is one member's trouble, not the channel's.
+            logger.exception("Could not write to connection %s.", member.id)
+            continue
+        if taken != size:
+            member.write_rest(batch, taken)
 
 
 class Feed:
@@ -85,16 +106,11 @@ class Feed:
         frames, self._pending = self._pending, []
         excluded, self._excluded = self._excluded, {}
         batch = Batch(frames, self.channel)
-        for member in self._members.values():
-            try:
-                if not excluded or member.id not in excluded:
-                    member.write(batch)
-                elif rest := self._without(frames, excluded[member.id]):
-                    member.write(Batch(rest, self.channel))
-            except Exception:
-                # write() does not raise; should it ever, it is one member's trouble, not the channel's.
-                logger.exception("Could not write to connection %s.", member.id)
-
-    @staticmethod
-    def _without(frames: Iterable[Frame], excluded: set[Frame]) -> list[Frame]:
-        return [frame for frame in frames if frame not in excluded]
+        if not excluded:
+            deliver(batch, self._members.values())
+            return
+        deliver(batch, [member for member in self._members.values() if member.id not in excluded])
+        for member_id, without in excluded.items():
+            rest = [frame for frame in frames if frame not in without]
+            if rest and member_id in self._members:
+                deliver(Batch(rest, self.channel), (self._members[member_id],))

@@ -1,14 +1,17 @@
-"""The way out straight into a transport: one call per client and batch, and no task."""
+"""The way out straight into the socket: one system call per client and batch, and no task."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from asyncio import Transport
 from collections.abc import Callable
+from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
 from hubbub.transports.writer import Writer
 
@@ -16,13 +19,24 @@ logger = logging.getLogger("hubbub.direct")
 
 
 class DirectWriter(Writer):
-    """Writes into the transport while it takes, and into the outbox while it does not.
+    """Writes into the socket while it takes, and into the outbox while it does not.
 
-    ``write`` is the transport's own in the one case and ``_hold`` in the other, so that flow control costs
-    nothing as long as it is not needed.
+    ``write`` is ``os.write`` in the one case and ``_hold`` in the other, so that flow control costs nothing
+    as long as it is not needed. Past the transport, because its own ``write`` takes as long as the system
+    call it makes; that is safe because of two rules:
 
-    :param transport: of the accepted socket, with nothing between it and the frames.
+    * The transport pauses us as soon as it holds a single byte (its high-water mark is 0), so that nothing
+      overtakes what it holds. What the socket does not take at once is handed to the transport, and so is
+      every error: it knows what to do about them.
+    * Nothing is written once the connection is lost (``cut``), which the protocol learns before the
+      transport closes the file descriptor.
+
+    Where there is no plain socket (TLS, or not POSIX), ``write`` is the transport's.
+
+    :param transport: of the accepted socket.
     """
+
+    __slots__ = ("_closing", "_is_paused", "_put", "_stalled_at", "_transport")
 
     def __init__(
         self,
@@ -33,8 +47,10 @@ class DirectWriter(Writer):
         transport: Transport,
     ) -> None:
         super().__init__(connection_id, websocket, outbox, on_end)
-        self.write = transport.write
         self._transport = transport
+        # What ``write`` is as long as the socket takes.
+        self._put = self._open()
+        self.write = self._put
         self._is_paused = False
         # While paused: how much the transport held when it last took something, and when that was.
         self._stalled_at = (0, 0.0)
@@ -64,6 +80,9 @@ class DirectWriter(Writer):
             return 0.0
         return now - since
 
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        self._transport.write(memoryview(batch)[taken:])
+
     # For the protocol
 
     def pause(self) -> None:
@@ -77,10 +96,15 @@ class DirectWriter(Writer):
         """The transport takes again, first of all what waits."""
         self._is_paused = False
         while not self._is_paused and (batch := self._outbox.take()):
-            self._transport.write(batch)  # which may pause again
+            try:
+                taken = self._put(batch)
+            except OSError:
+                taken = 0
+            if taken != len(batch):
+                self.write_rest(batch, taken)  # which pauses again
             self._outbox.sent(batch)
         if not self._is_paused and not self._ending:
-            self.write = self._transport.write
+            self.write = self._put
         self._changed.set()
 
     def flush(self) -> None:
@@ -90,6 +114,18 @@ class DirectWriter(Writer):
             self._outbox.sent(batch)
 
     # Inside
+
+    def _open(self) -> Callable[[Batch], int]:
+        socket = self._transport.get_extra_info("socket")
+        is_plain = self._transport.get_extra_info("sslcontext") is None and os.name == "posix"
+        if socket is None or not is_plain or self._transport.is_closing():
+            return self._pass_on
+        self._transport.set_write_buffer_limits(high=0)
+        return partial(os.write, socket.fileno())
+
+    def _pass_on(self, batch: Batch) -> int:
+        self._transport.write(batch)  # which may pause
+        return len(batch)
 
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         if close is not None:

@@ -35,6 +35,8 @@ class QueuedWriter(Writer):
     that everything leaves in the order in which it was written, the close frame last.
     """
 
+    __slots__ = ("_close", "_sending_since", "_task", "_work")
+
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
     ) -> None:
@@ -60,9 +62,13 @@ class QueuedWriter(Writer):
     def stalled(self, now: float) -> float:
         return 0.0 if self._sending_since is None else now - self._sending_since
 
-    def _queue(self, batch: Batch) -> None:
-        self._hold(batch)
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("A queue takes all of a batch.")
+
+    def _queue(self, batch: Batch) -> int:
+        taken = self._hold(batch)
         self._wake()
+        return taken
 
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         self._close = close

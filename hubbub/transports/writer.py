@@ -9,15 +9,26 @@ from collections.abc import Callable
 from starlette.websockets import WebSocket
 
 from hubbub.codes import CloseCode
+from hubbub.core.feed import deliver
 from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
 
 
-class Writer(ABC):
+class _Member:
+    """What a feed touches of a writer, at the front of the object: with thousands of members, each cache line
+    that a delivery needs more is felt."""
+
+    __slots__ = ("id", "write")
+
+    id: str
+    write: Callable[[Batch], int]
+
+
+class Writer(_Member, ABC):
     """The way out to one client, and thereby its membership in feeds.
 
-    ``write`` is not a method but whatever is right at the moment. It sends a batch after what was written
-    before, never waits and never raises; when the client is gone, it drops.
+    ``write`` is not a method but whatever is right at the moment: it sends a batch after what was written
+    before, as :class:`hubbub.core.feed.Member` describes it. When the client is gone, it drops.
 
     :class:`hubbub.transports.websocket.QueuedWriter` works on any server,
     :class:`hubbub.transports.direct.DirectWriter` where the server offers its transport.
@@ -28,7 +39,7 @@ class Writer(ABC):
     :param on_end: called once, when the writer by itself decided to let a slow client go.
     """
 
-    write: Callable[[Batch], object]
+    __slots__ = ("_changed", "_ending", "_gone", "_loop", "_on_end", "_outbox", "_websocket")
 
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
@@ -58,6 +69,14 @@ class Writer(ABC):
     def is_gone(self) -> bool:
         """Whether nothing that is written can reach the client any more."""
         return self._gone
+
+    def send(self, batch: Batch) -> None:
+        """Write ``batch`` to this client alone."""
+        deliver(batch, (self,))
+
+    @abstractmethod
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        """``write`` took only the first ``taken`` bytes of ``batch``: see to the others."""
 
     async def room(self) -> None:
         """Wait until the client has taken so much that there is room for more, or takes nothing more."""
@@ -100,13 +119,15 @@ class Writer(ABC):
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         """Once everything that waits is out, send a close frame if one is given. Does not wait."""
 
-    def _hold(self, batch: Batch) -> None:
+    def _hold(self, batch: Batch) -> int:
         """Let ``batch`` wait in the outbox, or let the client go if that is the policy."""
         if not self._outbox.push(batch):
             reason = f"slow: more than {self._outbox.limit} bytes waiting"
             self.end(CloseCode.SLOW, reason)
             self._on_end(CloseCode.SLOW, reason)
+        return len(batch)
 
 
-def _drop(batch: Batch) -> None:
+def _drop(batch: Batch) -> int:
     """Takes the place of ``write`` when nothing may be written any more."""
+    return len(batch)
