@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
 from hubbub.transports.writer import Writer
 
@@ -19,9 +20,12 @@ class DirectWriter(Writer):
     """Writes into the transport while it takes, and into the outbox while it does not.
 
     ``write`` is the transport's own in the one case and ``_hold`` in the other, so that flow control costs
-    nothing as long as it is not needed.
+    nothing as long as it is not needed. For a client that has negotiated compression it is a function that
+    gives the transport the compressed form.
 
     :param transport: of the accepted socket, with nothing between it and the frames.
+    :param compress: whether the client has negotiated permessage-deflate, with the window of
+        :mod:`hubbub.core.deflate`.
     """
 
     def __init__(
@@ -31,9 +35,12 @@ class DirectWriter(Writer):
         outbox: Outbox,
         on_end: Callable[[int, str], None],
         transport: Transport,
+        *,
+        compress: bool = False,
     ) -> None:
         super().__init__(connection_id, websocket, outbox, on_end)
-        self.write = transport.write
+        self._deliver = _compressing(transport) if compress else transport.write
+        self.write = self._deliver
         self._transport = transport
         self._is_paused = False
         # While paused: how much the transport held when it last took something, and when that was.
@@ -77,16 +84,16 @@ class DirectWriter(Writer):
         """The transport takes again, first of all what waits."""
         self._is_paused = False
         while not self._is_paused and (batch := self._outbox.take()):
-            self._transport.write(batch)  # which may pause again
+            self._deliver(batch)  # which may pause again
             self._outbox.sent(batch)
         if not self._is_paused and not self._ending:
-            self.write = self._transport.write
+            self.write = self._deliver
         self._changed.set()
 
     def flush(self) -> None:
         """Write what waits although the transport holds enough: its connection is about to be closed."""
         while batch := self._outbox.take():
-            self._transport.write(batch)
+            self._deliver(batch)
             self._outbox.sent(batch)
 
     # Inside
@@ -106,3 +113,12 @@ class DirectWriter(Writer):
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
             logger.debug("The client is gone: %r", exc)
+
+
+def _compressing(transport: Transport) -> Callable[[Batch], None]:
+    write = transport.write
+
+    def write_compressed(batch: Batch) -> None:
+        write(batch.compressed)
+
+    return write_compressed
