@@ -15,11 +15,14 @@ Port: TypeAlias = Annotated[
 ]
 
 
-def serve(target: str, *, host: str, port: int, drain_seconds: int, **options: Any) -> None:
+def serve(
+    target: str, *, host: str, port: int, drain_seconds: int, compress: bool = False, **options: Any
+) -> None:
     """Serve until a signal ends it.
 
     :param target: ``"package.module:name"``.
     :param drain_seconds: how long connections and handlers may take to end.
+    :param compress: whether to compress what goes to clients that can take it so.
     :param options: more of what ``uvicorn.run`` takes.
     """
     uvicorn.run(
@@ -28,7 +31,6 @@ def serve(target: str, *, host: str, port: int, drain_seconds: int, **options: A
         port=port,
         timeout_graceful_shutdown=drain_seconds,
         ws=HubProtocol,
-        # Offered, it more than doubles the memory of every connection, for small messages that hardly shrink.
-        ws_per_message_deflate=False,
+        ws_per_message_deflate=compress,
         **options,
     )
