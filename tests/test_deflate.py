@@ -37,5 +37,13 @@ def test_below_the_threshold_it_is_not_tried() -> None:
     assert deflate(b"x" * THRESHOLD) is not None
 
 
-def test_what_does_not_get_smaller_is_left_alone() -> None:
-    assert deflate(random.Random(1).randbytes(100_000)) is None
+@pytest.mark.parametrize("size", [THRESHOLD, 5_000, 100_000])
+def test_what_does_not_get_smaller_is_left_alone(size: int) -> None:
+    assert deflate(random.Random(1).randbytes(size)) is None
+
+
+def test_of_a_long_message_the_beginning_decides() -> None:
+    dense = random.Random(1).randbytes(4096)
+    assert deflate(dense + b"x" * 100_000) is None
+    assert deflate(b"x" * 100_000 + dense) is not None
+    assert deflate(dense + b"x" * 10_000) is not None

@@ -51,7 +51,13 @@ class Frame:
     def header(self) -> bytes:
         """What precedes ``data`` in a WebSocket frame from a server, whose frames are not masked: the same
         bytes for every client (:rfc:`6455#section-5.2`)."""
-        return _header(self.kind, len(self.data))
+        opcode = _BINARY if self.kind == "binary" else _TEXT
+        length = len(self.data)
+        if length < 126:
+            return bytes((opcode, length))
+        if length < 65_536:
+            return bytes((opcode, 126)) + length.to_bytes(2, "big")
+        return bytes((opcode, 127)) + length.to_bytes(8, "big")
 
     @property
     def compressed(self) -> bytes:
@@ -62,17 +68,9 @@ class Frame:
             if payload is None:
                 self._compressed = self.header + self.data
             else:
-                self._compressed = _header(self.kind, len(payload), _RSV1) + payload
+                first, *rest = Frame(self.kind, payload).header
+                self._compressed = bytes((first | _RSV1, *rest)) + payload
         return self._compressed
-
-
-def _header(kind: Kind, length: int, bits: int = 0) -> bytes:
-    opcode = bits | (_BINARY if kind == "binary" else _TEXT)
-    if length < 126:
-        return bytes((opcode, length))
-    if length < 65_536:
-        return bytes((opcode, 126)) + length.to_bytes(2, "big")
-    return bytes((opcode, 127)) + length.to_bytes(8, "big")
 
 
 class Batch(bytes):
