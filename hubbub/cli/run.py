@@ -69,7 +69,7 @@ def run(
         typer.Option(
             min=0,
             help="Seconds at shutdown in which clients are told to reconnect, one after another, and "
-            "handlers end. Then the rest is cut off.",
+            "handlers end. Then the rest is cut off. A second SIGTERM or Ctrl+C ends it at once.",
         ),
     ] = 10,
 ) -> None:
