@@ -42,13 +42,13 @@ async def receive_json(client: ClientConnection) -> Any:
     return json.loads(await receive(client))
 
 
-async def connect_deaf(url: str) -> ClientConnection:
+async def connect_deaf(url: str, **options: Any) -> ClientConnection:
     """A client that reads its first message and then nothing, with as little buffered for it as possible."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect((urlsplit(url).hostname, urlsplit(url).port))
     sock.setblocking(False)
-    client = await connect(url, sock=sock)
+    client = await connect(url, sock=sock, **options)
     assert await receive(client)
     client.transport.pause_reading()
     return client

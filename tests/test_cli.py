@@ -59,7 +59,8 @@ def test_help_shows_examples(command: Sequence[str]) -> None:
 
 def test_every_option_of_run_is_in_its_help() -> None:
     options = (
-        "host port workers reload log-level uds ssl-keyfile ssl-certfile forwarded-allow-ips drain-seconds"
+        "host port workers reload log-level uds ssl-keyfile ssl-certfile forwarded-allow-ips compress "
+        "drain-seconds"
     )
     _, text = hubbub("run", "--help")
     for option in options.split(" "):
@@ -205,15 +206,6 @@ async def test_forwarded_headers_are_believed_from_the_named_proxies_only(log: P
         args = ["--forwarded-allow-ips", allowed]
         async with serve("who:app", log, args=args, cwd=tmp_path) as server, httpx2.AsyncClient() as client:
             assert (await client.get(server.http, headers=headers)).json() == seen
-
-
-async def test_compression_is_not_offered(log: Path) -> None:
-    async with (
-        serve("chat:app", log) as server,
-        connect(f"{server.ws}/ws/1", compression="deflate") as client,
-    ):
-        assert client.response is not None
-        assert "Sec-WebSocket-Extensions" not in client.response.headers
 
 
 async def test_shutdown_ends_handlers_that_do_not_end_after_drain_seconds(log: Path, tmp_path: Path) -> None:

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import websockets.frames
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
+from hubbub.core import frames
+from hubbub.core.deflate import THRESHOLD, WINDOW_BITS, deflate
 from hubbub.core.frames import FRAME_OVERHEAD, Batch, Frame
 from hubbub.types import Kind
+
+KINDS: tuple[Kind, ...] = ("text", "json", "binary")
 
 
 @pytest.mark.parametrize(
@@ -62,3 +74,48 @@ def test_a_batch_costs_what_its_frames_cost() -> None:
 
 def test_a_batch_without_a_channel_was_sent_directly() -> None:
     assert Batch([Frame("text", b"Hello")]).channel is None
+
+
+def data_of(kind: Kind) -> st.SearchStrategy[bytes]:
+    """Messages below and above the threshold, such as shrink and such as do not."""
+    any_bytes = st.binary() if kind == "binary" else st.text().map(str.encode)
+    return st.builds(lambda data, times: data * times, any_bytes, st.sampled_from([1, 2, 50, 3000]))
+
+
+some_frames = st.lists(
+    st.sampled_from(KINDS).flatmap(lambda kind: data_of(kind).map(lambda data: Frame(kind, data))), min_size=1
+)
+
+
+@given(batch=some_frames.map(Batch), forgets=st.booleans(), chunk=st.sampled_from([1, 7, 100_000_000]))
+def test_a_client_that_negotiated_compression_reads_the_same(batch: Batch, forgets: bool, chunk: int) -> None:
+    client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=None)
+    # One that keeps its window from message to message, as it may, understands it as well.
+    client.extensions = [PerMessageDeflate(forgets, True, WINDOW_BITS, 15)]
+    for start in range(0, len(batch.compressed), max(chunk, len(batch.compressed) // 100)):
+        client.receive_data(batch.compressed[start : start + max(chunk, len(batch.compressed) // 100)])
+    assert client.parser_exc is None
+    heard = [(event.opcode, event.data) for event in client.events_received()]  # type: ignore[union-attr]
+    assert heard == [
+        (Opcode.BINARY if frame.kind == "binary" else Opcode.TEXT, frame.data) for frame in batch.frames
+    ]
+    assert len(batch.compressed) <= len(batch)
+
+
+def test_a_frame_is_compressed_once_and_only_for_those_who_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Mock(side_effect=deflate)
+    monkeypatch.setattr(frames, "deflate", counted)
+    first, second = Frame("text", b"a" * 1000), Frame("binary", b"b")
+    batch = Batch([first, second], "chat")
+    assert bytes(batch)
+    assert counted.call_count == 0
+    assert batch.compressed == batch.compressed
+    # What one member is not to get, or gets in place of an older batch, is another batch of the same frames.
+    assert Batch([second]).compressed + Batch([first]).compressed
+    assert counted.call_count == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_worth_it_goes_out_as_it_is(kind: Kind) -> None:
+    batch = Batch([Frame(kind, b"x" * (THRESHOLD - 1)), Frame(kind, bytes(range(32, 127)))])
+    assert batch.compressed == batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ def message(number: int) -> str:
     return f"{number:08}".ljust(MESSAGE_BYTES, ".")
 
 
-async def talk(talker: ClientConnection, count: int, outstanding: int = 8) -> None:
+async def talk(
+    talker: ClientConnection, count: int, outstanding: int = 8, say: Callable[[int], str] = message
+) -> None:
     """Publish ``count`` messages, and hear them all, without running ahead by more than ``outstanding``."""
     for number in range(count + outstanding):
         if number < count:
-            await talker.send(message(number))
+            await talker.send(say(number))
         if number >= outstanding:
-            assert await receive(talker) == message(number - outstanding)
+            assert await receive(talker) == say(number - outstanding)
 
 
 @pytest.fixture

@@ -56,12 +56,20 @@ def run(
             "By default 127.0.0.1.",
         ),
     ] = None,
+    compress: Annotated[
+        bool,
+        typer.Option(
+            "--compress",
+            help="Compress messages of 256 bytes or more, once for all clients that understand "
+            "permessage-deflate, as browsers do. Saves traffic, costs CPU.",
+        ),
+    ] = False,
     drain_seconds: Annotated[
         int,
         typer.Option(
             min=0,
             help="Seconds at shutdown in which clients are told to reconnect, one after another, and "
-            "handlers end. Then the rest is cut off.",
+            "handlers end. Then the rest is cut off. A second SIGTERM or Ctrl+C ends it at once.",
         ),
     ] = 10,
 ) -> None:
@@ -90,6 +98,7 @@ def run(
         host=host,
         port=port,
         drain_seconds=drain_seconds,
+        compress=compress,
         workers=workers,
         reload=reload,
         log_level=log_level.value,

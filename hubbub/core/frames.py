@@ -1,10 +1,12 @@
-"""Frames and batches: what goes to clients, encoded once however many clients there are."""
+"""Frames and batches: what goes to clients, encoded and compressed once however many clients there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self
 
+from hubbub.core.deflate import deflate
 from hubbub.types import Kind
 
 #: What a waiting frame is charged on top of its payload: roughly what Python keeps for the object, its
@@ -14,6 +16,8 @@ FRAME_OVERHEAD = 256
 # FIN and the opcode (RFC 6455, section 5.2).
 _TEXT = 0x81
 _BINARY = 0x82
+# "This message is compressed" (RFC 7692, section 6).
+_RSV1 = 0x40
 
 
 class Frame:
@@ -23,7 +27,7 @@ class Frame:
     first use and kept.
     """
 
-    __slots__ = ("_message", "cost", "data", "kind")
+    __slots__ = ("_compressed", "_message", "cost", "data", "kind")
 
     def __init__(self, kind: Kind, data: bytes) -> None:
         self.kind = kind
@@ -31,6 +35,7 @@ class Frame:
         #: Bytes that this frame counts for while it waits in an outbox.
         self.cost = len(data) + FRAME_OVERHEAD
         self._message: dict[str, Any] | None = None
+        self._compressed: bytes | None = None
 
     @property
     def message(self) -> dict[str, Any]:
@@ -53,6 +58,19 @@ class Frame:
         if length < 65_536:
             return bytes((opcode, 126)) + length.to_bytes(2, "big")
         return bytes((opcode, 127)) + length.to_bytes(8, "big")
+
+    @property
+    def compressed(self) -> bytes:
+        """The whole frame for clients that have negotiated compression. What does not get smaller is in it
+        as it is, which they take as well (:rfc:`7692#section-6`)."""
+        if self._compressed is None:
+            payload = deflate(self.data)
+            if payload is None:
+                self._compressed = self.header + self.data
+            else:
+                first, *rest = Frame(self.kind, payload).header
+                self._compressed = bytes((first | _RSV1, *rest)) + payload
+        return self._compressed
 
 
 class Batch(bytes):
@@ -77,3 +95,8 @@ class Batch(bytes):
         batch.channel = channel
         batch.cost = sum([frame.cost for frame in frames])
         return batch
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """What goes over the wire instead to clients that have negotiated compression."""
+        return b"".join([frame.compressed for frame in self.frames])

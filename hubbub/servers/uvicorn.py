@@ -1,9 +1,10 @@
 """uvicorn's WebSocket protocol, with a way to write to clients directly.
 
 ``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``. It is uvicorn's own
-``WebSocketsSansIOProtocol`` in every respect, and adds three things: the scope extension by which a
-connection gets its :class:`~hubbub.transports.direct.DirectWriter`; an end for peers that do not answer or
-do not read, where uvicorn would wait for them; and tolerance of an empty ``Sec-WebSocket-Protocol`` header.
+``WebSocketsSansIOProtocol`` in every respect, and adds four things: the scope extension by which a
+connection gets its :class:`~hubbub.transports.direct.DirectWriter`; compression that all clients share, where
+``ws_per_message_deflate`` is on; an end for peers that do not answer or do not read, where uvicorn would wait
+for them; and tolerance of an empty ``Sec-WebSocket-Protocol`` header.
 
 The base class is not documented as public. This module is the only one that knows it, and
 ``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
@@ -21,6 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from hubbub.core.outbox import Outbox
+from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.transports.direct import DirectWriter
 from hubbub.transports.websocket import EXTENSION
 
@@ -33,12 +35,18 @@ DRAIN_RATE = 500.0
 #: How much of the time for a graceful shutdown that may take; handlers need some of it to end.
 DRAIN_SHARE = 0.8
 
+_DEFLATE = (SharedDeflateFactory(),)
+
 
 class HubProtocol(WebSocketsSansIOProtocol):
     """One client's connection to uvicorn."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.config.ws_per_message_deflate:
+            self.conn.available_extensions = _DEFLATE
+        # What was negotiated.
+        self._deflate: SharedDeflate | None = None
         self._writer: DirectWriter | None = None
         self._abort_timer: TimerHandle | None = None
 
@@ -53,6 +61,11 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):
             self.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deflate is not None:
+            self._deflate.inflated = 0
+        super().data_received(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -113,6 +126,10 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if protocols and not any(value.strip() for value in protocols):
             del event.headers["Sec-WebSocket-Protocol"]
         super().handle_connect(event)
+        # It is the only extension that is offered.
+        for extension in self.conn.extensions:
+            assert isinstance(extension, SharedDeflate)
+            self._deflate = extension
 
     # The application
 
@@ -133,7 +150,10 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def _make_writer(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
     ) -> DirectWriter:
-        self._writer = DirectWriter(connection_id, websocket, outbox, on_end, self.transport)
+        compress = self._deflate is not None
+        self._writer = DirectWriter(
+            connection_id, websocket, outbox, on_end, self.transport, compress=compress
+        )
         if not self.writable.is_set():
             self._writer.pause()
         if self.close_sent or self.disconnected or self.transport.is_closing():

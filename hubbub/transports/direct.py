@@ -7,7 +7,7 @@ import logging
 import os
 from asyncio import Transport
 from collections.abc import Callable
-from functools import partial
+from socket import socket
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -21,22 +21,25 @@ logger = logging.getLogger("hubbub.direct")
 class DirectWriter(Writer):
     """Writes into the socket while it takes, and into the outbox while it does not.
 
-    ``write`` is ``os.write`` in the one case and ``_hold`` in the other, so that flow control costs nothing
-    as long as it is not needed. Past the transport, because its own ``write`` takes as long as the system
-    call it makes; that is safe because of two rules:
+    ``write`` is ``socket.send`` in the one case and ``_hold`` in the other, so that flow control costs
+    nothing as long as it is not needed. It goes past the transport, whose own ``write`` takes a good part of
+    the time of the system call it makes. Two rules make that safe:
 
     * The transport pauses us as soon as it holds a single byte (its high-water mark is 0), so that nothing
       overtakes what it holds. What the socket does not take at once is handed to the transport, and so is
-      every error: it knows what to do about them.
+      what it refused with an error: the transport knows what to do about that.
     * Nothing is written once the connection is lost (``cut``), which the protocol learns before the
       transport closes the file descriptor.
 
-    Where there is no plain socket (TLS, or not POSIX), ``write`` is the transport's.
+    Where there is no plain socket (TLS, or not POSIX), it writes into the transport. For a client that has
+    negotiated compression, ``write`` is a method that writes the compressed form.
 
     :param transport: of the accepted socket.
+    :param compress: whether the client has negotiated permessage-deflate, with the window of
+        :mod:`hubbub.core.deflate`.
     """
 
-    __slots__ = ("_closing", "_is_paused", "_put", "_stalled_at", "_transport")
+    __slots__ = ("_closing", "_compress", "_flow", "_is_paused", "_socket", "_stalled_at", "_transport")
 
     def __init__(
         self,
@@ -45,16 +48,28 @@ class DirectWriter(Writer):
         outbox: Outbox,
         on_end: Callable[[int, str], None],
         transport: Transport,
+        *,
+        compress: bool = False,
     ) -> None:
         super().__init__(connection_id, websocket, outbox, on_end)
         self._transport = transport
+        self._compress = compress
+        self._socket = _socket_of(transport)
         # What ``write`` is as long as the socket takes.
-        self._put = self._open()
-        self.write = self._put
+        self._flow: Callable[[Batch], int] = self._write_form
+        if self._socket is not None:
+            transport.set_write_buffer_limits(high=0)
+            if not compress:
+                self._flow = self._socket.send
+        self.write = self._flow
         self._is_paused = False
         # While paused: how much the transport held when it last took something, and when that was.
         self._stalled_at = (0, 0.0)
         self._closing: asyncio.Task[None] | None = None
+
+    def __del__(self) -> None:
+        # The file descriptor is the transport's to close, even if nobody has said that it is lost.
+        self._release()
 
     async def ended(self, timeout: float) -> None:
         try:
@@ -81,12 +96,16 @@ class DirectWriter(Writer):
         return now - since
 
     def write_rest(self, batch: Batch, taken: int) -> None:
-        self._transport.write(memoryview(batch)[taken:])
+        self._transport.write(memoryview(batch)[taken:])  # which pauses, as a rule
+
+    def cut(self) -> None:
+        super().cut()
+        self._release()
 
     # For the protocol
 
     def pause(self) -> None:
-        """The transport holds more than it should: write nothing into it for now."""
+        """The transport holds something: write nothing past it."""
         self._is_paused = True
         self._stalled_at = (self._transport.get_write_buffer_size(), self._loop.time())
         if not self._ending:
@@ -96,36 +115,41 @@ class DirectWriter(Writer):
         """The transport takes again, first of all what waits."""
         self._is_paused = False
         while not self._is_paused and (batch := self._outbox.take()):
-            try:
-                taken = self._put(batch)
-            except OSError:
-                taken = 0
-            if taken != len(batch):
-                self.write_rest(batch, taken)  # which pauses again
+            self._write_form(batch)  # which may pause again
             self._outbox.sent(batch)
         if not self._is_paused and not self._ending:
-            self.write = self._put
+            self.write = self._flow
         self._changed.set()
 
     def flush(self) -> None:
         """Write what waits although the transport holds enough: its connection is about to be closed."""
         while batch := self._outbox.take():
-            self._transport.write(batch)
+            self._transport.write(self._form(batch))
             self._outbox.sent(batch)
 
     # Inside
 
-    def _open(self) -> Callable[[Batch], int]:
-        socket = self._transport.get_extra_info("socket")
-        is_plain = self._transport.get_extra_info("sslcontext") is None and os.name == "posix"
-        if socket is None or not is_plain or self._transport.is_closing():
-            return self._pass_on
-        self._transport.set_write_buffer_limits(high=0)
-        return partial(os.write, socket.fileno())
+    def _form(self, batch: Batch) -> bytes:
+        return batch.compressed if self._compress else batch
 
-    def _pass_on(self, batch: Batch) -> int:
-        self._transport.write(batch)  # which may pause
+    def _write_form(self, batch: Batch) -> int:
+        """Write ``batch`` in the form that the client takes: into the socket what goes in, then into the
+        transport."""
+        form = self._form(batch)
+        taken = 0
+        if self._socket is not None:
+            try:
+                taken = self._socket.send(form)
+            except OSError:
+                taken = 0
+        if taken < len(form):
+            self._transport.write(memoryview(form)[taken:])
         return len(batch)
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            self._socket.detach()
+            self._socket = None
 
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         if close is not None:
@@ -142,3 +166,14 @@ class DirectWriter(Writer):
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
             logger.debug("The client is gone: %r", exc)
+
+
+def _socket_of(transport: Transport) -> socket | None:
+    """The socket under ``transport`` as an object that can send, if what is sent on it is what arrives."""
+    inner = transport.get_extra_info("socket")
+    is_encrypted = transport.get_extra_info("sslcontext") is not None
+    if inner is None or is_encrypted or transport.is_closing() or os.name != "posix":
+        return None
+    outer = socket(inner.family, inner.type, inner.proto, fileno=inner.fileno())
+    outer.setblocking(False)
+    return outer
