@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from uuid import uuid4
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
@@ -23,6 +20,7 @@ from hubbub.core.outbox import Outbox
 from hubbub.core.publication import check_channel, encode, encode_json
 from hubbub.endings import has_websocket_handler, is_disconnect, refusal
 from hubbub.exceptions import InvalidData, InvalidMessage
+from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
 from hubbub.node import Node
 from hubbub.origins import is_allowed
 from hubbub.transports.websocket import open_writer
@@ -32,9 +30,6 @@ from hubbub.types import SlowConsumer
 logger = logging.getLogger("hubbub.connection")
 
 T = TypeVar("T")
-
-#: Fields named in one error message; a message with a thousand bad fields is not answered with all.
-MAX_ERRORS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +168,12 @@ class Connection:
     async def send_text(self, data: str) -> None:
         """Send a text frame; see :meth:`send`."""
         _check_type(data, str)
-        await self.send(data)
+        await self._write(Frame(*encode(data)))
 
     async def send_bytes(self, data: bytes) -> None:
         """Send a binary frame; see :meth:`send`."""
         _check_type(data, bytes, bytearray, memoryview)
-        await self.send(data)
+        await self._write(Frame(*encode(data)))
 
     async def send_json(self, data: Any) -> None:
         """Send ``data`` as JSON in a text frame, also if it is a ``str``; see :meth:`send`."""
@@ -224,7 +219,19 @@ class Connection:
             raise WebSocketDisconnect(*self._ended)
         if self._receiving is not None:
             raise RuntimeError("Expected one task at a time to receive, but another one is waiting already.")
-        message = await self._receive()
+        task = self._receiving = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            message = await self.websocket.receive()
+        except asyncio.CancelledError:
+            # _interrupt() ends the wait the way asyncio.timeout() does: by a cancellation that is taken back
+            # here, so that it costs nothing where it does not happen.
+            if self._ended is not None and task.uncancel() <= cancelling:
+                raise WebSocketDisconnect(*self._ended) from None
+            raise
+        finally:
+            self._receiving = None
         if message["type"] == "websocket.disconnect":
             self._client_left = True
             self._ended = (message.get("code", CloseCode.NORMAL), message.get("reason") or "")
@@ -232,7 +239,7 @@ class Connection:
         text: str | None = message.get("text")
         data: str | bytes = message["bytes"] if text is None else text
         limit = self._options.max_message_size
-        if _exceeds(data, limit):
+        if exceeds(data, limit):
             await self.close(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {limit} bytes")
             raise WebSocketDisconnect(CloseCode.MESSAGE_TOO_BIG)
         return data
@@ -243,13 +250,7 @@ class Connection:
         :raises InvalidMessage: it is a binary frame. Left uncaught, it closes the connection with 1003.
         :raises WebSocketDisconnect: see :meth:`receive`.
         """
-        data = await self.receive()
-        if isinstance(data, str):
-            return data
-        raise InvalidMessage(
-            f"Expected a text frame, but got a binary frame of {len(data)} bytes.",
-            code=CloseCode.UNSUPPORTED_DATA,
-        )
+        return as_text(await self.receive())
 
     async def receive_bytes(self) -> bytes:
         """The next message, which is to be a binary frame.
@@ -257,13 +258,7 @@ class Connection:
         :raises InvalidMessage: it is a text frame. Left uncaught, it closes the connection with 1003.
         :raises WebSocketDisconnect: see :meth:`receive`.
         """
-        data = await self.receive()
-        if isinstance(data, bytes):
-            return data
-        raise InvalidMessage(
-            f"Expected a binary frame, but got a text frame of {len(data)} characters.",
-            code=CloseCode.UNSUPPORTED_DATA,
-        )
+        return as_bytes(await self.receive())
 
     async def receive_json(self) -> Any:
         """The next message, which is to be JSON, in a text or a binary frame.
@@ -271,13 +266,7 @@ class Connection:
         :raises InvalidMessage: it is not JSON. Left uncaught, it closes the connection with 1007.
         :raises WebSocketDisconnect: see :meth:`receive`.
         """
-        data = await self.receive()
-        try:
-            return from_json(data, allow_inf_nan=False)
-        except ValueError as exc:
-            raise InvalidMessage(
-                f"Expected JSON, but it is none: {exc}.", code=CloseCode.INVALID_DATA
-            ) from exc
+        return as_json(await self.receive())
 
     async def receive_message(self, model: type[T] | TypeAdapter[T]) -> T:
         """The next message, which is to be JSON that fits ``model``; see :meth:`iter_messages`.
@@ -285,24 +274,19 @@ class Connection:
         :raises InvalidMessage: it does not fit. Left uncaught, it closes the connection with 1007.
         :raises WebSocketDisconnect: see :meth:`receive`.
         """
-        adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
-        data = await self.receive()
-        try:
-            return adapter.validate_json(data)
-        except ValidationError as exc:
-            raise _invalid(exc) from exc
+        return as_model(model)(await self.receive())
 
     def iter_text(self) -> AsyncIterator[str]:
         """Text messages, until the client goes. A binary frame is answered with an error message."""
-        return self._iterate(self.receive_text)
+        return self._iterate(as_text)
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """Binary messages, until the client goes. A text frame is answered with an error message."""
-        return self._iterate(self.receive_bytes)
+        return self._iterate(as_bytes)
 
     def iter_json(self) -> AsyncIterator[Any]:
         """Parsed JSON messages, until the client goes. What is no JSON is answered with an error message."""
-        return self._iterate(self.receive_json)
+        return self._iterate(as_json)
 
     @overload
     def iter_messages(self, model: type[T]) -> AsyncIterator[T]: ...
@@ -320,8 +304,7 @@ class Connection:
         :param model: a pydantic model, a union of models, or whatever else pydantic validates; a
             ``TypeAdapter`` keeps the type of a union known to a type checker.
         """
-        adapter: TypeAdapter[Any] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
-        return self._iterate(lambda: self.receive_message(adapter))
+        return self._iterate(as_model(model))
 
     # For the node
 
@@ -405,33 +388,19 @@ class Connection:
 
     async def _write(self, frame: Frame) -> None:
         writer = self._entered()
-        await writer.room()
+        if not writer.has_room:
+            await writer.room()
         if self._ended is None and not writer.is_gone:
             writer.send(Batch((frame,)))
         elif not self._iterating:
             raise WebSocketDisconnect(*(self._ended or (CloseCode.ABNORMAL, "")))
 
-    async def _receive(self) -> Message:
-        """One event of the socket. :meth:`_interrupt` ends the wait the way ``asyncio.timeout`` does: by a
-        cancellation that is taken back here, so that it costs nothing where it does not happen."""
-        task = self._receiving = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling()
-        try:
-            return await self.websocket.receive()
-        except asyncio.CancelledError:
-            if self._ended is not None and task.uncancel() <= cancelling:
-                raise WebSocketDisconnect(*self._ended) from None
-            raise
-        finally:
-            self._receiving = None
-
-    async def _iterate(self, receive: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+    async def _iterate(self, convert: Callable[[str | bytes], T]) -> AsyncIterator[T]:
         self._iterating += 1
         try:
             while True:
                 try:
-                    message = await receive()
+                    message = convert(await self.receive())
                 except InvalidMessage as exc:
                     await self._answer(exc)
                 else:
@@ -469,22 +438,3 @@ def _check_type(data: object, *types: type) -> None:
 
 async def _is_closed(code: int = CloseCode.NORMAL, reason: str | None = None) -> None:
     """Takes the place of ``WebSocket.close`` once the connection has closed the socket."""
-
-
-def _exceeds(data: str | bytes, limit: int) -> bool:
-    """Whether ``data`` is longer than ``limit`` bytes. A character takes up to four of them in UTF-8."""
-    if len(data) > limit:
-        return True
-    return isinstance(data, str) and len(data) * 4 > limit and len(data.encode()) > limit
-
-
-def _invalid(exc: ValidationError) -> InvalidMessage:
-    # pydantic calls a union "tagged-union[Say,Typing]".
-    model = re.sub(r"^(?:tagged-)?union\[(.*)\]$", r"one of \1", exc.title)
-    errors = exc.errors(include_url=False, include_context=False, include_input=False)
-    named = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in errors[:MAX_ERRORS])
-    return InvalidMessage(
-        f"Expected a message that fits {model}, but {named}.",
-        code=CloseCode.INVALID_DATA,
-        errors=[dict(error) for error in errors[:MAX_ERRORS]],
-    )

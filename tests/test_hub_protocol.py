@@ -139,3 +139,31 @@ async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Pat
         await talk(talker, 3000)
         await eventually(lambda: sockets(server) == before)
         deaf.transport.abort()
+
+
+@both
+async def test_a_client_is_not_read_further_ahead_than_a_little(server: Server) -> None:
+    """What its handler has not taken waits in the client, not in the server's memory."""
+    async with connect(f"{server.ws}/busy") as client:
+        assert await receive(client) == "ready"
+        before = (await stats(server))["resident_kib"]
+        sent = 0
+
+        async def send() -> None:
+            nonlocal sent
+            while True:
+                await client.send(f"{sent} {'x' * 10_000}")
+                sent += 1
+
+        sending = asyncio.create_task(send())
+        # Until nothing more goes in.
+        done = -1
+        while done < sent:
+            done = sent
+            await asyncio.sleep(1)
+        assert (await stats(server))["resident_kib"] - before < 5_000
+        assert not sending.done()
+        await server.get_json("/release")
+        for number in range(done):
+            assert await receive(client) == str(number)
+        sending.cancel()

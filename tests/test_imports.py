@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hubbub",),
     ("hub",),
     ("connection", "servers"),
-    ("endings", "node", "transports"),
+    ("endings", "messages", "node", "transports"),
     ("engines",),
     ("core",),
     ("codes", "exceptions", "origins", "types"),

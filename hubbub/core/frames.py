@@ -88,12 +88,16 @@ class Batch(bytes):
     cost: int
 
     def __new__(cls, frames: Sequence[Frame], channel: str | None = None) -> Self:
-        batch = super().__new__(
-            cls, b"".join([part for frame in frames for part in (frame.header, frame.data)])
-        )
+        if len(frames) == 1:
+            frame = frames[0]
+            batch = super().__new__(cls, frame.header + frame.data)
+            batch.cost = frame.cost
+        else:
+            parts = [part for frame in frames for part in (frame.header, frame.data)]
+            batch = super().__new__(cls, b"".join(parts))
+            batch.cost = sum([frame.cost for frame in frames])
         batch.frames = frames
         batch.channel = channel
-        batch.cost = sum([frame.cost for frame in frames])
         return batch
 
     @cached_property

@@ -46,8 +46,8 @@ class Outbox:
         # In the order in which they go out. Under ``latest`` a publication's key is its channel.
         self._waiting: OrderedDict[int | str, Batch] = OrderedDict()
         self._keys = count()
-        # Keys of what may be dropped, in the order of ``_waiting``. Empty under ``disconnect``.
-        self._droppable: deque[int | str] = deque()
+        # Keys of what may be dropped, in the order of ``_waiting``; nothing is under ``disconnect``.
+        self._droppable: deque[int | str] | None = None if policy == "disconnect" else deque()
 
     def __len__(self) -> int:
         """How many batches wait. A batch that has been taken does not wait any more."""
@@ -91,7 +91,8 @@ class Outbox:
         """Forget everything that waits: there is nobody to send it to any more."""
         self.size -= sum([batch.cost for batch in self._waiting.values()])
         self._waiting.clear()
-        self._droppable.clear()
+        if self._droppable:
+            self._droppable.clear()
 
     def _fits(self, batch: Batch) -> bool:
         return self.size == 0 or self.size + batch.cost <= self.limit
@@ -101,6 +102,7 @@ class Outbox:
         self.size += batch.cost
 
     def _append_droppable(self, key: int | str, batch: Batch) -> None:
+        assert self._droppable is not None
         if older := self._waiting.get(key):
             # Under ``latest`` the newer takes the older one's place in the queue: were it put at the end, a
             # channel that changes all the time would never be sent.

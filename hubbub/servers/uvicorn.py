@@ -12,6 +12,7 @@ The base class is not documented as public. This module is the only one that kno
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import TimerHandle
 from collections.abc import Callable
 from random import random
@@ -22,6 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from hubbub.core.outbox import Outbox
+from hubbub.servers.inbox import Inbox
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.transports.direct import DirectWriter
 from hubbub.transports.websocket import EXTENSION
@@ -35,7 +37,17 @@ DRAIN_RATE = 500.0
 #: How much of the time for a graceful shutdown that may take; handlers need some of it to end.
 DRAIN_SHARE = 0.8
 
+#: Messages and bytes that are read ahead of a hub's connection. uvicorn stops reading after each message, and
+#: starts again when it is taken: two system calls for every message.
+READ_AHEAD_MESSAGES = 64
+READ_AHEAD_BYTES = 65_536
+
 _DEFLATE = (SharedDeflateFactory(),)
+
+# Shared by all connections whose transport takes: an event is as large as all else that is added here. It is
+# never cleared, and nobody waits for it.
+_WRITABLE = asyncio.Event()
+_WRITABLE.set()
 
 
 class HubProtocol(WebSocketsSansIOProtocol):
@@ -43,8 +55,12 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.queue = self._inbox = Inbox(self.loop)  # type: ignore[assignment]
+        self.writable = _WRITABLE
         if self.config.ws_per_message_deflate:
             self.conn.available_extensions = _DEFLATE
+        # Bytes of messages that have come since the application had taken all.
+        self._ahead = 0
         # What was negotiated.
         self._deflate: SharedDeflate | None = None
         self._writer: DirectWriter | None = None
@@ -68,12 +84,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self.writable = asyncio.Event()
         if self._writer is not None:
             self._writer.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.writable = _WRITABLE
         if self._writer is not None:
             self._writer.resume()
 
@@ -131,7 +148,28 @@ class HubProtocol(WebSocketsSansIOProtocol):
             assert isinstance(extension, SharedDeflate)
             self._deflate = extension
 
+    def send_receive_event_to_app(self) -> None:
+        if self._writer is None or self.read_paused:
+            super().send_receive_event_to_app()
+            return
+        self._ahead += sum([len(part) for part in self.frames])
+        # The base class pauses unless it thinks that it has.
+        self.read_paused = True
+        super().send_receive_event_to_app()
+        self.read_paused = self._ahead > READ_AHEAD_BYTES or len(self._inbox) > READ_AHEAD_MESSAGES
+        if self.read_paused:
+            self.transport.pause_reading()
+
     # The application
+
+    async def receive(self) -> Any:
+        event = await self._inbox.get()
+        if self._inbox.empty():
+            self._ahead = 0
+            if self.read_paused:
+                self.read_paused = False
+                self.transport.resume_reading()
+        return event
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][EXTENSION] = {"writer": self._make_writer}
@@ -142,6 +180,10 @@ class HubProtocol(WebSocketsSansIOProtocol):
             # Nothing may follow a close frame (RFC 6455, section 5.5.1).
             self._cut()
         await super().send(message)
+        if message["type"] == "websocket.accept":
+            # The scope has what the application may want of it; the parser keeps it for as long as it lives.
+            self.request.headers.clear()
+            self.response.headers.clear()
         if self.close_timer is not None and message["type"] == "websocket.close":
             # uvicorn would wait without an end for a peer that has stopped reading.
             self.close_timer.cancel()

@@ -119,7 +119,7 @@ class DirectWriter(Writer):
             self._outbox.sent(batch)
         if not self._is_paused and not self._ending:
             self.write = self._flow
-        self._changed.set()
+        self._has_changed()
 
     def flush(self) -> None:
         """Write what waits although the transport holds enough: its connection is about to be closed."""
@@ -157,8 +157,7 @@ class DirectWriter(Writer):
 
     async def _flushed(self) -> None:
         while len(self._outbox) and not self._gone:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._changed()
 
     async def _close(self, code: int, reason: str) -> None:
         try:

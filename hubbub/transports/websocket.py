@@ -108,4 +108,4 @@ class QueuedWriter(Writer):
         finally:
             self._sending_since = None
             self._outbox.sent(batch)
-        self._changed.set()
+        self._has_changed()

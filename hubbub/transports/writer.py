@@ -39,7 +39,7 @@ class Writer(_Member, ABC):
     :param on_end: called once, when the writer by itself decided to let a slow client go.
     """
 
-    __slots__ = ("_changed", "_ending", "_gone", "_loop", "_on_end", "_outbox", "_websocket")
+    __slots__ = ("_change", "_ending", "_gone", "_loop", "_on_end", "_outbox", "_websocket")
 
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
@@ -52,8 +52,9 @@ class Writer(_Member, ABC):
         # Nothing more is taken; and nothing that was taken can get out any more.
         self._ending = False
         self._gone = False
-        # Set when the socket has taken something, or will not any more; cleared by whoever waits for that.
-        self._changed = asyncio.Event()
+        # For whoever waits until the socket has taken something, or takes nothing any more. Nobody does for
+        # a client that keeps up, and an event is as large as all else here.
+        self._change: asyncio.Event | None = None
 
     @property
     def backlog(self) -> int:
@@ -78,11 +79,15 @@ class Writer(_Member, ABC):
     def write_rest(self, batch: Batch, taken: int) -> None:
         """``write`` took only the first ``taken`` bytes of ``batch``: see to the others."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a direct send need not wait."""
+        return self._outbox.has_room
+
     async def room(self) -> None:
         """Wait until the client has taken so much that there is room for more, or takes nothing more."""
         while not self._outbox.has_room and not self._ending:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._changed()
 
     def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
         """Take nothing more; send what waits (unless ``discard``), then a close frame (unless ``code`` is
@@ -93,7 +98,7 @@ class Writer(_Member, ABC):
             return
         self._ending = True
         self.write = _drop
-        self._changed.set()
+        self._has_changed()
         self._end_after_backlog(None if code is None else (code, reason))
 
     @abstractmethod
@@ -111,13 +116,25 @@ class Writer(_Member, ABC):
         self._ending = True
         self.write = _drop
         self._outbox.clear()
-        self._changed.set()
+        self._has_changed()
 
     # For implementations
 
     @abstractmethod
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         """Once everything that waits is out, send a close frame if one is given. Does not wait."""
+
+    def _has_changed(self) -> None:
+        """The socket has taken something, or takes nothing any more."""
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+    async def _changed(self) -> None:
+        """Wait until that happens."""
+        if self._change is None:
+            self._change = asyncio.Event()
+        await self._change.wait()
 
     def _hold(self, batch: Batch) -> int:
         """Let ``batch`` wait in the outbox, or let the client go if that is the policy."""

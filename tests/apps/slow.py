@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,21 @@ async def stream(websocket: WebSocket) -> None:
         while True:
             await client.send_text("x" * 10_000)
             streamed += 1
+
+
+released = asyncio.Event()
+
+
+@app.get("/release")
+async def release() -> None:
+    released.set()
+
+
+@app.websocket("/busy")
+async def busy(websocket: WebSocket) -> None:
+    """A handler that for a while takes nothing of what its client sends."""
+    async with hub.connection(websocket) as client:
+        await client.send_text("ready")
+        await released.wait()
+        async for text in client.iter_text():
+            await client.send_text(text.partition(" ")[0])
