@@ -25,7 +25,7 @@ QUICK_PEERS = ("reference", "hubbub", "manager")
 
 def main() -> None:
     options = parse()
-    scenarios = [each for each in SCENARIOS if each.is_quick or not options.quick]
+    scenarios = [each for each in SCENARIOS if each.quick_rounds or not options.quick]
     peers = [each for each in PEERS if each.name in QUICK_PEERS or not options.quick]
     scenarios = _select(SCENARIOS, options.scenarios) if options.scenarios else scenarios
     peers = _select(PEERS, options.peers) if options.peers else peers
@@ -42,7 +42,7 @@ def main() -> None:
 
     report = Report(scenarios, peers, options.seconds)
     try:
-        run(report, options.rounds, options.seconds)
+        run(report, options)
     except KeyboardInterrupt:
         print("\nStopped; here is what there is.")
         options.docs = False
@@ -75,23 +75,27 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def run(report: Report, rounds: int, seconds: float) -> None:
+def run(report: Report, options: argparse.Namespace) -> None:
     """Round after round, each scenario on all servers one after the other, so that what the machine does
     meanwhile befalls all of them."""
+    rounds = {
+        scenario: min(options.rounds, scenario.quick_rounds if options.quick else scenario.rounds) or 1
+        for scenario in report.scenarios
+    }
     runs = [
         (turn, scenario, [peer for peer in report.peers if report.outcome(scenario, peer)])
-        for turn in range(rounds)
+        for turn in range(options.rounds)
         for scenario in report.scenarios
-        if turn < scenario.rounds
+        if turn < rounds[scenario]
     ]
     done, total = 0, sum(len(peers) for _, _, peers in runs)
     for turn, scenario, peers in runs:
-        print(f"\nRound {turn + 1} of {min(rounds, scenario.rounds)}: {scenario.title}", flush=True)
+        print(f"\nRound {turn + 1} of {rounds[scenario]}: {scenario.title}", flush=True)
         for peer in peers:
             done += 1
             print(f"{done:5}/{total}  {peer.title:28} ", end="", flush=True)
             begin = time.monotonic()
-            said = measure(report, scenario, peer, seconds)
+            said = measure(report, scenario, peer, options.seconds)
             print(f"{said}   ({time.monotonic() - begin:.0f} s)", flush=True)
 
 

@@ -7,13 +7,13 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class TooFewCores(Exception):
@@ -47,18 +47,25 @@ def start(command: Sequence[str], core: int, **options: Any) -> Iterator[subproc
 
     :param options: of ``subprocess.Popen``.
     """
-
-    def prepare() -> None:
-        os.sched_setaffinity(0, {core})
-        # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        # However this process ends, be it by SIGKILL, the one it has started ends too.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    # In a group of its own Ctrl+C does not reach it, but only this process, which then kills it.
-    with subprocess.Popen(command, text=True, preexec_fn=prepare, process_group=0, **options) as process:
+    # By way of this module as a program, for Popen's preexec_fn is not for processes with threads. In a group
+    # of its own, Ctrl+C does not reach it, but only this process, which then kills it.
+    confined = [sys.executable, "-S", "-E", __file__, str(core), *command]
+    with subprocess.Popen(confined, text=True, process_group=0, **options) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def _become(core: int, command: list[str]) -> None:
+    # However the process that started this one ends, be it by SIGKILL, this one ends too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.sched_setaffinity(0, {core})
+    # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
