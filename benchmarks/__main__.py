@@ -13,7 +13,7 @@ from benchmarks.build import PROGRAMS, BuildFailed, build
 from benchmarks.load import LoadFailed
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import TooFewCores, cores
-from benchmarks.report import BASELINE, LIMIT, NotInstalled, Report, number, versions
+from benchmarks.report import BASELINE, LIMIT, NotInstalled, Report, number, times, versions
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.server import ServerFailed
 
@@ -125,7 +125,9 @@ def summary(report: Report, scenario: Scenario) -> Iterable[str]:
             yield f"  {peer.title:28} {outcome.failure or 'not measured'}"
             continue
         ratios = [
-            f"{ratio:6.2f} x {to}" for to in (BASELINE, LIMIT) if (ratio := report.ratio(scenario, peer, to))
+            f"{times(ratio):>6} x {to}"
+            for to in (BASELINE, LIMIT)
+            if (ratio := report.ratio(scenario, peer, to))
         ]
         wrong = outcome.median("not_in_order") if "not_in_order" in outcome.rounds[0] else 0
         if wrong:

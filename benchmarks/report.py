@@ -162,7 +162,7 @@ class Report:
             cells = [outcome.peer.title, number(outcome.median())]
             for to in (BASELINE, LIMIT):
                 ratio = self.ratio(scenario, outcome.peer, to)
-                cells.append("" if ratio is None else f"{ratio:.2f}")
+                cells.append("" if ratio is None else times(ratio))
             cells += [(percent if name in SHARES else number)(outcome.median(name)) for name in extra]
             lines.append(f"| {' | '.join(cells)} |")
         for outcome in outcomes:
@@ -214,6 +214,10 @@ def number(value: float) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    return number(ratio) if ratio >= 100 else f"{ratio:.2f}"
 
 
 def percent(share: float) -> str:
