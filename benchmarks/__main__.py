@@ -125,9 +125,9 @@ def summary(report: Report, scenario: Scenario) -> Iterable[str]:
             yield f"  {peer.title:28} {outcome.failure or 'not measured'}"
             continue
         ratios = [
-            f"{times(ratio):>6} x {to}"
-            for to in (BASELINE, LIMIT)
-            if (ratio := report.ratio(scenario, peer, to))
+            f"{times(ratio):>6} x {title}"
+            for title, to in (("manager", BASELINE), ("limit", LIMIT))
+            if (ratio := report.ratio(scenario, peer, to)) is not None
         ]
         wrong = outcome.median("not_in_order") if "not_in_order" in outcome.rounds[0] else 0
         if wrong:

@@ -152,7 +152,7 @@ class Report:
         extra = [
             name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
         ]
-        titles = ["server", scenario.unit, f"x {BASELINE}", "x limit", *(EXTRA[name] for name in extra)]
+        titles = ["server", scenario.unit, "x manager", "x limit", *(EXTRA[name] for name in extra)]
         lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
         for outcome in outcomes:
             if not outcome.rounds:

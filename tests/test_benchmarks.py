@@ -354,9 +354,7 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert re.search(r"^ +2/2 +Hubbub, hubbub run +[\d,]+ messages/s +\(\d+ s\)$", run.stdout, re.MULTILINE)
-    assert re.search(
-        r"^  Hubbub, hubbub run +[\d,]+ messages/s +\d\.\d\d x reference$", run.stdout, re.MULTILINE
-    )
+    assert re.search(r"^  Hubbub, hubbub run +[\d,]+ messages/s +\d\.\d\d x limit$", run.stdout, re.MULTILINE)
     peers = json.loads(results.read_text())["scenarios"]["echo"]["peers"]
     assert {name: len(peer["rounds"]) for name, peer in peers.items()} == {"reference": 1, "hubbub": 1}
 
