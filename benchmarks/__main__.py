@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from benchmarks.build import PROGRAMS, BuildFailed, build
 from benchmarks.load import LoadFailed
 from benchmarks.peers import PEERS, Peer
-from benchmarks.report import BASELINE, LIMIT, Report, number, versions
+from benchmarks.process import TooFewCores, cores
+from benchmarks.report import BASELINE, LIMIT, NotInstalled, Report, number, times, versions
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.server import ServerFailed
 
@@ -26,23 +25,33 @@ QUICK_PEERS = ("reference", "hubbub", "manager")
 
 def main() -> None:
     options = parse()
-    if (os.cpu_count() or 1) < 2:
-        sys.exit("Expected two CPUs, one for the server and one for the load, but this machine has one.")
-    scenarios = [each for each in SCENARIOS if each.is_quick or not options.quick]
+    scenarios = [each for each in SCENARIOS if each.quick_rounds or not options.quick]
     peers = [each for each in PEERS if each.name in QUICK_PEERS or not options.quick]
-    scenarios = _select(scenarios, options.scenarios) if options.scenarios else scenarios
+    scenarios = _select(SCENARIOS, options.scenarios) if options.scenarios else scenarios
     peers = _select(PEERS, options.peers) if options.peers else peers
+    # Whatever may be missing is better missed now than at the end.
+    try:
+        cores()
+        for program in PROGRAMS:
+            build(program)
+        if options.docs:
+            split_page()
+    except (BuildFailed, TooFewCores, PageWithoutPlace) as exc:
+        sys.exit(str(exc))
     peers = [peer for peer in peers if is_installed(peer)]
 
     report = Report(scenarios, peers, options.seconds)
     try:
-        run(report, options.rounds, options.seconds)
+        run(report, options)
     except KeyboardInterrupt:
         print("\nStopped; here is what there is.")
+        options.docs = False
+    finally:
+        if options.json:
+            options.json.write_text(report.as_json())
     for scenario in scenarios:
         print("\n".join(["", scenario.title, *summary(report, scenario)]))
-    if options.json:
-        options.json.write_text(report.as_json())
+    print("\n".join(["", *report.check()]))
     if options.docs:
         write_docs(report)
 
@@ -50,45 +59,61 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the most important, in less than two minutes")
-    parser.add_argument("--rounds", type=int, help="how often (default: 5; quick: 2)")
+    parser.add_argument("--rounds", type=_positive(int), help="how often (default: 5; quick: 2)")
     parser.add_argument(
-        "--seconds", type=float, help="how long each measurement takes (default: 3; quick: 1.5)"
+        "--seconds", type=_positive(float), help="how long each measurement takes (default: 3; quick: 1)"
     )
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="which: " + _names(SCENARIOS))
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="which servers: " + _names(PEERS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to this file")
-    parser.add_argument("--docs", action="store_true", help="write the results to docs/benchmarks.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="put what this run measures in place of the results in docs/"
+    )
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (1.5 if options.quick else 3.0)
+    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
     return options
 
 
-def run(report: Report, rounds: int, seconds: float) -> None:
+def run(report: Report, options: argparse.Namespace) -> None:
     """Round after round, each scenario on all servers one after the other, so that what the machine does
     meanwhile befalls all of them."""
-    for turn in range(rounds):
-        for scenario in report.scenarios:
-            if turn >= scenario.rounds:
-                continue
-            print(f"\nRound {turn + 1} of {min(rounds, scenario.rounds)}: {scenario.title}", flush=True)
-            for peer in report.peers:
-                outcome = report.outcome(scenario, peer)
-                if outcome is None or outcome.failure:
-                    continue
-                begin = time.monotonic()
-                try:
-                    measured = scenario.run(peer, seconds)
-                except (LoadFailed, ServerFailed) as exc:
-                    outcome.failure = str(exc).splitlines()[-1]
-                    print(f"  {peer.title:28} failed: {outcome.failure}", flush=True)
-                    continue
-                outcome.rounds.append(measured)
-                took = time.monotonic() - begin
-                print(
-                    f"  {peer.title:28} {number(measured['value']):>12} {scenario.unit}   ({took:.0f} s)",
-                    flush=True,
-                )
+    rounds = {
+        scenario: min(options.rounds, scenario.quick_rounds if options.quick else scenario.rounds) or 1
+        for scenario in report.scenarios
+    }
+    runs = [
+        (turn, scenario, [peer for peer in report.peers if report.outcome(scenario, peer)])
+        for turn in range(options.rounds)
+        for scenario in report.scenarios
+        if turn < rounds[scenario]
+    ]
+    done, total = 0, sum(len(peers) for _, _, peers in runs)
+    for turn, scenario, peers in runs:
+        print(f"\nRound {turn + 1} of {rounds[scenario]}: {scenario.title}", flush=True)
+        for peer in peers:
+            done += 1
+            print(f"{done:5}/{total}  {peer.title:28} ", end="", flush=True)
+            begin = time.monotonic()
+            said = measure(report, scenario, peer, options.seconds)
+            print(f"{said}   ({time.monotonic() - begin:.0f} s)", flush=True)
+
+
+def measure(report: Report, scenario: Scenario, peer: Peer, seconds: float) -> str:
+    """Run once, unless it has failed before. What there is to say about it."""
+    outcome = report.outcome(scenario, peer)
+    assert outcome is not None
+    if outcome.failure:
+        return f"{'':>12} left out, it has failed"
+    try:
+        measured = scenario.run(peer, seconds)
+    except (LoadFailed, ServerFailed) as exc:
+        outcome.failure = " ".join(str(exc).split())
+        # The end of what the server printed, if anything.
+        printed = [line for note in getattr(exc, "__notes__", ()) for line in note.splitlines()][-5:]
+        return "\n".join([f"{'':>12} failed: {outcome.failure}", *(f"{'':14}{line}" for line in printed)])
+    outcome.rounds.append(measured)
+    return f"{number(measured['value']):>12} {scenario.unit}"
 
 
 def summary(report: Report, scenario: Scenario) -> Iterable[str]:
@@ -100,36 +125,69 @@ def summary(report: Report, scenario: Scenario) -> Iterable[str]:
             yield f"  {peer.title:28} {outcome.failure or 'not measured'}"
             continue
         ratios = [
-            f"{ratio:6.2f} x {to}" for to in (BASELINE, LIMIT) if (ratio := report.ratio(scenario, peer, to))
+            f"{times(ratio):>6} x {title}"
+            for title, to in (("manager", BASELINE), ("limit", LIMIT))
+            if (ratio := report.ratio(scenario, peer, to)) is not None
         ]
+        wrong = outcome.median("not_in_order") if "not_in_order" in outcome.rounds[0] else 0
+        if wrong:
+            ratios.append(f"{number(wrong)} messages lost, doubled or out of order")
         yield f"  {peer.title:28} {number(outcome.median()):>12} {scenario.unit}  {'  '.join(ratios)}"
+
+
+class PageWithoutPlace(Exception):
+    """docs/benchmarks.md has no place for the results."""
+
+
+def split_page() -> tuple[Path, str, str]:
+    """docs/benchmarks.md, and what stands before and after the results in it.
+
+    :raises PageWithoutPlace: it has not the lines between which they stand.
+    """
+    page = DOCS / "benchmarks.md"
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise PageWithoutPlace(f"Expected {page} to have the lines {BEGIN} and {END}, but it has not both.")
+    return page, before, after
 
 
 def write_docs(report: Report) -> None:
     """Put the results in their place in docs/benchmarks.md, and the charts beside it."""
     charts = DOCS / "benchmarks"
     charts.mkdir(exist_ok=True)
+    for old in charts.glob("*.svg"):
+        old.unlink()
     for scenario in report.scenarios:
         (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
     (charts / "results.json").write_text(report.as_json())
-    page = DOCS / "benchmarks.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    page, before, after = split_page()
     results = report.as_markdown([scenario.name for scenario in report.scenarios])
     page.write_text(f"{before}{BEGIN}\n\n{results}\n{END}{after}")
 
 
 def is_installed(peer: Peer) -> bool:
     """Whether everything is there that ``peer`` needs; says so if not."""
-    if peer.command[0] == "node" and shutil.which("node") is None:
-        print(f"{peer.title}: left out, there is no Node.")
-        return False
     try:
         versions(peer)
-    except (PackageNotFoundError, FileNotFoundError) as exc:
-        print(f"{peer.title}: left out, not installed ({Path(str(exc)).name}).")
+    except NotInstalled as exc:
+        print(f"{peer.title} is left out: {exc} is not installed.")
         return False
     return True
+
+
+T = TypeVar("T", int, float)
+
+
+def _positive(kind: type[T]) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"  # argparse shows it
+    return parse
 
 
 class _Named(Protocol):

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
+PROGRAMS = ("load", "reference")
+
+
+class BuildFailed(Exception):
+    """A program cannot be compiled. The message says what is missing, or what the compiler said."""
 
 
 def build(name: str) -> Path:
-    """The program made of ``name``.c, compiled if it is older than its sources."""
-    program = BUILD / name
-    sources = [HERE / f"{name}.c", HERE / "websocket.h"]
-    if program.exists() and program.stat().st_mtime > max(source.stat().st_mtime for source in sources):
+    """The program made of ``name``.c, compiled if it is older than its sources.
+
+    :raises BuildFailed: this is not Linux, there is no compiler, or it finds errors.
+    """
+    program, source = BUILD / name, HERE / f"{name}.c"
+    newest = max(path.stat().st_mtime for path in (source, HERE / "websocket.h"))
+    if program.exists() and program.stat().st_mtime > newest:
         return program
     if sys.platform != "linux":
-        sys.exit(f"Expected Linux, whose epoll {name}.c uses, but this is {sys.platform}.")
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        sys.exit(
-            "Expected a C compiler for the load generator, but found none. On Debian: apt-get install gcc"
+        raise BuildFailed(f"Expected Linux, whose epoll {source.name} uses, but this is {sys.platform}.")
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        raise BuildFailed(
+            f"Expected a C compiler, but there is no {compiler[0]}. On Debian: apt-get install gcc libc6-dev"
         )
     BUILD.mkdir(exist_ok=True)
-    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", program, sources[0]], check=True)
+    # Moved to its place when it is whole: another process may be compiling or running the same program.
+    with TemporaryDirectory(dir=BUILD) as folder:
+        output = Path(folder) / name
+        compiled = subprocess.run(
+            [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(output), str(source)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if compiled.returncode:
+            raise BuildFailed(f"{source.name} does not compile:\n{compiled.stderr.strip()}")
+        output.replace(program)
     return program

@@ -9,120 +9,159 @@
 #include "websocket.h"
 
 #define MARK "bench:"
+#define MARK_SIZE (sizeof MARK - 1)
 #define DIGITS 10
 #define RING (1 << 16) /* messages that may be outstanding */
 #define LARGEST_LIST 8
 #define BUCKETS (64 * 64)
 
 typedef struct {
-    const char *from, *to;
-} Reply;
+    const char *values[LARGEST_LIST];
+    size_t size;
+} List;
 
 static struct {
-    const char *host, *path, *ready, *message, *mode, *receipt, *receipt_after;
-    const char *hello[LARGEST_LIST];
-    Reply replies[LARGEST_LIST];
-    int hellos, reply_count, port, clients, stalled, outstanding, channels, connecting;
-    size_t size;
-    uint64_t messages;
-    double seconds, settle, warmup, rate, deadline;
-} options = {.host = "127.0.0.1", .path = "/", .ready = "", .message = "{}", .mode = "fanout", .receipt_after = "", .clients = 1,
-             .outstanding = 1, .connecting = 64, .size = 128, .seconds = 1, .deadline = 60};
+    const char *mode, *path, *ready, *message, *receipt, *receipt_after;
+    List hello, replies;
+    uint64_t port, server, clients, stalled, channels, connecting, outstanding, size, messages;
+    double rate, settle, warmup, seconds, patience, deadline;
+} options = {.mode = "fanout", .path = "/", .ready = "", .message = "{}", .clients = 1, .connecting = 64,
+             .outstanding = 1, .size = 128, .seconds = 1, .patience = 5, .deadline = 60};
 
-typedef enum { NEW, CONNECTING, OPENING, JOINING, MEMBER, GONE } State;
+typedef enum { CONNECTING, OPENING, JOINING, MEMBER, GONE } State;
 
 typedef struct {
-    int fd, close_code;
+    Link link;
     State state;
     bool is_stalled;
-    uint64_t received, sent_at;
+    uint64_t sent, received; /* numbers of the next message; a client sends one only in an echo */
+    uint64_t sent_at;
     size_t mark; /* where in a frame the payload was found last */
-    Bytes in;
 } Client;
 
+static bool echoes; /* the mode */
 static int epoll;
 static Client *clients;
-static int started, opening, joined, gone;
+static size_t started, opening, joined, lost, stalled_ended;
 static char buffer[1 << 20];
 
-static char *template_end; /* what follows the payload in a message */
-static char *message;      /* payload and what the template puts around it */
+static char *message; /* a payload, and what the template puts around it */
 static size_t message_size, number_at;
 
-static uint64_t next_number, oldest, deliveries, completed, misordered;
+static uint64_t next_number, oldest;       /* the next to be published, the oldest that not everyone has */
+static uint64_t sent, arrived;             /* by all clients and at all clients, from the beginning */
+static uint64_t last_arrival, waited;      /* when, and how long for events, in ns */
+static uint64_t misordered, stalled_bytes; /* from the beginning */
 static uint64_t sent_at[RING];
-static uint32_t receivers[RING];
-static bool measuring;
+static uint64_t receivers[RING];
+
+static bool measuring, is_ending;
+static uint64_t deliveries, completed; /* while measuring, like all below */
 static uint64_t histogram[BUCKETS], longest;
 
 /* Latencies: 64 buckets for each power of two, so that a bucket is off by 1.6 % at the most. */
 static void record(uint64_t ns) {
     if (ns > longest) longest = ns;
-    int shift = ns < 64 ? 0 : 63 - __builtin_clzll(ns) - 6;
-    histogram[shift < 0 ? ns : (uint64_t)shift * 64 + (ns >> shift)]++;
+    const int shift = ns < 64 ? 0 : 63 - __builtin_clzll(ns) - 6;
+    histogram[(uint64_t)shift * 64 + (ns >> shift)]++;
 }
 
 static double percentile_us(double share) {
     uint64_t total = 0, seen = 0;
-    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
-    for (int i = 0; i < BUCKETS; i++)
+    for (size_t i = 0; i < BUCKETS; i++) total += histogram[i];
+    for (size_t i = 0; i < BUCKETS; i++)
         if ((seen += histogram[i]) && (double)seen >= share * (double)total) {
-            const int shift = i < 128 ? 0 : i / 64 - 1;
-            return (double)((uint64_t)(i - shift * 64) << shift) / 1000;
+            const size_t shift = i < 128 ? 0 : i / 64 - 1;
+            return (double)((i - shift * 64) << shift) / 1000;
         }
     return 0;
 }
 
-/* All of it or nothing left to say: what clients send is small, so that it fits into the socket. */
-static void send_all(Client *client, const char *data, size_t size) {
-    while (size) {
-        const ssize_t sent = send(client->fd, data, size, MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN) return;
-        if (sent > 0) data += sent, size -= (size_t)sent;
-    }
+/* Connections */
+
+static long index_of(const Client *client) { return client - clients; }
+
+static void watch(Client *client, int operation) {
+    const bool writes = client->state == CONNECTING || client->link.out.size;
+    struct epoll_event event = {.events = EPOLLIN | (writes ? EPOLLOUT : 0), .data.ptr = client};
+    epoll_ctl(epoll, operation, client->link.fd, &event);
+}
+
+/* What the socket does not take at once is sent when it does: a server may be waiting for us to read first.
+ * If the connection has ended, reading will tell. */
+static void send_to_server(Client *client, const char *data, size_t size) {
+    const bool was_empty = !client->link.out.size;
+    if (send_or_keep(&client->link, data, size) && was_empty && client->link.out.size)
+        watch(client, EPOLL_CTL_MOD);
 }
 
 static void send_frame(Client *client, int opcode, const char *payload, size_t size) {
     char *frame = allocate(NULL, size + LARGEST_HEADER);
-    send_all(client, frame, write_frame(frame, opcode, payload, size, true));
+    send_to_server(client, frame, write_frame(frame, opcode, payload, size, true));
     free(frame);
 }
 
-static void prepare_message(void) {
-    const char *brackets = strstr(options.message, "{}");
-    if (!brackets) die("expected {} in --message");
-    const size_t before = (size_t)(brackets - options.message);
-    template_end = (char *)brackets + 2;
-    if (options.size < strlen(MARK) + DIGITS) options.size = strlen(MARK) + DIGITS;
-    message_size = before + options.size + strlen(template_end);
-    message = allocate(NULL, message_size);
-    memcpy(message, options.message, before);
-    memset(message + before, 'x', options.size);
-    memcpy(message + before, MARK, strlen(MARK));
-    memcpy(message + before + options.size, template_end, strlen(template_end));
-    number_at = before + strlen(MARK);
+static void send_text(Client *client, const char *text) { send_frame(client, TEXT, text, strlen(text)); }
+
+static void join(Client *client) {
+    client->state = MEMBER;
+    opening--;
+    joined++;
+    if (client->is_stalled) epoll_ctl(epoll, EPOLL_CTL_DEL, client->link.fd, NULL);
 }
 
-/* Frame the next `count` messages and send them in one write, as a busy publisher does. */
-static void publish(Client *client, int count) {
-    char *frames = allocate(NULL, (size_t)count * (message_size + LARGEST_HEADER));
+static void lose(Client *client, const char *how) {
+    if (client->state != MEMBER)
+        die("expected client %ld to become a member, but the server %s", index_of(client), how);
+    client->state = GONE;
+    client->is_stalled ? stalled_ended++ : lost++;
+    close_link(&client->link);
+}
+
+/* Messages */
+
+static void prepare_message(void) {
+    const char *brackets = strstr(options.message, "{}");
+    if (!brackets) die("expected --message to have {} for the payload, but got %s", options.message);
+    if (options.size < MARK_SIZE + DIGITS) options.size = MARK_SIZE + DIGITS;
+    const size_t before = (size_t)(brackets - options.message), after = strlen(brackets + 2);
+    message_size = before + options.size + after;
+    if (message_size + LARGEST_HEADER > sizeof buffer / 2)
+        die("expected a --size of less than %zu KiB, but got %zu bytes", sizeof buffer / 2048, message_size);
+    message = allocate(NULL, message_size);
+    memset(message, 'x', message_size);
+    memcpy(message, options.message, before);
+    memcpy(message + before, MARK, MARK_SIZE);
+    memcpy(message + before + options.size, brackets + 2, after);
+    number_at = before + MARK_SIZE;
+}
+
+static size_t write_message(char *out, uint64_t number) {
+    for (size_t i = DIGITS; i-- > 0; number /= 10) message[number_at + i] = (char)('0' + number % 10);
+    sent++;
+    return write_frame(out, TEXT, message, message_size, true);
+}
+
+/* Send the next `count` messages in one write, as a busy publisher does. */
+static void publish(Client *client, uint64_t count) {
+    char *frames = allocate(NULL, count * (message_size + LARGEST_HEADER));
     size_t size = 0;
     const uint64_t now = nanoseconds();
-    for (int i = 0; i < count; i++, next_number++) {
-        char digits[DIGITS + 1];
-        snprintf(digits, sizeof digits, "%0*llu", DIGITS, (unsigned long long)next_number);
-        memcpy(message + number_at, digits, DIGITS);
-        size += write_frame(frames + size, TEXT, message, message_size, true);
+    for (; count; count--, next_number++) {
+        size += write_message(frames + size, next_number);
         sent_at[next_number % RING] = now;
         receivers[next_number % RING] = 0;
     }
-    send_all(client, frames, size);
+    send_to_server(client, frames, size);
     free(frames);
 }
 
 static void echo(Client *client) {
+    char *frame = allocate(NULL, message_size + LARGEST_HEADER);
+    const size_t size = write_message(frame, client->sent++);
     client->sent_at = nanoseconds();
-    send_frame(client, TEXT, message, message_size);
+    send_to_server(client, frame, size);
+    free(frame);
 }
 
 static uint64_t number_in(const char *digits) {
@@ -135,69 +174,71 @@ static uint64_t number_in(const char *digits) {
 static void send_receipt(Client *client, const Frame *frame) {
     const size_t length = strlen(options.receipt_after);
     const char *id = memmem(frame->payload, frame->size, options.receipt_after, length);
-    const char *brackets = strstr(options.receipt, "{}");
-    if (!id || !brackets) return;
+    if (!id) return;
     id += length;
-    const char *quote = memchr(id, '"', (size_t)(frame->payload + frame->size - id));
-    char text[1024];
-    const int size = snprintf(text, sizeof text, "%.*s%.*s%s", (int)(brackets - options.receipt), options.receipt,
-                              quote ? (int)(quote - id) : 0, id, brackets + 2);
-    send_frame(client, TEXT, text, (size_t)size);
+    const char *end = memchr(id, '"', (size_t)(frame->payload + frame->size - id));
+    if (!end) return;
+    const char *brackets = strstr(options.receipt, "{}");
+    char *text;
+    if (asprintf(&text, "%.*s%.*s%s", (int)(brackets - options.receipt), options.receipt, (int)(end - id), id,
+                 brackets + 2) < 0)
+        die("out of memory");
+    send_text(client, text);
+    free(text);
 }
 
 static void deliver(Client *client, const Frame *frame, uint64_t now) {
-    const char *payload = frame->payload + client->mark;
+    if (client->is_stalled) return;
     if (options.receipt) send_receipt(client, frame);
-    if (!strcmp(options.mode, "echo")) {
-        if (measuring) deliveries++, record(now - client->sent_at);
-        client->received++;
-        echo(client);
-        return;
-    }
-    const uint64_t number = number_in(payload + strlen(MARK));
+    const uint64_t number = number_in(frame->payload + client->mark + MARK_SIZE);
     if (number != client->received) misordered++;
+    /* It has had this one already, or nobody has sent it: not a delivery. */
+    if (number < client->received || number >= (echoes ? client->sent : next_number)) return;
     client->received = number + 1;
-    receivers[number % RING]++;
-    if (measuring) deliveries++, record(now - sent_at[number % RING]);
+    last_arrival = now;
+    arrived++;
+    if (measuring) deliveries++, record(now - (echoes ? client->sent_at : sent_at[number % RING]));
+    if (!echoes) receivers[number % RING]++;
+    else if (!is_ending) echo(client);
 }
 
-static void join(Client *client) {
-    client->state = MEMBER;
-    opening--;
-    joined++;
-    if (client->is_stalled) epoll_ctl(epoll, EPOLL_CTL_DEL, client->fd, NULL);
+static bool has_payload_at(const Frame *frame, size_t at) {
+    return at + MARK_SIZE + DIGITS <= frame->size && !memcmp(frame->payload + at, MARK, MARK_SIZE);
 }
 
-static void lose(Client *client) {
-    if (client->state != MEMBER) die("client %d was refused, or lost before it was a member", (int)(client - clients));
-    client->state = GONE;
-    gone++;
-    close(client->fd);
-}
-
-static void take(Client *client, const Frame *frame, uint64_t now) {
-    if (frame->opcode == PING) return send_frame(client, PONG, frame->payload, frame->size);
-    if (frame->opcode == CLOSE) {
-        if (frame->size >= 2)
-            client->close_code = (unsigned char)frame->payload[0] << 8 | (unsigned char)frame->payload[1];
+static void take_message(Client *client, const Frame *frame, uint64_t now) {
+    if (!has_payload_at(frame, client->mark)) {
+        const char *found = memmem(frame->payload, frame->size, MARK, MARK_SIZE);
+        if (found) client->mark = (size_t)(found - frame->payload);
+    }
+    if (has_payload_at(frame, client->mark)) {
+        deliver(client, frame, now);
         return;
     }
-    if (frame->opcode != TEXT && frame->opcode != BINARY) return;
-    const size_t length = strlen(MARK);
-    if (client->mark + length + DIGITS <= frame->size && !memcmp(frame->payload + client->mark, MARK, length))
-        return deliver(client, frame, now);
-    const char *found = memmem(frame->payload, frame->size, MARK, length);
-    if (found && (size_t)(frame->payload + frame->size - found) >= length + DIGITS) {
-        client->mark = (size_t)(found - frame->payload);
-        return deliver(client, frame, now);
-    }
-    for (int i = 0; i < options.reply_count; i++) {
-        const Reply *reply = &options.replies[i];
-        if (frame->size >= strlen(reply->from) && !memcmp(frame->payload, reply->from, strlen(reply->from)))
-            return send_frame(client, TEXT, reply->to, strlen(reply->to));
+    for (size_t i = 0; i < options.replies.size; i++) {
+        const char *reply = options.replies.values[i], *equals = strchr(reply, '=');
+        if (frame->size == (size_t)(equals - reply) && !memcmp(frame->payload, reply, frame->size)) {
+            send_text(client, equals + 1);
+            return;
+        }
     }
     if (client->state == JOINING && memmem(frame->payload, frame->size, options.ready, strlen(options.ready)))
         join(client);
+}
+
+static void take(Client *client, const Frame *frame, uint64_t now) {
+    const unsigned char *payload = (const unsigned char *)frame->payload;
+    if (frame->opcode == PING) {
+        send_frame(client, PONG, frame->payload, frame->size);
+    } else if (frame->opcode == CLOSE) {
+        char how[32];
+        snprintf(how, sizeof how, "closed it with %d", frame->size < 2 ? 1005 : payload[0] << 8 | payload[1]);
+        lose(client, how);
+    } else if (!frame->is_final) {
+        die("expected whole messages, but client %ld got a fragment", index_of(client));
+    } else if (frame->opcode == TEXT || frame->opcode == BINARY) {
+        take_message(client, frame, now);
+    }
 }
 
 /* Read the answer to the handshake. How many bytes it took, or 0 if it is not whole yet. */
@@ -205,174 +246,210 @@ static size_t open_client(Client *client, const char *data, size_t size) {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end) return 0;
     if (strncmp(data, "HTTP/1.1 101", 12)) {
-        errno = 0;
-        die("expected HTTP/1.1 101, but got %.*s", (int)strcspn(data, "\r"), data);
+        char how[128];
+        snprintf(how, sizeof how, "answered %.*s", (int)strcspn(data, "\r"), data);
+        lose(client, how);
     }
     client->state = JOINING;
-    for (int i = 0; i < options.hellos; i++)
-        send_frame(client, TEXT, options.hello[i], strlen(options.hello[i]));
+    for (size_t i = 0; i < options.hello.size; i++) send_text(client, options.hello.values[i]);
     if (!*options.ready) join(client);
     return (size_t)(end + 4 - data);
 }
 
 static void receive(Client *client) {
-    if (client->in.size) memcpy(buffer, client->in.data, client->in.size);
-    const ssize_t got = recv(client->fd, buffer + client->in.size, sizeof buffer - client->in.size, 0);
-    if (got <= 0) {
-        if (got == 0 || errno != EAGAIN) lose(client);
-        return;
-    }
-    const size_t available = client->in.size + (size_t)got;
-    size_t used = client->state == OPENING ? open_client(client, buffer, available) : 0;
+    const ssize_t available = read_link(&client->link, buffer, sizeof buffer);
+    if (available < 0) lose(client, "ended the connection");
+    if (available <= 0) return;
+    const size_t size = (size_t)available;
+    if (client->is_stalled) stalled_bytes += size - client->link.in.size;
+    size_t used = client->state == OPENING ? open_client(client, buffer, size) : 0;
     const uint64_t now = nanoseconds();
     Frame frame;
-    if (client->state >= JOINING)
-        for (size_t took; (took = parse_frame(buffer + used, available - used, &frame)); used += took)
-            take(client, &frame, now);
-    if (client->in.size || used < available) keep(&client->in, buffer + used, available - used);
+    for (size_t took; (client->state == JOINING || client->state == MEMBER) &&
+                      (took = parse_frame(buffer + used, size - used, &frame));
+         used += took)
+        take(client, &frame, now);
+    if (client->state != GONE && (client->link.in.size || used < size))
+        keep(&client->link.in, buffer + used, size - used);
 }
 
-static void start(int index) {
+static void start(size_t index) {
     Client *client = &clients[index];
     *client = (Client){.state = CONNECTING, .is_stalled = index >= options.clients - options.stalled};
-    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (client->fd < 0) die("cannot have a socket for client %d", index);
-    set_no_delay(client->fd);
+    client->link.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (client->link.fd < 0) die("cannot have a socket for client %zu: %m", index);
+    set_no_delay(client->link.fd);
     /* Reset on close, so that no run leaves thousands of ports waiting behind. */
-    setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+    setsockopt(client->link.fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)options.port)};
-    inet_pton(AF_INET, options.host, &address.sin_addr);
-    if (connect(client->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
-        die("cannot connect client %d", index);
-    struct epoll_event event = {.events = EPOLLOUT, .data.ptr = client};
-    epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (connect(client->link.fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
+        die("cannot connect client %zu: %m", index);
+    watch(client, EPOLL_CTL_ADD);
     opening++;
 }
 
 static void request(Client *client) {
-    int error = 0;
-    socklen_t length = sizeof error;
-    getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &error, &length);
-    if ((errno = error)) die("cannot connect client %d", (int)(client - clients));
-    char path[512], text[1024];
+    socklen_t length = sizeof errno;
+    getsockopt(client->link.fd, SOL_SOCKET, SO_ERROR, &errno, &length);
+    if (errno) die("cannot connect client %ld: %m", index_of(client));
     const char *brackets = strstr(options.path, "{}");
-    const int index = (int)(client - clients) % (options.channels ? options.channels : options.clients);
-    if (brackets)
-        snprintf(path, sizeof path, "%.*s%d%s", (int)(brackets - options.path), options.path, index, brackets + 2);
-    else
-        snprintf(path, sizeof path, "%s", options.path);
-    const int size = snprintf(text, sizeof text,
-                              "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                              "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                              path, options.host, options.port);
-    send_all(client, text, (size_t)size);
+    const uint64_t channels = options.channels ? options.channels : options.clients;
+    char number[24] = "", *text;
+    if (brackets) snprintf(number, sizeof number, "%llu", (unsigned long long)index_of(client) % channels);
+    const int size = asprintf(&text,
+                              "GET %.*s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
+                              "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                              "Sec-WebSocket-Version: 13\r\n\r\n",
+                              (int)(brackets ? brackets - options.path : (long)strlen(options.path)), options.path,
+                              number, brackets ? brackets + 2 : "", (int)options.port);
+    if (size < 0) die("out of memory");
     client->state = OPENING;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
-    epoll_ctl(epoll, EPOLL_CTL_MOD, client->fd, &event);
+    send_to_server(client, text, (size_t)size);
+    watch(client, EPOLL_CTL_MOD);
+    free(text);
 }
 
 /* One round: wait for at most `wait` ms, then handle what has come. */
 static void turn(int wait) {
     struct epoll_event events[1024];
-    const int ready = epoll_wait(epoll, events, 1024, wait);
+    int ready = epoll_wait(epoll, events, 1024, 0);
+    if (ready == 0 && wait > 0) {
+        const uint64_t begin = nanoseconds();
+        ready = epoll_wait(epoll, events, 1024, wait);
+        waited += nanoseconds() - begin;
+    }
     for (int i = 0; i < ready; i++) {
         Client *client = events[i].data.ptr;
         if (!client) continue;
-        if (client->state == CONNECTING) request(client);
-        else receive(client);
+        if (client->state == CONNECTING) {
+            request(client);
+            continue;
+        }
+        if (events[i].events & EPOLLOUT) {
+            flush(&client->link);
+            if (!client->link.out.size) watch(client, EPOLL_CTL_MOD);
+        }
+        if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP)) receive(client);
     }
 }
+
+/* Runs */
+
+static uint64_t in_ns(double seconds) { return (uint64_t)(seconds * 1e9); }
 
 static void connect_all(void) {
     const uint64_t begin = nanoseconds();
     while (joined < options.clients) {
         while (started < options.clients && opening < options.connecting) start(started++);
-        turn(1000);
-        if ((double)(nanoseconds() - begin) / 1e9 > options.deadline)
-            die("%d of %d clients are members after %g s", joined, options.clients, options.deadline);
+        turn(10);
+        if (lost) die("expected all clients to stay, but one of %zu members was lost while others joined", joined);
+        if (nanoseconds() - begin > in_ns(options.deadline))
+            die("expected %zu members, but after %g s there are %zu", (size_t)options.clients, options.deadline,
+                joined);
     }
-    printf("{\"connected\": %d, \"seconds\": %.6f}\n", joined, (double)(nanoseconds() - begin) / 1e9);
+    printf("{\"connected\": %zu, \"seconds\": %.6f}\n", joined, (double)(nanoseconds() - begin) / 1e9);
     fflush(stdout);
 }
 
-/* Which messages everybody has; all of them are in order, so the oldest is the first to be complete. */
+/* Which messages everybody has; each client gets them in order, so the oldest is the first to be complete. */
 static void complete(void) {
-    const uint32_t wanted = (uint32_t)(options.clients - options.stalled);
-    while (oldest < next_number && receivers[oldest % RING] >= wanted) {
+    while (oldest < next_number && receivers[oldest % RING] >= options.clients - options.stalled) {
         oldest++;
         if (measuring) completed++;
     }
 }
 
-static double cpu_seconds(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+/* Publish what may be published now. How many ms to wait for what comes back. */
+static int refill(uint64_t now) {
+    static uint64_t next; /* when, if there is a rate */
+    uint64_t count = options.outstanding - (options.rate > 0 ? 0 : next_number - oldest);
+    int wait = 20;
+    if (options.rate > 0) {
+        if (!next) next = now;
+        count = next <= now && next_number - oldest < RING;
+        if (count) next += in_ns(1 / options.rate);
+        wait = next <= now ? 0 : next - now > 20000000 ? 20 : (int)((next - now) / 1000000);
+    }
+    if (options.messages && count > options.messages - next_number) count = options.messages - next_number;
+    if (count) publish(&clients[0], count);
+    return wait;
+}
+
+static double seconds_of(clockid_t clock) {
+    struct timespec used;
+    return clock_gettime(clock, &used) ? 0 : (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+static double server_cpu(void) {
+    clockid_t clock;
+    return options.server && !clock_getcpuclockid((pid_t)options.server, &clock) ? seconds_of(clock) : 0;
+}
+
+typedef struct {
+    uint64_t at, waited;
+    double cpu, server_cpu;
+} Clocks;
+
+static Clocks read_clocks(void) {
+    return (Clocks){nanoseconds(), waited, seconds_of(CLOCK_PROCESS_CPUTIME_ID), server_cpu()};
 }
 
 static void run(void) {
     /* Some servers let a client in a while after its WebSocket is open. */
-    for (const uint64_t settled = nanoseconds() + (uint64_t)(options.settle * 1e9); nanoseconds() < settled;) turn(10);
-    const uint64_t begin = nanoseconds(), deadline = begin + (uint64_t)(options.deadline * 1e9);
-    const uint64_t from = begin + (uint64_t)(options.warmup * 1e9);
-    const uint64_t until = from + (uint64_t)(options.seconds * 1e9);
-    const bool echoes = !strcmp(options.mode, "echo");
-    uint64_t now = begin, next = begin, measured_from = begin;
-    double cpu = cpu_seconds();
-    measuring = options.warmup <= 0;
+    for (const uint64_t settled = nanoseconds() + in_ns(options.settle); nanoseconds() < settled;) turn(10);
+    Clocks from = read_clocks();
+    const uint64_t begin = from.at, deadline = begin + in_ns(options.deadline);
+    const uint64_t measure = begin + in_ns(options.warmup), until = measure + in_ns(options.seconds);
+    const uint64_t patience = in_ns(options.patience);
+    last_arrival = begin;
     if (echoes)
-        for (int i = 0; i < options.clients; i++)
-            for (int k = 0; k < options.outstanding; k++) echo(&clients[i]);
-    for (;; now = nanoseconds()) {
-        if (!measuring && now >= from) {
+        for (size_t i = 0; i < options.clients; i++) echo(&clients[i]);
+    for (uint64_t now = begin; !lost && now < deadline; now = nanoseconds()) {
+        if (!measuring && now >= measure) {
             measuring = true;
-            measured_from = now;
-            cpu = cpu_seconds();
+            from = read_clocks();
         }
-        const bool enough = options.messages ? next_number >= options.messages : now >= until;
-        if (enough && (echoes || !options.messages || oldest == next_number)) break;
-        if (now >= deadline) break;
-        int wait = 100;
-        if (!echoes && !enough) {
-            int count = options.outstanding - (int)(next_number - oldest);
-            if (options.rate > 0) {
-                count = next > now ? 0 : 1;
-                if (count) next += (uint64_t)(1e9 / options.rate);
-                wait = next > now ? (int)((next - now) / 1000000) : 0;
-            }
-            if (options.messages && (uint64_t)count > options.messages - next_number)
-                count = (int)(options.messages - next_number);
-            if (count > 0) publish(&clients[0], count);
-        }
-        turn(wait);
+        if (options.messages ? oldest == options.messages || now > last_arrival + patience : now >= until) break;
+        turn(echoes ? 20 : refill(now));
         complete();
-        if (gone == options.clients) break;
     }
-    const double seconds = (double)(now - measured_from) / 1e9;
-    printf("{\"deliveries\": %llu, \"messages\": %llu, \"outstanding\": %llu, \"seconds\": %.6f, \"load_cpu\": %.4f,"
-           " \"misordered\": %llu, \"lost_clients\": %d, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f,"
-           " \"p999_us\": %.1f, \"max_us\": %.1f",
-           (unsigned long long)deliveries, (unsigned long long)completed,
-           (unsigned long long)(next_number - oldest), seconds, (cpu_seconds() - cpu) / seconds,
-           (unsigned long long)misordered, gone, percentile_us(.5), percentile_us(.9), percentile_us(.99),
-           percentile_us(.999), (double)longest / 1000);
+    const Clocks to = read_clocks();
+    const uint64_t outstanding = echoes ? sent - arrived : next_number - oldest;
+
+    /* What is still on its way is not measured any more, but waited for, to know whether it was lost. */
+    const uint64_t expected = sent * (echoes ? 1 : options.clients - options.stalled);
+    measuring = false;
+    is_ending = true;
+    last_arrival = to.at;
+    while (!options.messages && !lost && arrived < expected && nanoseconds() < deadline &&
+           nanoseconds() < last_arrival + patience)
+        turn(10);
+
+    const double seconds = (double)(to.at - from.at + 1) / 1e9;
+    printf("{\"deliveries\": %llu, \"messages\": %llu, \"outstanding\": %llu, \"seconds\": %.6f,"
+           " \"load_cpu\": %.4f, \"load_idle\": %.4f, \"server_cpu\": %.4f,"
+           " \"misordered\": %llu, \"missing\": %llu, \"lost_clients\": %zu,"
+           " \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f",
+           (unsigned long long)deliveries, (unsigned long long)completed, (unsigned long long)outstanding, seconds,
+           (to.cpu - from.cpu) / seconds, (double)(to.waited - from.waited) / 1e9 / seconds,
+           (to.server_cpu - from.server_cpu) / seconds, (unsigned long long)misordered,
+           (unsigned long long)(expected - arrived), lost, percentile_us(.5), percentile_us(.9),
+           percentile_us(.99), percentile_us(.999), (double)longest / 1000);
 }
 
-/* Read at last what waits for the clients that did not, to see how their connections ended. */
+/* Read at last what waits for the clients that did not, to see whether their connections have ended: until
+ * nothing has come for 2 s. */
 static void read_stalled(void) {
-    int ended = 0;
-    uint64_t bytes = 0;
-    for (int i = options.clients - options.stalled; i < options.clients; i++) {
-        const struct timeval patience = {.tv_sec = 2};
-        fcntl(clients[i].fd, F_SETFL, 0);
-        setsockopt(clients[i].fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        ssize_t got;
-        while ((got = recv(clients[i].fd, buffer, sizeof buffer, 0)) > 0) bytes += (uint64_t)got;
-        if (got == 0 || errno != EAGAIN) ended++;
+    for (size_t i = options.clients - options.stalled; i < options.clients; i++)
+        watch(&clients[i], EPOLL_CTL_ADD);
+    uint64_t last = nanoseconds(), seen = 0;
+    while (stalled_ended < options.stalled && nanoseconds() < last + in_ns(2)) {
+        turn(20);
+        if (stalled_bytes > seen) seen = stalled_bytes, last = nanoseconds();
     }
-    printf(", \"stalled\": %d, \"stalled_ended\": %d, \"stalled_bytes\": %llu", options.stalled, ended,
-           (unsigned long long)bytes);
+    printf(", \"stalled\": %llu, \"stalled_ended\": %zu, \"stalled_bytes\": %llu",
+           (unsigned long long)options.stalled, stalled_ended, (unsigned long long)stalled_bytes);
 }
 
 /* Stay connected until the other side of stdin is closed. */
@@ -381,53 +458,97 @@ static void idle(void) {
     epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event);
     set_not_blocking(STDIN_FILENO);
     for (char byte; read(STDIN_FILENO, &byte, 1) != 0;) turn(1000);
-    printf("{\"lost_clients\": %d", gone);
+    printf("{\"lost_clients\": %zu", lost);
 }
 
-static const char *value_of(const char *argument, const char *name) {
-    const size_t length = strlen(name);
-    return strncmp(argument, "--", 2) || strncmp(argument + 2, name, length) || argument[2 + length] != '='
-               ? NULL
-               : argument + 3 + length;
+/* Options */
+
+static const struct {
+    const char *name;
+    enum { TEXTUAL, LISTED, COUNT, TIME } kind;
+    void *value;
+} KNOWN[] = {
+    {"mode", TEXTUAL, &options.mode},
+    {"path", TEXTUAL, &options.path},
+    {"ready", TEXTUAL, &options.ready},
+    {"message", TEXTUAL, &options.message},
+    {"receipt", TEXTUAL, &options.receipt},
+    {"receipt_after", TEXTUAL, &options.receipt_after},
+    {"hello", LISTED, &options.hello},
+    {"reply", LISTED, &options.replies},
+    {"port", COUNT, &options.port},
+    {"server", COUNT, &options.server},
+    {"clients", COUNT, &options.clients},
+    {"stalled", COUNT, &options.stalled},
+    {"channels", COUNT, &options.channels},
+    {"connecting", COUNT, &options.connecting},
+    {"outstanding", COUNT, &options.outstanding},
+    {"size", COUNT, &options.size},
+    {"messages", COUNT, &options.messages},
+    {"rate", TIME, &options.rate},
+    {"settle", TIME, &options.settle},
+    {"warmup", TIME, &options.warmup},
+    {"seconds", TIME, &options.seconds},
+    {"patience", TIME, &options.patience},
+    {"deadline", TIME, &options.deadline},
+};
+
+static double number_of(const char *name, const char *text, bool whole) {
+    char *end;
+    const double number = strtod(text, &end);
+    if (end == text || *end || !(number >= 0 && number < 1e9) || (whole && number != (double)(uint64_t)number))
+        die("expected --%s to be a %snumber from 0, but got '%s'", name, whole ? "whole " : "", text);
+    return number;
 }
 
-static void parse_option(char *argument) {
-    const char *value;
-    if ((value = value_of(argument, "host"))) options.host = value;
-    else if ((value = value_of(argument, "port"))) options.port = atoi(value);
-    else if ((value = value_of(argument, "path"))) options.path = value;
-    else if ((value = value_of(argument, "mode"))) options.mode = value;
-    else if ((value = value_of(argument, "ready"))) options.ready = value;
-    else if ((value = value_of(argument, "message"))) options.message = value;
-    else if ((value = value_of(argument, "hello")) && options.hellos < LARGEST_LIST)
-        options.hello[options.hellos++] = value;
-    else if ((value = value_of(argument, "reply")) && strchr(value, '=') && options.reply_count < LARGEST_LIST) {
-        char *equals = strchr(value, '=');
-        *equals = 0;
-        options.replies[options.reply_count++] = (Reply){value, equals + 1};
-    } else if ((value = value_of(argument, "clients"))) options.clients = atoi(value);
-    else if ((value = value_of(argument, "stalled"))) options.stalled = atoi(value);
-    else if ((value = value_of(argument, "channels"))) options.channels = atoi(value);
-    else if ((value = value_of(argument, "connecting"))) options.connecting = atoi(value);
-    else if ((value = value_of(argument, "outstanding"))) options.outstanding = atoi(value);
-    else if ((value = value_of(argument, "size"))) options.size = (size_t)atoi(value);
-    else if ((value = value_of(argument, "messages"))) options.messages = (uint64_t)atoll(value);
-    else if ((value = value_of(argument, "seconds"))) options.seconds = atof(value);
-    else if ((value = value_of(argument, "settle"))) options.settle = atof(value);
-    else if ((value = value_of(argument, "receipt"))) options.receipt = value;
-    else if ((value = value_of(argument, "receipt-after"))) options.receipt_after = value;
-    else if ((value = value_of(argument, "warmup"))) options.warmup = atof(value);
-    else if ((value = value_of(argument, "rate"))) options.rate = atof(value);
-    else if ((value = value_of(argument, "deadline"))) options.deadline = atof(value);
-    else die("expected an option of load.py, but got %s", argument);
+static void parse_option(const char *argument) {
+    const char *equals = strchr(argument, '=');
+    for (size_t i = 0; equals && i < sizeof KNOWN / sizeof *KNOWN; i++) {
+        const char *name = KNOWN[i].name, *text = equals + 1;
+        if (strncmp(argument, "--", 2) || (size_t)(equals - argument - 2) != strlen(name) ||
+            strncmp(argument + 2, name, strlen(name)))
+            continue;
+        List *list = KNOWN[i].value;
+        switch (KNOWN[i].kind) {
+        case TEXTUAL: *(const char **)KNOWN[i].value = text; break;
+        case COUNT: *(uint64_t *)KNOWN[i].value = (uint64_t)number_of(name, text, true); break;
+        case TIME: *(double *)KNOWN[i].value = number_of(name, text, false); break;
+        case LISTED:
+            if (list->size == LARGEST_LIST) die("expected --%s at most %d times", name, LARGEST_LIST);
+            list->values[list->size++] = text;
+        }
+        return;
+    }
+    die("expected --name=value with a name that load.py has, but got %s", argument);
+}
+
+static void check_options(void) {
+    const bool is_fan_out = !strcmp(options.mode, "fanout");
+    echoes = !strcmp(options.mode, "echo");
+    if (!is_fan_out && !echoes && strcmp(options.mode, "idle"))
+        die("expected --mode to be fanout, echo or idle, but got %s", options.mode);
+    if (!is_fan_out && (options.stalled || options.messages || options.rate > 0))
+        die("expected --stalled, --messages and --rate with --mode=fanout, but got %s", options.mode);
+    if (echoes && options.outstanding != 1) die("expected --outstanding=1, for an echo waits for its message");
+    if (options.port < 1 || options.port > 65535) die("expected a --port from 1 to 65535");
+    if (options.connecting < 1) die("expected --connecting to be at least 1");
+    if (options.stalled >= options.clients)
+        die("expected more --clients than --stalled, for one that reads has to publish");
+    if (options.outstanding < 1 || options.outstanding > RING)
+        die("expected --outstanding from 1 to %d, but got %llu", RING, (unsigned long long)options.outstanding);
+    if (options.messages && options.warmup > 0) die("expected --warmup=0 with --messages, for all of them count");
+    if (!options.receipt != !options.receipt_after || (options.receipt && !strstr(options.receipt, "{}")))
+        die("expected --receipt with {} for what stands behind --receipt_after");
+    for (size_t i = 0; i < options.replies.size; i++)
+        if (!strchr(options.replies.values[i], '=')) die("expected --reply=received=answer");
 }
 
 int main(int count, char **arguments) {
     for (int i = 1; i < count; i++) parse_option(arguments[i]);
-    raise_file_limit();
-    epoll = epoll_create1(0);
-    clients = allocate(NULL, sizeof *clients * (size_t)options.clients);
+    check_options();
     prepare_message();
+    epoll = epoll_create1(0);
+    clients = allocate(NULL, sizeof *clients * options.clients);
     connect_all();
     if (!strcmp(options.mode, "idle")) idle();
     else run();

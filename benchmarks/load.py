@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from subprocess import PIPE
 from typing import IO, Any
 
 from benchmarks.build import build
 from benchmarks.peers import Peer
+from benchmarks.process import start
+from benchmarks.server import Server
 
 
 class LoadFailed(Exception):
-    """The load generator gave up. The message says why: a client that was refused, lost, or never ready."""
+    """The load generator gave up, or lost clients. The message says which, and what the server did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,18 @@ class Load:
         message. ``"idle"``: they are connected, nothing else.
     :param path: instead of the peer's.
     :param clients: how many there are.
-    :param outstanding: messages on their way at a time: the next is sent when everyone has the oldest.
-    :param size: bytes of a payload.
+    :param outstanding: messages on their way at a time: the next is sent when everyone has the oldest. Always
+        1 in an echo.
+    :param size: bytes of a payload; at least 16.
     :param settle: seconds to wait once all are connected; some servers make them members a while later.
     :param seconds: how long to measure, after ``warmup`` seconds that do not count.
-    :param messages: instead of a time: stop when everyone has this many.
+    :param messages: instead of a time: stop when everyone has this many, or nothing has come for
+        ``patience`` seconds.
     :param rate: instead of ``outstanding``: messages per second, whether or not the server keeps up.
-    :param stalled: of the clients, how many never read.
+    :param stalled: of the clients, how many never read. Nobody waits for them.
     :param channels: ``{}`` in the path counts from 0 to this, client by client, over and over.
-    :param deadline: seconds after which a run ends in any case.
+    :param patience: seconds without any message after which those that are missing count as lost.
+    :param deadline: seconds that connecting may take, and then the rest, before the run ends in any case.
     """
 
     mode: str = "fanout"
@@ -49,6 +54,7 @@ class Load:
     rate: float = 0.0
     stalled: int = 0
     channels: int = 0
+    patience: float = 5.0
     deadline: float = 60.0
 
 
@@ -69,12 +75,15 @@ class Result:
     """What the load generator saw while it measured.
 
     :param deliveries: messages that arrived, those of all clients together.
-    :param messages: messages that arrived at every client.
-    :param outstanding: messages that had not yet when it stopped.
-    :param load_cpu: share of its core that the generator used: well below 1 means that it did not hold the
-        server up.
-    :param misordered: messages that were not the next one: lost, doubled, or out of order.
-    :param lost_clients: those whose connection ended.
+    :param messages: messages that arrived at every client that reads.
+    :param outstanding: messages that had not yet, when the time was over.
+    :param seconds: how long it measured.
+    :param load_cpu: CPU time that the generator used, as a share of ``seconds``.
+    :param load_idle: the share in which it had nothing to do but wait for the server.
+    :param server_cpu: CPU time that the server used, as a share of ``seconds``.
+    :param misordered: messages that were not the next one: doubled, out of order, or after one that was lost.
+    :param missing: messages that had not arrived ``patience`` seconds after the last one that did.
+    :param lost_clients: those that read, and whose connection ended. The first ends the run.
     :param p50_us: and the like: microseconds from sending a message to its arrival at one client.
     :param stalled_ended: of the clients that never read, how many found their connection ended.
     :param stalled_bytes: what they found waiting for them.
@@ -85,7 +94,10 @@ class Result:
     outstanding: int
     seconds: float
     load_cpu: float
+    load_idle: float
+    server_cpu: float
     misordered: int
+    missing: int
     lost_clients: int
     p50_us: float
     p90_us: float
@@ -115,45 +127,48 @@ class Clients:
         """
         return Result(**_answer(self._process))
 
+    def leave(self) -> None:
+        """End what ``"idle"`` clients do.
+
+        :raises LoadFailed: they were not all connected any more.
+        """
+        _pipe(self._process.stdin).close()
+        if lost := _answer(self._process)["lost_clients"]:
+            raise LoadFailed(f"Expected idle clients to stay connected, but {lost} were not.")
+
 
 @contextmanager
-def connect(peer: Peer, port: int, load: Load, core: int) -> Iterator[Clients]:
-    """Connect the clients of ``load`` to ``peer``, which listens on ``port``; they begin at once.
+def connect(peer: Peer, server: Server, load: Load, core: int) -> Iterator[Clients]:
+    """Connect the clients of ``load`` to ``server``, which is a ``peer``; they begin at once.
 
+    :param core: the CPU to run on.
     :raises LoadFailed: not all of them became members.
     """
-    receipt = [f"--receipt-after={peer.receipt[0]}", f"--receipt={peer.receipt[1]}"] if peer.receipt else []
     command = [
         str(build("load")),
-        f"--port={port}",
+        f"--port={server.port}",
+        f"--server={server.pid}",
         f"--path={load.path or peer.path}",
         f"--message={peer.message}",
         f"--ready={peer.ready}",
         *(f"--hello={hello}" for hello in peer.hello),
         *(f"--reply={received}={answer}" for received, answer in peer.replies),
-        *receipt,
         *(f"--{name}={getattr(load, name)}" for name in Load.__slots__ if name != "path"),
     ]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
-    try:
+    if peer.receipt:
+        after, receipt = peer.receipt
+        command += [f"--receipt_after={after}", f"--receipt={receipt}"]
+    with start(command, core, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         answer = _answer(process)
         yield Clients(process, Connected(int(answer["connected"]), answer["seconds"]))
-    finally:
-        # Idle clients stay until their standard input ends.
-        process.communicate()
 
 
 def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Its next line. Where there is none it has ended, and said why."""
     line = _pipe(process.stdout).readline()
-    if not line:
-        raise LoadFailed(_pipe(process.stderr).read().strip() or "The load generator has crashed.")
+    if not line.endswith("\n"):
+        said = _pipe(process.stderr).read().strip()
+        raise LoadFailed(said or f"The load generator has crashed, with code {process.wait()}.")
     answer: dict[str, Any] = json.loads(line)
     return answer
 

@@ -8,13 +8,12 @@
  */
 #include "websocket.h"
 
-#define LARGEST_BACKLOG (1 << 20)
+#define LARGEST_BACKLOG (1 << 20) /* bytes that may wait for a client that does not read */
 
 typedef struct {
-    int fd;
+    Link link;
     bool is_open, echoes, is_member;
     size_t member; /* its index among members */
-    Bytes in, out;
 } Client;
 
 static int epoll;
@@ -29,7 +28,7 @@ static void sha1(const char *text, size_t size, unsigned char digest[20]) {
     const size_t blocks = size < 56 ? 1 : 2;
     memcpy(message, text, size);
     message[size] = 0x80;
-    for (int i = 0; i < 4; i++) message[blocks * 64 - 1 - i] = (unsigned char)(size * 8 >> 8 * i);
+    for (int i = 0; i < 4; i++) message[blocks * 64 - 1 - (size_t)i] = (unsigned char)(size * 8 >> 8 * i);
 
     uint32_t h[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
 #define ROTATE(x, n) ((x) << (n) | (x) >> (32 - (n)))
@@ -70,52 +69,39 @@ static void base64(const unsigned char *data, size_t size, char *out) {
 }
 
 static void watch(Client *client, int operation) {
-    struct epoll_event event = {.events = EPOLLIN | (client->out.size ? EPOLLOUT : 0), .data.ptr = client};
-    epoll_ctl(epoll, operation, client->fd, &event);
+    struct epoll_event event = {.events = EPOLLIN | (client->link.out.size ? EPOLLOUT : 0), .data.ptr = client};
+    epoll_ctl(epoll, operation, client->link.fd, &event);
 }
 
 /* Only marks it: the members are being walked when a send fails. Its next event frees it. */
-static void drop(Client *client) { shutdown(client->fd, SHUT_RDWR); }
+static void drop(Client *client) { shutdown(client->link.fd, SHUT_RDWR); }
 
 static void release(Client *client) {
     if (client->is_member) {
         members[client->member] = members[--member_count];
         members[client->member]->member = client->member;
     }
-    close(client->fd);
-    free(client->in.data);
-    free(client->out.data);
+    close_link(&client->link);
     free(client);
 }
 
 static void send_to(Client *client, const char *data, size_t size) {
-    if (!client->out.size) {
-        const ssize_t sent = send(client->fd, data, size, MSG_NOSIGNAL);
-        if (sent == (ssize_t)size) return;
-        if (sent < 0 && errno != EAGAIN) return drop(client);
-        if (sent > 0) data += sent, size -= (size_t)sent;
-    }
-    if (client->out.size + size > LARGEST_BACKLOG) return drop(client);
-    const bool was_empty = !client->out.size;
-    append(&client->out, data, size);
-    if (was_empty) watch(client, EPOLL_CTL_MOD);
+    const bool was_empty = !client->link.out.size;
+    if (!send_or_keep(&client->link, data, size) || client->link.out.size > LARGEST_BACKLOG) drop(client);
+    if (was_empty && client->link.out.size) watch(client, EPOLL_CTL_MOD);
 }
 
 static void send_backlog(Client *client) {
-    const ssize_t sent = send(client->fd, client->out.data, client->out.size, MSG_NOSIGNAL);
-    if (sent <= 0) return;
-    Bytes rest = {0};
-    keep(&rest, client->out.data + sent, client->out.size - (size_t)sent);
-    free(client->out.data);
-    client->out = rest;
-    if (!rest.size) watch(client, EPOLL_CTL_MOD);
+    flush(&client->link);
+    if (!client->link.out.size) watch(client, EPOLL_CTL_MOD);
 }
 
-/* Answer the request. How many bytes it took, or 0 if it is not whole yet. */
+/* Answer the request. How many bytes it took, or 0 if it is not whole yet, or none of a WebSocket client. */
 static size_t open_client(Client *client, char *data, size_t size) {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
-    const char *key = end ? memmem(data, (size_t)(end - data), "Sec-WebSocket-Key: ", 19) : NULL;
-    if (!key) return 0;
+    if (!end) return 0;
+    const char *key = memmem(data, (size_t)(end - data), "Sec-WebSocket-Key: ", 19);
+    if (!key) return drop(client), (size_t)0;
     char accept[64], text[96], answer[256];
     unsigned char digest[20];
     snprintf(text, sizeof text, "%.24s258EAFA5-E914-47DA-95CA-C5AB0DC85B11", key + 19);
@@ -140,36 +126,34 @@ static size_t open_client(Client *client, char *data, size_t size) {
 
 /* False when the client has gone. */
 static bool receive(Client *client) {
-    memcpy(buffer, client->in.data, client->in.size);
-    const ssize_t got = recv(client->fd, buffer + client->in.size, sizeof buffer - client->in.size, 0);
-    if (got <= 0) return got < 0 && errno == EAGAIN;
-    size_t available = client->in.size + (size_t)got, used = 0;
-    if (!client->is_open) used = open_client(client, buffer, available);
+    const ssize_t available = read_link(&client->link, buffer, sizeof buffer);
+    if (available <= 0) return available == 0;
+    const size_t size = (size_t)available;
+    size_t used = client->is_open ? 0 : open_client(client, buffer, size);
     Frame frame;
-    for (size_t took; client->is_open && (took = parse_frame(buffer + used, available - used, &frame)); used += took) {
+    for (size_t took; client->is_open && (took = parse_frame(buffer + used, size - used, &frame)); used += took) {
         if (frame.opcode == CLOSE) return false;
         if (frame.opcode != TEXT && frame.opcode != BINARY) continue;
         char *framed = allocate(NULL, frame.size + LARGEST_HEADER);
-        const size_t size = write_frame(framed, frame.opcode, frame.payload, frame.size, false);
-        if (client->echoes) send_to(client, framed, size);
-        else append(&outgoing, framed, size);
+        const size_t length = write_frame(framed, frame.opcode, frame.payload, frame.size, false);
+        if (client->echoes) send_to(client, framed, length);
+        else append(&outgoing, framed, length);
         free(framed);
     }
-    keep(&client->in, buffer + used, available - used);
+    if (client->link.in.size || used < size) keep(&client->link.in, buffer + used, size - used);
     return true;
 }
 
 int main(int count, char **arguments) {
     if (count != 2) die("Usage: reference PORT");
-    raise_file_limit();
     epoll = epoll_create1(0);
     const int listener = socket(AF_INET, SOCK_STREAM, 0);
     const int one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(arguments[1]))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address)) die("cannot bind to port %s", arguments[1]);
-    listen(listener, 2048);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 2048))
+        die("cannot listen on port %s: %m", arguments[1]);
     set_not_blocking(listener);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}, events[1024];
     epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
@@ -182,7 +166,7 @@ int main(int count, char **arguments) {
                 for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
                     set_no_delay(fd);
                     client = allocate(NULL, sizeof *client);
-                    *client = (Client){.fd = fd};
+                    *client = (Client){.link = {.fd = fd}};
                     watch(client, EPOLL_CTL_ADD);
                 }
                 continue;

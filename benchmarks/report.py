@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
 from xml.sax.saxutils import escape
 
 from benchmarks.peers import HERE, Peer
+from benchmarks.process import cores, siblings
 from benchmarks.scenarios import Measured, Scenario
 
 BASELINE = "manager"
 LIMIT = "reference"
+
+#: A load generator that is idle for less than this share of the time may be what a server waits for.
+LEAST_IDLE = 0.05
+
+
+class NotInstalled(Exception):
+    """A package that a peer is made of is missing. The message names it."""
 
 
 @dataclass(slots=True)
@@ -26,7 +34,7 @@ class Outcome:
     """What one peer did in one scenario.
 
     :param rounds: one for each run.
-    :param failure: why there are no more of them, if so.
+    :param failure: why there are no more of them, if so; in one line.
     """
 
     scenario: Scenario
@@ -35,7 +43,12 @@ class Outcome:
     failure: str = ""
 
     def median(self, name: str = "value") -> float:
-        return median([measured[name] for measured in self.rounds if name in measured])
+        return median([measured[name] for measured in self.rounds])
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the load generator was busy all the time, so that the server may be capable of more."""
+        return any(measured.get("load_idle", 1) < LEAST_IDLE for measured in self.rounds)
 
 
 class Report:
@@ -66,6 +79,34 @@ class Report:
         ratios = [one["value"] / another["value"] for one, another in pairs if another["value"]]
         return median(ratios) if ratios else None
 
+    def check(self) -> list[str]:
+        """What tells whether the load generator held any server up, a sentence each."""
+        outcomes = [outcome for outcome in self._outcomes.values() if outcome.rounds]
+        fan_outs = [
+            outcome
+            for outcome in outcomes
+            if "load_cpu" in outcome.rounds[0] and outcome.scenario.load.mode == "fanout"
+        ]
+        lines = []
+        for source, is_limit in (("the limit", True), ("any other server", False)):
+            among = [outcome for outcome in fan_outs if (outcome.peer.name == LIMIT) is is_limit]
+            if among:
+                most = max(among, key=Outcome.median)
+                lines.append(
+                    f"The most that the load generator took from {source} was {number(most.median())} "
+                    f"{most.scenario.unit}, with {percent(most.median('load_cpu'))} of its core: "
+                    f"{most.peer.title}, {most.scenario.title}."
+                )
+        held_up = [
+            f"{outcome.peer.title} ({outcome.scenario.title})" for outcome in outcomes if outcome.is_held_up
+        ]
+        busy = f"was idle for less than {percent(LEAST_IDLE)} of the time"
+        if held_up:
+            lines.append(f"It {busy}, so that the server may be capable of more, with {'; '.join(held_up)}.")
+        elif fan_outs:
+            lines.append(f"With no server it {busy}.")
+        return lines
+
     # Forms
 
     def as_json(self) -> str:
@@ -82,6 +123,7 @@ class Report:
                         "peers": {
                             outcome.peer.name: {"rounds": outcome.rounds, "failure": outcome.failure}
                             for outcome in self._of(scenario)
+                            if outcome.rounds or outcome.failure
                         },
                     }
                     for scenario in self.scenarios
@@ -92,7 +134,7 @@ class Report:
 
     def as_markdown(self, charts: Iterable[str] = ()) -> str:
         """The machine, the versions, and a table for each scenario; with an image where there is a chart."""
-        lines = [f"Measured on {', '.join(f'{value}' for value in machine().values())}."]
+        lines = [f"Measured on {', '.join(machine().values())}.", "", *self.check()]
         lines += ["", "| server | made of |", "|---|---|"]
         lines += [
             f"| {peer.title} | {', '.join(f'{name} {number}' for name, number in versions(peer).items())} |"
@@ -110,18 +152,25 @@ class Report:
         extra = [
             name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
         ]
-        titles = ["server", scenario.unit, f"x {BASELINE}", "x limit", *(EXTRA[name] for name in extra)]
+        titles = ["server", scenario.unit, "x manager", "x limit", *(EXTRA[name] for name in extra)]
         lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
         for outcome in outcomes:
             if not outcome.rounds:
-                lines.append(f"| {outcome.peer.title} | {outcome.failure} |" + " |" * (len(titles) - 2))
+                cells = [outcome.peer.title, "failed" if outcome.failure else "not measured"]
+                lines.append(f"| {' | '.join(cells)} |" + " |" * (len(titles) - 2))
                 continue
             cells = [outcome.peer.title, number(outcome.median())]
             for to in (BASELINE, LIMIT):
                 ratio = self.ratio(scenario, outcome.peer, to)
-                cells.append("" if ratio is None else f"{ratio:.2f}")
-            cells += [number(outcome.median(name)) for name in extra]
+                cells.append("" if ratio is None else times(ratio))
+            cells += [(percent if name in SHARES else number)(outcome.median(name)) for name in extra]
             lines.append(f"| {' | '.join(cells)} |")
+        for outcome in outcomes:
+            if outcome.failure:
+                lines += [
+                    "",
+                    f"{outcome.peer.title} failed after {len(outcome.rounds)} rounds: `{outcome.failure}`",
+                ]
         return lines
 
     def as_svg(self, scenario: Scenario) -> str:
@@ -144,9 +193,14 @@ EXTRA = {
     "grown_mib": "server grew by MiB",
     "let_go": "stalled client let go",
     "seconds": "seconds",
-    "misordered": "lost or out of order",
+    "not_in_order": "lost, doubled or out of order",
+    "misordered": "doubled or out of order",
+    "lost_clients": "others lost",
+    "server_cpu": "server's CPU",
     "load_cpu": "load generator's CPU",
+    "load_idle": "load generator idle",
 }
+SHARES = {"server_cpu", "load_cpu", "load_idle"}
 
 
 def _worth(outcome: Outcome) -> float:
@@ -160,6 +214,14 @@ def number(value: float) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    return number(ratio) if ratio >= 100 else f"{ratio:.2f}"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
 
 
 def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
@@ -199,20 +261,35 @@ def machine() -> dict[str, str]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
+    server, load = cores()
+    shared = ", server and load on two threads of one core" if load in siblings(server) else ""
     return {
-        "cpu": f"{model} ({os.cpu_count()} cores)",
+        "cpu": f"{model} ({os.cpu_count()} CPUs{shared})",
         "kernel": f"Linux {platform.release().partition('-')[0]}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
 
 
 def versions(peer: Peer) -> dict[str, str]:
-    """Of the packages that ``peer`` names, and of Node if it runs on that."""
-    if peer.command[0] != "node":
-        return {name: version(name) for name in peer.packages}
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
-    found = {"node": node.stdout.strip().removeprefix("v")}
+    """Of the packages that ``peer`` names, and of Node if it runs on that.
+
+    :raises NotInstalled: one of them is missing.
+    """
+    find: Callable[[str], str] = version
+    found = {}
+    if peer.command[0] == "node":
+        if shutil.which("node") is None:
+            raise NotInstalled("node")
+        node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+        find, found = _node_version, {"node": node.stdout.strip().removeprefix("v")}
     for name in peer.packages:
-        package: dict[str, Any] = json.loads((HERE / "node_modules" / name / "package.json").read_text())
-        found[name] = package["version"]
+        try:
+            found[name] = find(name)
+        except (PackageNotFoundError, FileNotFoundError):
+            raise NotInstalled(name) from None
     return found
+
+
+def _node_version(name: str) -> str:
+    package: dict[str, str] = json.loads((HERE / "node_modules" / name / "package.json").read_text())
+    return package["version"]

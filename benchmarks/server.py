@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from benchmarks.build import BUILD, build
-from benchmarks.peers import Peer
+from benchmarks.peers import HERE, Peer
+from benchmarks.process import start
 
-HERE = Path(__file__).parent
 START_TIMEOUT = 30.0
 
 
 class ServerFailed(Exception):
-    """A server did not start. The message is what it printed."""
+    """A server did not start, or has ended. The message is what it printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +35,35 @@ class Server:
     pid: int
     port: int
 
-    def cpu_seconds(self) -> float:
-        """CPU time the process has used so far, its own and the kernel's for it."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def memory(self) -> int:
-        """Bytes of memory the process has now (resident set)."""
+        """Bytes of memory the process has now (resident set).
+
+        :raises ServerFailed: it has ended.
+        """
         return self._status("VmRSS")
 
     def peak_memory(self) -> int:
-        """Bytes of memory the process has had at most since :meth:`reset_peak_memory`."""
+        """Bytes of memory the process has had at most since :meth:`reset_peak_memory`.
+
+        :raises ServerFailed: it has ended.
+        """
         return self._status("VmHWM")
 
     def reset_peak_memory(self) -> None:
+        """``5`` resets the peak, see clear_refs in proc(5)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-        raise ServerFailed(f"The process {self.pid} has ended.")
+        raise ServerFailed(f"Expected the server to run, but its process {self.pid} has ended.")
 
 
 @contextmanager
 def serve(peer: Peer, core: int) -> Iterator[Server]:
-    """Start ``peer`` on CPU ``core``, and end it afterwards.
+    """Start ``peer`` on CPU ``core``, and kill it afterwards: what it would still do for its clients is not
+    measured. An exception that leaves the block is given what the server has printed as a note.
 
     :raises ServerFailed: it does not listen within 30 s.
     """
@@ -71,27 +74,35 @@ def serve(peer: Peer, core: int) -> Iterator[Server]:
         part.replace("{port}", str(port)).replace("{python}", sys.executable).replace("{build}", str(BUILD))
         for part in peer.command
     ]
-    with TemporaryFile("w+") as output:
-        process = subprocess.Popen(
+    environment = os.environ | {"PORT": str(port)}
+    with (
+        TemporaryFile("w+") as output,
+        start(
             command,
-            cwd=HERE / "peers",
-            env=os.environ | {"PORT": str(port)},
+            core,
+            cwd=HERE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
+        ) as process,
+    ):
         try:
             deadline = time.monotonic() + START_TIMEOUT
             while not _listens(port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    output.seek(0)
-                    raise ServerFailed(output.read().strip() or f"{peer.title} does not listen.")
+                if process.poll() is not None:
+                    raise ServerFailed(
+                        f"Expected {peer.title} to listen, but it ended: {process.returncode}."
+                    )
+                if time.monotonic() > deadline:
+                    raise ServerFailed(f"Expected {peer.title} to listen within {START_TIMEOUT:g} s.")
                 time.sleep(0.05)
             yield Server(process.pid, port)
-        finally:
-            # What it would still like to do for its clients is not measured.
-            process.kill()
-            process.wait()
+        except Exception as exc:
+            output.seek(0)
+            if printed := output.read().strip():
+                exc.add_note(printed)
+            raise
 
 
 def _free_port() -> int:

@@ -24,12 +24,12 @@ enum { TEXT = 0x1, BINARY = 0x2, CLOSE = 0x8, PING = 0x9, PONG = 0xA };
 
 #define LARGEST_HEADER 14
 
-static inline void die(const char *format, ...) {
+/* Where errno says why, the format has %m. */
+__attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char *format, ...) {
     va_list args;
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
-    if (errno) fprintf(stderr, ": %s", strerror(errno));
     fputc('\n', stderr);
     exit(1);
 }
@@ -46,16 +46,8 @@ static inline uint64_t nanoseconds(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Let this process have as many sockets as the machine allows. */
-static inline void raise_file_limit(void) {
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 static inline void set_no_delay(int fd) {
-    int one = 1;
+    const int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
@@ -63,23 +55,20 @@ static inline void set_not_blocking(int fd) {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-/* Bytes that have come and are not a whole frame yet, or that could not be sent yet. */
 typedef struct {
     char *data;
     size_t size;
 } Bytes;
 
+/* Replace what `bytes` holds by a copy of `data`, which may be a part of it. */
 static inline void keep(Bytes *bytes, const char *data, size_t size) {
-    if (size == 0) {
-        free(bytes->data);
-        bytes->data = NULL;
-    } else if (data != bytes->data) {
-        char *copy = allocate(NULL, size);
+    char *copy = NULL;
+    if (size) {
+        copy = allocate(NULL, size);
         memcpy(copy, data, size);
-        free(bytes->data);
-        bytes->data = copy;
     }
-    bytes->size = size;
+    free(bytes->data);
+    *bytes = (Bytes){copy, size};
 }
 
 static inline void append(Bytes *bytes, const char *data, size_t size) {
@@ -88,8 +77,49 @@ static inline void append(Bytes *bytes, const char *data, size_t size) {
     bytes->size += size;
 }
 
+/* One end of a connection. `in` has come and is not a whole frame yet, `out` could not be sent yet. */
+typedef struct {
+    int fd;
+    Bytes in, out;
+} Link;
+
+/* Send what the socket takes and keep the rest for flush(). False if the connection has ended. */
+static inline bool send_or_keep(Link *link, const char *data, size_t size) {
+    if (!link->out.size) {
+        const ssize_t sent = send(link->fd, data, size, MSG_NOSIGNAL);
+        if (sent == (ssize_t)size) return true;
+        if (sent < 0 && errno != EAGAIN) return false;
+        if (sent > 0) data += sent, size -= (size_t)sent;
+    }
+    append(&link->out, data, size);
+    return true;
+}
+
+static inline void flush(Link *link) {
+    if (!link->out.size) return;
+    const ssize_t sent = send(link->fd, link->out.data, link->out.size, MSG_NOSIGNAL);
+    if (sent > 0) keep(&link->out, link->out.data + sent, link->out.size - (size_t)sent);
+}
+
+/* Read into `buffer`, behind what had come before; keep() what is left of it afterwards. How much `buffer`
+ * holds then, 0 if there is nothing new, -1 if the connection has ended. */
+static inline ssize_t read_link(const Link *link, char *buffer, size_t size) {
+    if (link->in.size >= size) die("expected frames of less than %zu bytes, but got a larger one", size);
+    const ssize_t got = recv(link->fd, buffer + link->in.size, size - link->in.size, 0);
+    if (got <= 0) return got < 0 && errno == EAGAIN ? 0 : -1;
+    if (link->in.size) memcpy(buffer, link->in.data, link->in.size);
+    return (ssize_t)link->in.size + got;
+}
+
+static inline void close_link(Link *link) {
+    close(link->fd);
+    keep(&link->in, NULL, 0);
+    keep(&link->out, NULL, 0);
+}
+
 typedef struct {
     int opcode;
+    bool is_final;
     char *payload;
     size_t size;
 } Frame;
@@ -114,9 +144,7 @@ static inline size_t parse_frame(char *data, size_t available, Frame *frame) {
     const size_t mask = header;
     if (masked) header += 4;
     if (available < header || available - header < size) return 0;
-    frame->opcode = bytes[0] & 0x0f;
-    frame->payload = data + header;
-    frame->size = size;
+    *frame = (Frame){bytes[0] & 0x0f, bytes[0] & 0x80, data + header, size};
     if (masked)
         for (size_t i = 0; i < size; i++) frame->payload[i] ^= data[mask + i % 4];
     return header + size;

@@ -18,7 +18,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
 
 #: Commands in the docs, and nothing else, and what runs them.
-COMMANDS = {"hubbub run chat:app": "below", "scripts/test": "CI"}
+COMMANDS = {
+    "hubbub run chat:app": "below",
+    "scripts/test": "CI",
+    "scripts/bench --quick": "test_benchmarks.py, but for the installation",
+    "scripts/bench": "the same",
+}
 
 
 class Block(NamedTuple):

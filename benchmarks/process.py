@@ -1,0 +1,71 @@
+"""Processes that a run starts: each on a CPU of its own, and none outlives the run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+class TooFewCores(Exception):
+    """There are not two CPUs for the server and for the load."""
+
+
+def cores() -> tuple[int, int]:
+    """A CPU for the server and one for the load: of different physical cores, if this process may use such.
+
+    :raises TooFewCores: this process may use only one.
+    """
+    server, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise TooFewCores("Expected two CPUs, one for the server and one for the load, but there is one.")
+    return server, next((core for core in others if core not in siblings(server)), others[0])
+
+
+def siblings(core: int) -> set[int]:
+    """The CPUs that are threads of the same physical core as ``core``, itself included."""
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    found = {core}
+    for part in path.read_text().split(",") if path.exists() else ():
+        first, _, last = part.strip().partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+@contextmanager
+def start(command: Sequence[str], core: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run ``command`` on CPU ``core`` for the length of a block, and kill it then.
+
+    :param options: of ``subprocess.Popen``.
+    """
+    # By way of this module as a program, for Popen's preexec_fn is not for processes with threads. In a group
+    # of its own, Ctrl+C does not reach it, but only this process, which then kills it.
+    confined = [sys.executable, "-S", "-E", __file__, str(core), *command]
+    with subprocess.Popen(confined, text=True, process_group=0, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _become(core: int, command: list[str]) -> None:
+    # However the process that started this one ends, be it by SIGKILL, this one ends too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.sched_setaffinity(0, {core})
+    # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])
