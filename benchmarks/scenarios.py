@@ -208,12 +208,12 @@ SCENARIOS = (
     ),
     Scenario(
         name="many",
-        title="Many channels: 5,000 with two clients each",
+        title="Many channels: 9,900 with two clients each",
         unit="deliveries/s",
-        load=Load(path="/many/{}", clients=10_000, channels=5_000, settle=2.0),
+        load=Load(path="/many/{}", clients=19_800, channels=9_900, settle=3.0),
         measure=fan_out,
         needs_more=True,
-        rounds=2,
+        rounds=1,
     ),
     Scenario(
         name="echo",
