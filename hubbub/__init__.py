@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hubbub.channels import Channel
 from hubbub.connection import Connection
-from hubbub.core.publication import Position
+from hubbub.core.publication import Position, Publication
 from hubbub.exceptions import (
+    EngineUnavailable,
     HubbubError,
     HubNotRunning,
     InvalidChannel,
@@ -12,13 +14,18 @@ from hubbub.exceptions import (
     InvalidMessage,
     InvalidURL,
     MissingExtra,
+    Unrecoverable,
 )
 from hubbub.hub import Hub, Stats
+from hubbub.types import History
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Channel",
     "Connection",
+    "EngineUnavailable",
+    "History",
     "Hub",
     "HubNotRunning",
     "HubbubError",
@@ -28,5 +35,7 @@ __all__ = [
     "InvalidURL",
     "MissingExtra",
     "Position",
+    "Publication",
     "Stats",
+    "Unrecoverable",
 ]

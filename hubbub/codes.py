@@ -22,6 +22,7 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
     SERVICE_RESTART = 1012
     SLOW = 3008
+    INSUFFICIENT_STATE = 3010
 
 
 class ErrorCode(IntEnum):

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
-from hubbub.core.publication import check_channel, encode, encode_json
+from hubbub.core.publication import START, Position, check_channel, encode, encode_json
 from hubbub.endings import has_websocket_handler, is_disconnect, refusal
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
@@ -146,16 +146,40 @@ class Connection:
 
     # Channels
 
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str, *, since: Position | None = None, history: int = 0) -> Position:
         """Get what is published to ``channel`` from now on. Subscribing twice is subscribing once.
 
+        A client that was here before can go on where it was: tell it the position that this returns, let it
+        count what it gets, and when it is back, give its position as ``since``. It gets everything published
+        after that, then what is new, without a gap; or you get ``Unrecoverable``.
+
+        When later on the engine has lost something that the client should have got, its connection is closed
+        with 3010, "insufficient state", so that it comes back.
+
+        :param since: get first what was published after this position.
+        :param history: get first this many of the last publications, or as many as there are. Not used
+            together with ``since``.
+        :return: the channel's position, up to which the client has been sent everything it asked for.
         :raises InvalidChannel: not a name a channel can have.
+        :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed.
+        :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
         """
         check_channel(channel)
-        self._entered()
-        if self._ended is None and channel not in self._channels:
-            self._channels.add(channel)
-            self._node.join(channel, self._entered())
+        writer = self._entered()
+        if self._ended is not None:
+            return START
+        if channel in self._channels:
+            return self._node.position(channel)
+        self._channels.add(channel)
+        try:
+            position = await self._node.join(channel, writer, since, history)
+        except BaseException:
+            self._channels.discard(channel)
+            raise
+        if channel not in self._channels:
+            # Left while it was joining, by another task or because the block has ended.
+            self._node.leave(channel, writer)
+        return position
 
     async def unsubscribe(self, channel: str) -> None:
         """Get nothing more of what is published to ``channel``. What was published before still arrives."""
@@ -419,7 +443,8 @@ class Connection:
     def _let_go(self, code: int, reason: str) -> None:
         # Called in the middle of a feed's flush: who is in a channel changes later, when the handler ends.
         logger.info("Connection %s is let go: %s.", self.id, reason)
-        self._node.let_go += 1
+        if code == CloseCode.SLOW:
+            self._node.let_go += 1
         self._interrupt(code, reason)
 
     def _interrupt(self, code: int, reason: str) -> None:

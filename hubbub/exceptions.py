@@ -8,6 +8,8 @@
     ├── HubNotRunning         (RuntimeError)  the hub has not started, or has stopped
     ├── InvalidChannel        (ValueError)    not a name a channel can have
     ├── InvalidData           (TypeError)     not something that can be sent
+    ├── EngineUnavailable     (ConnectionError)  the engine cannot be reached
+    ├── Unrecoverable         (LookupError)   what was missed since a position is not there any more
     └── InvalidMessage        (ValueError)    a client sent what the handler did not ask for
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
+    "EngineUnavailable",
     "HubNotRunning",
     "HubbubError",
     "InvalidChannel",
@@ -24,6 +27,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidURL",
     "MissingExtra",
+    "Unrecoverable",
 ]
 
 
@@ -49,6 +53,30 @@ class InvalidChannel(HubbubError, ValueError):
 
 class InvalidData(HubbubError, TypeError):
     """The data is neither ``str`` nor ``bytes`` nor anything that can be written as JSON."""
+
+
+class EngineUnavailable(HubbubError, ConnectionError):
+    """The engine could not be reached in time. What was being published may or may not have been accepted; to
+    publish it again without doubling it, give it an ``idempotency_key``."""
+
+
+class Unrecoverable(HubbubError, LookupError):
+    """What was published since a position is not, or not all, there any more: too much, too long ago, or the
+    engine has lost or removed it.
+
+    :param channel: the channel's name.
+    :param offset: where the channel stands now.
+    :param epoch: likewise.
+    """
+
+    def __init__(self, channel: str, offset: int, epoch: str) -> None:
+        super().__init__(
+            f"Expected the history of {channel!r} to reach back to the given position, but it does not. "
+            f"Load the present state and go on from offset {offset}, epoch {epoch!r}."
+        )
+        self.channel = channel
+        self.offset = offset
+        self.epoch = epoch
 
 
 class InvalidMessage(HubbubError, ValueError):

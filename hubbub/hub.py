@@ -13,14 +13,15 @@ from weakref import WeakSet
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
+from hubbub.channels import Channel
 from hubbub.codes import CloseCode
 from hubbub.connection import Connection, ConnectionOptions
-from hubbub.core.publication import Position, Publication, check_channel, encode
+from hubbub.core.publication import START, Position, Publication, check_channel, encode, publication_ids
 from hubbub.engines import engine_for
-from hubbub.exceptions import HubNotRunning
+from hubbub.exceptions import HubNotRunning, InvalidChannel, Unrecoverable
 from hubbub.node import Node
 from hubbub.origins import parse_origins
-from hubbub.types import SlowConsumer
+from hubbub.types import History, SlowConsumer
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
 hubs: WeakSet[Hub] = WeakSet()
@@ -104,6 +105,8 @@ class Hub:
         #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
         self.router = APIRouter(lifespan=self._lifespan)
 
+        self._channels: list[Channel] = []
+        self._ids = publication_ids()
         self._node: Node | None = None
         self._entered = 0
         self._has_run = False
@@ -118,7 +121,7 @@ class Hub:
     async def __aenter__(self) -> Self:
         """Start the hub on this event loop. Entered again, it stops with the last exit."""
         if self._node is None:
-            node = Node(self.engine)
+            node = Node(self.engine, self._history_of)
             await node.start()
             self._node = node
             self._has_run = True
@@ -169,10 +172,70 @@ class Hub:
             self._running(), websocket, options, user=user, subprotocol=subprotocol, headers=headers
         )
 
+    # Channels
+
+    def channel(self, pattern: str, *, history: History | None = None) -> Channel:
+        """Declare channels, before the hub starts.
+
+        :param pattern: a channel's name, in which ``{…}`` stands for one or more characters other than ``:``
+            and ``/``: ``"room:{room_id}"``. Of several that fit a name, the one declared first counts.
+        :param history: what each of them keeps, so that clients can catch up; ``None`` keeps nothing.
+        :raises InvalidChannel: the pattern is not one, or has been declared already.
+        """
+        if any(declared.pattern == pattern for declared in self._channels):
+            raise InvalidChannel(
+                f"Expected each channel to be declared once, but {pattern!r} is declared twice."
+            )
+        declared = Channel(pattern, history)
+        self._channels.append(declared)
+        return declared
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[Publication]:
+        """What ``channel`` has kept, the oldest first.
+
+        :param since: only what was published after this position (before it, if ``reverse``).
+        :param limit: publications at the most.
+        :param reverse: the newest first.
+        :raises Unrecoverable: not everything since ``since`` is there.
+        :raises InvalidChannel: not a name a channel can have.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._running()
+        page = await self.engine.history(check_channel(channel), since, limit, reverse)
+        publications = list(page.publications)
+        if since is not None and not reverse:
+            first = publications[0].offset if publications else page.position.offset + 1
+            is_complete = since in (START, page.position) or since.epoch == page.position.epoch
+            if not is_complete or (limit != 0 and first != since.offset + 1):
+                raise Unrecoverable(channel, *page.position)
+        return publications
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what ``channel`` has kept. Clients that come back cannot catch up, and are told.
+
+        :raises InvalidChannel: not a name a channel can have.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._running()
+        await self.engine.remove_history(check_channel(channel))
+
+    def _history_of(self, channel: str) -> History | None:
+        for declared in self._channels:
+            if declared.fits(channel):
+                return declared.history
+        return None
+
     # Publishing
 
     async def publish(
-        self, channel: str, data: object, *, exclude: Connection | str | None = None
+        self,
+        channel: str,
+        data: object,
+        *,
+        exclude: Connection | str | None = None,
+        idempotency_key: str | None = None,
     ) -> Position:
         """Send ``data`` to everyone in ``channel``.
 
@@ -180,16 +243,20 @@ class Hub:
         :param data: ``str`` goes out as text, ``bytes`` as binary, anything else (a pydantic model, a
             dataclass, a dict, a list, a number) as JSON text.
         :param exclude: a connection, or the id of one, that is not to get it.
+        :param idempotency_key: publish it once only, however often this is called with the same key within
+            five minutes, as a task may be that is tried again.
         :return: where the message stands in the channel. Channels without history have no positions; all
             of their messages are at offset 0.
         :raises InvalidChannel: not a name a channel can have.
+        :raises EngineUnavailable: the engine cannot be reached.
         :raises InvalidData: ``data`` cannot be encoded.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         node = self._running()
         kind, encoded = encode(data)
         excluded = exclude.id if isinstance(exclude, Connection) else exclude
-        return await node.publish(Publication(check_channel(channel), encoded, kind, excluded))
+        publication = Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
+        return await node.publish(publication, idempotency_key)
 
     def stats(self) -> Stats:
         """What the hub is doing in this process.

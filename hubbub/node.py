@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from random import random
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
-from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine
+from hubbub.core.publication import START, Position, Publication
+from hubbub.engines.base import Engine, Page
+from hubbub.exceptions import EngineUnavailable, Unrecoverable
+from hubbub.types import History
 
 logger = logging.getLogger("hubbub.node")
 
 #: Seconds between two looks at all connections.
 TICK = 1.0
+
+#: Seconds that a channel without members stays subscribed to: whoever reloads a page is back within that.
+LINGER = 5.0
+
+#: Seconds between two looks at whether the engine has more of a channel than has come.
+TAIL_CHECK = 30.0
+
+#: Histories read at a time, and seconds between two tries when the engine cannot be reached.
+READS = 16
+RETRY_MIN, RETRY_MAX = 0.1, 5.0
+
+#: Seconds that who joins waits for a repair that is under way.
+REPAIR_TIMEOUT = 5.0
 
 #: A publisher that never waits for anything would keep the loop from ever flushing what it publishes.
 #: After this many bytes it is made to give way for one turn.
@@ -45,16 +63,29 @@ class Node:
     """One process's share of a hub, from start to stop.
 
     :param engine: where publications are sent to and come from.
+    :param history_of: what a channel keeps, if it is declared to keep anything.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, history_of: Callable[[str], History | None] = lambda channel: None
+    ) -> None:
         self._engine = engine
+        self._history_of = history_of
         self.loop = asyncio.get_running_loop()
         #: Clients let go because they did not keep up.
         self.let_go = 0
         # Messages dropped for connections that have ended since.
         self._dropped = 0
         self._feeds: dict[str, Feed] = {}
+        # Channels that were joined or left lately, and when. Those without members are given up in a while.
+        self._lingering: dict[str, float] = {}
+        self._joining: Counter[str] = Counter()
+        # The task that subscribes to a channel or leaves it; one at a time.
+        self._changing: dict[str, asyncio.Task[None]] = {}
+        self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reads = asyncio.Semaphore(READS)
+        self._tail_checked = self.loop.time()
         self._connections: dict[str, NodeConnection] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -81,6 +112,11 @@ class Node:
             logger.warning("%d connections did not end within %g s.", len(self._connections), timeout)
         if self._ticker is not None:
             self._ticker.cancel()
+        tasks = [*self._repairs.values(), *self._changing.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._engine.stop()
 
     def stats(self) -> dict[str, int]:
@@ -110,33 +146,187 @@ class Node:
 
     # Channels
 
-    def join(self, channel: str, member: Member) -> None:
-        feed = self._feeds.get(channel)
-        if feed is None:
-            feed = self._feeds[channel] = Feed(channel, self._schedule)
-        feed.join(member)
+    async def join(
+        self, channel: str, member: Member, since: Position | None = None, history: int = 0
+    ) -> Position:
+        """Let ``member`` into ``channel``, and hand it first what was published after ``since``, or else the
+        last ``history`` publications. Returns the position from which it goes on.
+
+        :raises Unrecoverable: not everything since ``since`` is there.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        # A channel that somebody is joining is not left, however long that takes.
+        self._joining[channel] += 1
+        try:
+            feed = await self._feed(channel)
+            if since is not None:
+                await self._resume(feed, member, since)
+            elif history:
+                await self._join_with_history(feed, member, history)
+            else:
+                feed.join(member)
+            return feed.position
+        finally:
+            self._joining[channel] -= 1
+            if self._joining[channel] == 0:
+                del self._joining[channel]
+            self._linger(channel)
 
     def leave(self, channel: str, member: Member) -> None:
         feed = self._feeds.get(channel)
-        if feed is None:
+        if feed is not None:
+            feed.leave(member)
+            self._linger(channel)
+
+    def position(self, channel: str) -> Position:
+        """Where ``channel``, which has members here, stands."""
+        return self._feeds[channel].position
+
+    async def _feed(self, channel: str) -> Feed:
+        """The channel's feed, subscribed to."""
+        while True:
+            if changing := self._changing.get(channel):
+                # Shared by all who wait for it, so that one who is cancelled does not stop it.
+                await asyncio.shield(changing)
+            elif (feed := self._feeds.get(channel)) is not None:
+                return feed
+            else:
+                self._change(channel, self._subscribe(channel))
+
+    async def _resume(self, feed: Feed, member: Member, since: Position) -> None:
+        # A client that is ahead of us comes from a node that was further on: the engine will know.
+        is_ahead = since.epoch == feed.position.epoch and since.offset > feed.position.offset
+        if not is_ahead and feed.resume(member, since):
             return
-        feed.leave(member)
-        if len(feed) == 0:
+        # One at a time for each channel: the first to read fills the feed's memory for the others.
+        async with self._lock(feed.channel):
+            if not is_ahead and feed.resume(member, since):
+                return
+            page = await self._read(feed, since)
+            # From here on, nothing is awaited.
+            feed.remember(page.publications, page.position)
+            if not feed.resume(member, since, page.publications):
+                raise Unrecoverable(feed.channel, *feed.position)
+
+    async def _join_with_history(self, feed: Feed, member: Member, history: int) -> None:
+        async with self._lock(feed.channel):
+            page = await self._read(feed, limit=history, reverse=True)
+            publications = page.publications[::-1]
+            feed.remember(publications, page.position)
+            offset, epoch = feed.position
+            first = publications[0].offset if publications and publications[0].epoch == epoch else offset + 1
+            since = Position(max(first - 1, offset - history), epoch)
+            if not feed.resume(member, since, publications):
+                feed.join(member)
+
+    async def _read(
+        self, feed: Feed, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        """A page of the channel's history, at a moment when the feed is not being repaired."""
+        while True:
+            if repair := self._repairs.get(feed.channel):
+                await asyncio.wait([repair], timeout=REPAIR_TIMEOUT)
+                if not repair.done():
+                    raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")
+            page = await self._engine.history(feed.channel, since, limit, reverse)
+            if not feed.is_repairing:
+                return page
+
+    def _lock(self, channel: str) -> asyncio.Lock:
+        return self._locks.setdefault(channel, asyncio.Lock())
+
+    # Subscriptions to the engine
+
+    def _change(self, channel: str, change: Coroutine[Any, Any, None]) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            del self._changing[channel]
+            # Whoever waits gets it; and if nobody does any more, it is not worth a warning.
+            task.cancelled() or task.exception()
+
+        task = self._changing[channel] = self.loop.create_task(change)
+        task.add_done_callback(done)
+
+    async def _subscribe(self, channel: str) -> None:
+        feed = self._feeds[channel] = Feed(channel, self._schedule, self._repair)
+        # What comes before the position is known waits in the feed, as during a repair.
+        feed.is_repairing = True
+        try:
+            feed.position = await self._engine.subscribe(channel, self._history_of(channel))
+        except BaseException:
             del self._feeds[channel]
+            raise
+        feed.repaired((), feed.position)
+
+    async def _unsubscribe(self, channel: str) -> None:
+        del self._feeds[channel]
+        try:
+            await self._engine.unsubscribe(channel)
+        except EngineUnavailable as exc:
+            logger.debug("Could not unsubscribe from %r: %s", channel, exc)
+
+    def _linger(self, channel: str) -> None:
+        """Leave the channel in a while if nobody is in it then."""
+        # Anew at the end: they are in the order of their time.
+        self._lingering.pop(channel, None)
+        self._lingering[channel] = self.loop.time()
+
+    def _leave_lingering(self, now: float) -> None:
+        for channel, since in list(self._lingering.items()):
+            if since + LINGER > now:
+                break
+            del self._lingering[channel]
+            feed = self._feeds.get(channel)
+            if feed is None or channel in self._changing:
+                continue
+            if len(feed) == 0 and channel not in self._joining:
+                self._change(channel, self._unsubscribe(channel))
 
     # Publications
 
-    async def publish(self, publication: Publication) -> Position:
-        position = await self._engine.publish(publication)
+    async def publish(self, publication: Publication, idempotency_key: str | None = None) -> Position:
+        history = self._history_of(publication.channel)
+        position = await self._engine.publish(publication, history, idempotency_key)
         if self._collected > YIELD_AFTER:
             await asyncio.sleep(0)
         return position
 
+    # For the engine
+
     def on_publication(self, publication: Publication) -> None:
-        """Called by the engine for everything that is published."""
         feed = self._feeds.get(publication.channel)
-        if feed is not None:
-            self._collected += feed.publish(publication).cost
+        if feed is not None and (frame := feed.publish(publication)):
+            self._collected += frame.cost
+
+    def on_reconnect(self) -> None:
+        for feed in self._feeds.values():
+            feed.verify()
+
+    # Repairs
+
+    def _repair(self, feed: Feed) -> None:
+        task = self.loop.create_task(self._read_missing(feed))
+        self._repairs[feed.channel] = task
+        task.add_done_callback(lambda _: self._repaired(feed.channel, task))
+
+    def _repaired(self, channel: str, task: asyncio.Task[None]) -> None:
+        # The repair may have asked for another one.
+        if self._repairs.get(channel) is task:
+            del self._repairs[channel]
+        if not task.cancelled() and (exc := task.exception()):
+            logger.error("Could not repair %r.", channel, exc_info=exc)
+
+    async def _read_missing(self, feed: Feed) -> None:
+        delay = RETRY_MIN
+        while True:
+            try:
+                async with self._reads:
+                    page = await self._engine.history(feed.channel, feed.since)
+            except EngineUnavailable:
+                await asyncio.sleep(delay * (0.5 + random()))
+                delay = min(delay * 2, RETRY_MAX)
+            else:
+                feed.repaired(page.publications, page.position)
+                return
 
     # The event loop
 
@@ -157,3 +347,9 @@ class Node:
         now = self.loop.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
+        self._leave_lingering(now)
+        if self._engine.across_processes and now - self._tail_checked > TAIL_CHECK:
+            self._tail_checked = now
+            for feed in self._feeds.values():
+                if feed.position != START:
+                    feed.verify()

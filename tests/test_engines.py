@@ -20,7 +20,7 @@ GOOD = """
 from hubbub.engines.memory import MemoryEngine
 
 class PigeonEngine(MemoryEngine):
-    def __init__(self, url):
+    def __init__(self, url, namespace):
         self.url = url
 """
 
@@ -178,6 +178,9 @@ class Collector:
 
     def on_publication(self, publication: Publication) -> None:
         self.publications.append(publication)
+
+    def on_reconnect(self) -> None:
+        raise AssertionError("the memory engine is never away")
 
 
 HELLO = Publication("chat", b"Hello", "text")

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hubbub.core.feed import Feed
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
-from hubbub.core.publication import Publication
+from hubbub.core.publication import Position, Publication
 from hubbub.types import SlowConsumer
 
 # When it fails, Hypothesis looks for a shorter way to fail, for minutes if it must.
@@ -59,6 +59,10 @@ class Loop:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+
+def no_repair(feed: Feed) -> None:
+    raise AssertionError("nothing is missing where there is no history")
 
 
 class Client:
@@ -102,6 +106,9 @@ class Client:
     def write_rest(self, batch: Batch, taken: int) -> None:
         assert self.gone
         assert taken == 0
+
+    def broken(self, channel: str, position: Position) -> None:
+        raise AssertionError("these channels have no history")
 
     def send(self, frame: Frame) -> None:
         """Send to this client only. A real sender would wait until there is room."""
@@ -220,7 +227,7 @@ class FanOut(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = Loop()
-        self.feeds = {channel: Feed(channel, self.loop.call_soon) for channel in CHANNELS}
+        self.feeds = {channel: Feed(channel, self.loop.call_soon, no_repair) for channel in CHANNELS}
         self.clients = [
             Client(f"client {number}", policy, limit) for number, (policy, limit) in enumerate(CLIENTS)
         ]
@@ -253,6 +260,7 @@ class FanOut(RuleBasedStateMachine):
     def _publish(self, each: list[tuple[str, int]], exclude: str | None) -> None:
         for channel, size in each:
             frame = self.feeds[channel].publish(Publication(channel, bytes(size), "binary", exclude))
+            assert frame is not None
             for client in self.clients:
                 if channel in client.channels and client.id != exclude:
                     client.owed[channel].append(frame)

@@ -7,7 +7,7 @@ import pytest
 
 from hubbub.core.feed import Feed
 from hubbub.core.frames import Batch, Frame
-from hubbub.core.publication import Publication
+from hubbub.core.publication import Position, Publication
 
 
 class Loop:
@@ -25,6 +25,10 @@ class Loop:
             callback()
 
 
+def no_repair(feed: Feed) -> None:
+    raise AssertionError("nothing is missing where there is no history")
+
+
 class Recorder:
     """A member that keeps what it was handed."""
 
@@ -38,6 +42,9 @@ class Recorder:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    def broken(self, channel: str, position: Position) -> None:
+        raise AssertionError("nothing was lost")
 
     @property
     def frames(self) -> list[Frame]:
@@ -78,7 +85,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def feed(loop: Loop) -> Feed:
-    return Feed("chat", loop.call_soon)
+    return Feed("chat", loop.call_soon, no_repair)
 
 
 @pytest.fixture
@@ -97,7 +104,8 @@ def joined(feed: Feed, member: Recorder) -> Recorder:
 
 
 def say(feed: Feed, *texts: str, exclude: str | None = None) -> list[Frame]:
-    return [feed.publish(Publication("chat", text.encode(), "text", exclude)) for text in texts]
+    frames = [feed.publish(Publication("chat", text.encode(), "text", exclude)) for text in texts]
+    return [frame for frame in frames if frame is not None]
 
 
 # Collecting
@@ -143,6 +151,7 @@ def test_a_batch_names_the_channel(feed: Feed, loop: Loop, ann: Recorder) -> Non
 
 def test_publish_returns_the_frame_that_members_are_sent(feed: Feed, loop: Loop, ann: Recorder) -> None:
     frame = feed.publish(Publication("chat", b"\x00", "binary"))
+    assert frame is not None
     loop.turn()
     assert (frame.kind, frame.data) == ("binary", b"\x00")
     assert ann.frames == [frame]

@@ -1,26 +1,45 @@
-"""A feed: one channel on this node. Who is in it, and what they have yet to be sent.
+"""A feed: one channel on this node. Who is in it, where it stands, and what they have yet to be sent.
 
-Publishing to a feed writes to nobody. It puts the publication aside and asks, once, to be flushed at the
-end of the current turn of the event loop; the flush then writes everything that was put aside to each
-member in one go. Under load the batches grow by themselves, and when idle nothing is delayed.
+**Nobody is written to at once.** A publication is put aside, and the feed asks, once, to be flushed at the
+end of the current turn of the event loop; the flush then writes everything that was put aside to each member
+in one go. Under load the batches grow by themselves, and when idle nothing is delayed. What makes that safe
+is one rule: membership changes flush first. Whoever joins gets nothing that was published before they came;
+whoever leaves has been handed everything that was published before they left.
 
-What makes that safe is one rule: **membership changes flush first.** Whoever joins gets nothing that was
-published before they came; whoever leaves has been handed everything that was published before they left.
+**Nothing is missed without being told.** In a channel with history, publications carry positions. The feed's
+position is that of every member, so one comparison per publication, not one per member, finds what is
+missing. The next offset is delivered, an earlier one is a duplicate and dropped, anything else means that
+something is missing. Then the feed *repairs*: it asks for the history since its position, lets wait what
+comes meanwhile, and goes on from there. If the history does not reach back, every member is told that the run
+is broken. It is never continued as if nothing had happened.
+
+A feed has no socket and no engine. It is told what happens, and asks through two callbacks.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol, TypeAlias
 
 from hubbub.core.frames import Batch, Frame
-from hubbub.core.publication import Publication
+from hubbub.core.publication import START, Position, Publication
+from hubbub.exceptions import Unrecoverable
 
 logger = logging.getLogger("hubbub.feed")
 
 #: Ask the event loop to call back before it waits for I/O again.
 Schedule: TypeAlias = Callable[[Callable[[], None]], object]
+
+#: Recent publications that a feed keeps for clients that come back: so many at the most, of so many bytes.
+#: When a server restarts, all its clients come at once, and miss the same.
+RING_SIZE = 1000
+RING_BYTES = 1_048_576
+
+#: Publications that may wait for a repair. Beyond that they are dropped and read from history afterwards.
+MAX_WAITING = 1000
 
 
 class Member(Protocol):
@@ -39,6 +58,10 @@ class Member(Protocol):
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         """``write`` took only the first ``taken`` bytes of ``batch``."""
+
+    def broken(self, channel: str, position: Position) -> None:
+        """What comes next in ``channel`` does not follow what came before: something between the two is lost.
+        The channel goes on from ``position``. Does not change who is in the feed."""
 
 
 def deliver(batch: Batch, members: Iterable[Member]) -> None:
@@ -63,41 +86,75 @@ class Feed:
 
     :param channel: the channel's name.
     :param schedule: called with :meth:`flush` when there is something to flush.
+    :param repair: called when publications are missing, or may be: whoever is asked reads the channel's
+        history since :attr:`since` and answers with :meth:`repaired`, once.
     """
 
-    __slots__ = ("_excluded", "_members", "_pending", "_schedule", "channel")
+    __slots__ = (
+        "_excluded",
+        "_last_id",
+        "_members",
+        "_pending",
+        "_repair",
+        "_ring",
+        "_ring_bytes",
+        "_schedule",
+        "_waiting",
+        "_waiting_overflowed",
+        "channel",
+        "is_repairing",
+        "position",
+    )
 
-    def __init__(self, channel: str, schedule: Schedule) -> None:
+    def __init__(
+        self, channel: str, schedule: Schedule, repair: Callable[[Feed], object], position: Position = START
+    ) -> None:
         self.channel = channel
+        #: Of the last publication that every member has been handed, or will be with the next flush.
+        self.position = position
+        #: Whether an answer to ``repair`` is outstanding.
+        self.is_repairing = False
         self._schedule = schedule
+        self._repair = repair
         self._members: dict[str, Member] = {}
         self._pending: list[Frame] = []
         # Connection id -> the pending frames it is not to get. Empty but for publish(exclude=…).
         self._excluded: dict[str, set[Frame]] = {}
+        # The id of the publication at ``position``, if it has been seen.
+        self._last_id = ""
+        # The most recent frames, one for each offset up to ``position``. Made with the first: a channel
+        # without history has none.
+        self._ring: deque[Frame] | None = None
+        self._ring_bytes = 0
+        # What came during a repair; and whether some of it had to be dropped.
+        self._waiting: list[Publication] = []
+        self._waiting_overflowed = False
 
     def __len__(self) -> int:
         """How many members there are."""
         return len(self._members)
 
-    def publish(self, publication: Publication) -> Frame:
-        """Put ``publication`` aside for everyone who is a member now; returns what they will be sent."""
-        frame = Frame(publication.kind, publication.data)
-        if not self._pending:
-            self._schedule(self.flush)
-        self._pending.append(frame)
-        if publication.exclude is not None:
-            self._excluded.setdefault(publication.exclude, set()).add(frame)
-        return frame
+    # Publications
 
-    def join(self, member: Member) -> None:
-        """Let ``member`` in. It gets what is published from now on. Joining twice is joining once."""
-        self.flush()
-        self._members[member.id] = member
-
-    def leave(self, member: Member) -> None:
-        """Let ``member`` go, after it has been handed everything that was published until now."""
-        self.flush()
-        self._members.pop(member.id, None)
+    def publish(self, publication: Publication) -> Frame | None:
+        """Take what the engine announced. Returns what members will be sent of it, if that is known by now."""
+        offset = publication.offset
+        if offset == 0:
+            return self._put_aside(publication, _frame(publication))
+        if self.is_repairing:
+            self._wait(publication)
+            return None
+        position = self.position
+        if publication.epoch == position.epoch:
+            if offset == position.offset + 1:
+                return self._accept(publication)
+            if offset <= position.offset:
+                return None
+        elif position == START and offset == 1:
+            return self._accept(publication)
+        self._wait(publication)
+        self.verify()
+        return None
 
     def flush(self) -> None:
         """Write what was put aside to every member, each in one batch."""
@@ -114,3 +171,164 @@ class Feed:
             rest = [frame for frame in frames if frame not in without]
             if rest and member_id in self._members:
                 deliver(Batch(rest, self.channel), (self._members[member_id],))
+
+    # Members
+
+    def join(self, member: Member) -> None:
+        """Let ``member`` in. It gets what is published from now on. Joining twice is joining once."""
+        self.flush()
+        self._members[member.id] = member
+
+    def resume(self, member: Member, since: Position, history: Sequence[Publication] = ()) -> bool:
+        """Let ``member`` in and hand it what was published after ``since``, from memory, without a gap.
+
+        :param history: publications as :meth:`remember` took them, for what memory does not hold.
+        :return: ``False`` if that does not reach back to ``since``: the history is to be read first.
+        :raises Unrecoverable: the position is of another epoch, or of a future that this channel has not had.
+        """
+        self.flush()
+        position = self.position
+        if since != START and since.epoch != position.epoch:
+            raise Unrecoverable(self.channel, *position)
+        missed = position.offset - since.offset
+        if missed < 0:
+            raise Unrecoverable(self.channel, *position)
+        ring = self._ring or ()
+        frames = list(islice(ring, max(0, len(ring) - missed), None))
+        if len(frames) < missed:
+            first = position.offset - len(frames)
+            older = [
+                _frame(each)
+                for each in history
+                if since.offset < each.offset <= first and each.epoch == position.epoch
+            ]
+            frames = older + frames
+        if len(frames) < missed:
+            return False
+        if frames:
+            deliver(Batch(frames, self.channel), (member,))
+        self._members[member.id] = member
+        return True
+
+    def leave(self, member: Member) -> None:
+        """Let ``member`` go, after it has been handed everything that was published until now."""
+        self.flush()
+        self._members.pop(member.id, None)
+
+    # Repair
+
+    @property
+    def since(self) -> Position:
+        """From where a repair reads: one publication further back than needed, to see that it is still the
+        one that was delivered, and the engine has not been set back to an earlier state."""
+        offset, epoch = self.position
+        return Position(offset - 1, epoch) if offset > 0 else START
+
+    def verify(self) -> None:
+        """Ask for a repair, unless one is under way."""
+        if not self.is_repairing:
+            self.is_repairing = True
+            self._repair(self)
+
+    def repaired(self, history: Sequence[Publication], top: Position) -> None:
+        """Go on after a repair.
+
+        :param history: what the channel has kept after :attr:`since`, in order.
+        :param top: where the channel stood when that was read.
+        """
+        self.is_repairing = False
+        self._catch_up(history, top)
+        waiting, self._waiting = self._waiting, []
+        has_overflowed, self._waiting_overflowed = self._waiting_overflowed, False
+        for publication in waiting:
+            self.publish(publication)
+        if has_overflowed:
+            self.verify()
+
+    def remember(self, history: Sequence[Publication], top: Position) -> None:
+        """Take a piece of history that was read on behalf of a member, up to ``top``: what is new in it is
+        news to all members, what is old is kept for others that come back."""
+        if self.is_repairing:
+            return
+        if top.offset > self.position.offset or top.epoch != self.position.epoch:
+            self._catch_up([each for each in history if each.offset > self.since.offset], top)
+        self._extend_ring(history)
+
+    # Inside
+
+    def _catch_up(self, history: Sequence[Publication], top: Position) -> None:
+        missing = self._missing(history, top)
+        if missing is None:
+            self._break(history, top)
+        else:
+            for publication in missing:
+                self._accept(publication)
+
+    def _missing(self, history: Sequence[Publication], top: Position) -> list[Publication] | None:
+        """What of ``history`` comes after our position; ``None`` if that does not lead up to ``top``."""
+        offset, epoch = self.position
+        if (epoch != top.epoch and self.position != START) or top.offset < offset:
+            return None
+        missing: list[Publication] = []
+        for publication in history:
+            if publication.offset == offset and publication.id != self._last_id and self._last_id:
+                return None
+            if publication.offset > offset:
+                missing.append(publication)
+        wanted = range(offset + 1, top.offset + 1)
+        return missing if [each.offset for each in missing] == list(wanted) else None
+
+    def _break(self, history: Sequence[Publication], top: Position) -> None:
+        self.flush()
+        self.position = top
+        self._ring = None
+        self._ring_bytes = 0
+        self._last_id = history[-1].id if history and history[-1].position == top else ""
+        for member in self._members.values():
+            member.broken(self.channel, top)
+
+    def _accept(self, publication: Publication) -> Frame:
+        self.position = publication.position
+        self._last_id = publication.id
+        frame = _frame(publication)
+        if self._ring is None:
+            self._ring = deque()
+        self._ring.append(frame)
+        self._ring_bytes += frame.cost
+        while self._ring_bytes > RING_BYTES or len(self._ring) > RING_SIZE:
+            self._ring_bytes -= self._ring.popleft().cost
+        return self._put_aside(publication, frame)
+
+    def _put_aside(self, publication: Publication, frame: Frame) -> Frame:
+        if not self._pending:
+            self._schedule(self.flush)
+        self._pending.append(frame)
+        if publication.exclude is not None:
+            self._excluded.setdefault(publication.exclude, set()).add(frame)
+        return frame
+
+    def _wait(self, publication: Publication) -> None:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(publication)
+        else:
+            self._waiting_overflowed = True
+
+    def _extend_ring(self, history: Sequence[Publication]) -> None:
+        """Put in front of the ring what belongs there, as far as there is room."""
+        if self._ring is None:
+            self._ring = deque()
+        offset = self.position.offset - len(self._ring)
+        for publication in reversed(history):
+            if publication.offset > offset or publication.epoch != self.position.epoch:
+                continue
+            frame = _frame(publication)
+            has_room = len(self._ring) < RING_SIZE and self._ring_bytes + frame.cost <= RING_BYTES
+            if publication.offset != offset or not has_room:
+                break
+            self._ring.appendleft(frame)
+            self._ring_bytes += frame.cost
+            offset -= 1
+
+
+def _frame(publication: Publication) -> Frame:
+    return Frame(publication.kind, publication.data)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import count
+from secrets import token_hex
 from typing import NamedTuple
 
+from msgspec import DecodeError, Struct
+from msgspec.msgpack import Decoder, Encoder
+from msgspec.structs import replace
 from pydantic_core import PydanticSerializationError, to_json
 
 from hubbub.exceptions import InvalidChannel, InvalidData
@@ -21,7 +26,8 @@ _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 class Position(NamedTuple):
     """Where a publication stands in its channel.
 
-    Offsets rise by one within an epoch. A channel without history has no positions to return to: its
+    Offsets rise by one within an epoch. The epoch changes whenever what came before cannot be trusted any
+    more: it was lost, evicted or removed. A channel without history has no positions to return to: its
     publications are delivered at most once and all carry offset 0 and an empty epoch.
     """
 
@@ -29,20 +35,72 @@ class Position(NamedTuple):
     epoch: str
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+#: Before everything that was ever published to a channel, whatever its epoch.
+START = Position(0, "")
+
+
+class Publication(Struct, frozen=True, array_like=True):
     """One message in one channel.
+
+    Engines carry it as MessagePack (:func:`pack`). It is an array there, so that fields can be added at the
+    end: older readers ignore them, newer ones take the defaults.
 
     :param channel: the channel's name.
     :param data: the payload, already encoded; UTF-8 unless ``kind`` is ``"binary"``.
     :param kind: how the payload goes out.
     :param exclude: the id of the one connection that is not to get it, usually the sender's.
+    :param id: unique among all publications. Tells two apart that have the same position because an engine
+        was set back to an earlier state.
+    :param offset: see :class:`Position`; set by the engine.
+    :param epoch: see :class:`Position`; set by the engine.
+    :param time: when the engine accepted it, in seconds since 1970; set by the engine.
     """
 
     channel: str
     data: bytes
     kind: Kind
     exclude: str | None = None
+    id: str = ""
+    offset: int = 0
+    epoch: str = ""
+    time: float = 0.0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.offset, self.epoch)
+
+    def at(self, position: Position, time: float) -> Publication:
+        """The same publication, accepted by an engine."""
+        return replace(self, offset=position.offset, epoch=position.epoch, time=time)
+
+
+_encoder = Encoder()
+_decoder = Decoder(Publication)
+
+
+def pack(publication: Publication) -> bytes:
+    """``publication`` as it travels on engines."""
+    return _encoder.encode(publication)
+
+
+def unpack(packed: bytes) -> Publication:
+    """The publication that :func:`pack` has packed.
+
+    :raises InvalidData: it is none: something else writes where the engine reads, or a version of Hubbub that
+        does not go with this one.
+    """
+    try:
+        return _decoder.decode(packed)
+    except DecodeError as exc:
+        raise InvalidData(
+            f"Expected a publication as Hubbub packs them, but got {packed[:64]!r}: {exc}."
+        ) from exc
+
+
+def publication_ids() -> Iterator[str]:
+    """Ids for publications, unique among all processes."""
+    process = token_hex(6)
+    return (f"{process}{number:x}" for number in count())
 
 
 def check_channel(name: str) -> str:

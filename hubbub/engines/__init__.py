@@ -6,10 +6,10 @@ import re
 from importlib import import_module
 from typing import NamedTuple
 
-from hubbub.engines.base import Engine, Sink
+from hubbub.engines.base import Engine, Page, Sink
 from hubbub.exceptions import InvalidURL, MissingExtra
 
-__all__ = ["ENGINES", "Engine", "EngineSpec", "Sink", "engine_for"]
+__all__ = ["ENGINES", "Engine", "EngineSpec", "Page", "Sink", "engine_for"]
 
 
 class EngineSpec(NamedTuple):
@@ -31,9 +31,10 @@ ENGINES: dict[str, EngineSpec] = {
 }
 
 
-def engine_for(url: str) -> Engine:
+def engine_for(url: str, namespace: str = "hubbub") -> Engine:
     """The engine that ``url`` names, not yet started.
 
+    :param namespace: see :class:`Engine`.
     :raises InvalidURL: no engine has that scheme, or the engine does not understand the rest of the URL.
     :raises MissingExtra: the engine needs a package that is not installed.
     """
@@ -58,4 +59,4 @@ def engine_for(url: str) -> Engine:
             f"The engine for {scheme}:// needs the package {exc.name!r}, which is not installed. "
             f'Install it with: pip install "hubbub[{spec.extra}]"'
         ) from exc
-    return engine(url)
+    return engine(url, namespace)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from starlette.websockets import WebSocket
 
-from hubbub.codes import CloseCode
+from hubbub.codes import CloseCode, clip_reason
 from hubbub.core.feed import deliver
 from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
+from hubbub.core.publication import Position
 
 
 class _Member:
@@ -117,6 +118,13 @@ class Writer(_Member, ABC):
         self.write = _drop
         self._outbox.clear()
         self._has_changed()
+
+    def broken(self, channel: str, position: Position) -> None:
+        """Something that was published to ``channel`` is lost to the client: let it go, so that it comes back
+        and starts afresh."""
+        reason = f"insufficient state: {channel!r} goes on from {position.offset}"
+        self.end(CloseCode.INSUFFICIENT_STATE, clip_reason(reason))
+        self._on_end(CloseCode.INSUFFICIENT_STATE, clip_reason(reason))
 
     # For implementations
 
