@@ -137,7 +137,7 @@ class Feed:
     # Publications
 
     def publish(self, publication: Publication) -> Frame | None:
-        """Take what the engine announced. Returns what members will be sent of it, if that is known by now."""
+        """Take what the engine announced. Returns what members will be sent, if that is known by now."""
         offset = publication.offset
         if offset == 0:
             return self._put_aside(publication, _frame(publication))
