@@ -138,22 +138,16 @@ class Feed:
 
     def publish(self, publication: Publication) -> Frame | None:
         """Take what the engine announced. Returns what members will be sent, if that is known by now."""
-        offset = publication.offset
-        if offset == 0:
+        if publication.offset == 0:
             return self._put_aside(publication, _frame(publication))
         if self.is_repairing:
             self._wait(publication)
             return None
-        position = self.position
-        if publication.epoch == position.epoch:
-            if offset == position.offset + 1:
-                return self._accept(publication)
-            if offset <= position.offset:
-                return None
-        elif position == START and offset == 1:
+        if self._is_next(publication):
             return self._accept(publication)
-        self._wait(publication)
-        self.verify()
+        if not self._is_duplicate(publication):
+            # It is kept, or it would not have been announced: the repair will find it.
+            self.verify()
         return None
 
     def flush(self) -> None:
@@ -239,10 +233,13 @@ class Feed:
         self.is_repairing = False
         self._catch_up(history, top)
         waiting, self._waiting = self._waiting, []
-        has_overflowed, self._waiting_overflowed = self._waiting_overflowed, False
+        is_behind, self._waiting_overflowed = self._waiting_overflowed, False
         for publication in waiting:
-            self.publish(publication)
-        if has_overflowed:
+            if self._is_next(publication):
+                self._accept(publication)
+            elif not self._is_duplicate(publication):
+                is_behind = True
+        if is_behind:
             self.verify()
 
     def remember(self, history: Sequence[Publication], top: Position) -> None:
@@ -255,6 +252,14 @@ class Feed:
         self._extend_ring(history)
 
     # Inside
+
+    def _is_next(self, publication: Publication) -> bool:
+        offset, epoch = self.position
+        return publication.offset == offset + 1 and (publication.epoch == epoch or self.position == START)
+
+    def _is_duplicate(self, publication: Publication) -> bool:
+        offset, epoch = self.position
+        return publication.offset <= offset and publication.epoch == epoch
 
     def _catch_up(self, history: Sequence[Publication], top: Position) -> None:
         missing = self._missing(history, top)
