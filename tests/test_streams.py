@@ -87,7 +87,7 @@ class Member:
 
     async def hears(self, *texts: str) -> None:
         async with asyncio.timeout(5):
-            while self.received != list(texts) and len(self.received) <= len(texts):
+            while self.received != list(texts) and len(self.received) <= len(texts):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert self.received == list(texts)
 
@@ -250,7 +250,7 @@ async def test_what_cannot_be_repaired_is_told(node: Node, engine: FlakyEngine) 
     await engine.remove_history("chat")
     last = (await say(node, "2"))[0]
     async with asyncio.timeout(5):
-        while not member.breaks:
+        while not member.breaks:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert member.breaks == [last]
     assert member.received == ["1"]
@@ -268,7 +268,7 @@ async def test_a_channel_without_members_is_left_after_a_while(node: Node, engin
     assert engine.unsubscribed == []
     node.leave("chat", member)
     async with asyncio.timeout(5):
-        while not engine.unsubscribed:
+        while not engine.unsubscribed:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert node.stats()["channels"] == 0
     # And it can be joined again.

@@ -54,7 +54,7 @@ class Collector:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def heard(self, channel: str, texts: Sequence[str]) -> None:
