@@ -112,3 +112,27 @@ async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
         assert await receive_json(bob) == {"type": "line", "points": [[0.0, 0.0], [1.0, 2.5]]}
         await bob.send('{"type": "clear"}')
         assert await receive_json(ann) == {"type": "clear"}
+
+
+async def test_the_history_example_lets_clients_catch_up(log: Path) -> None:
+    async with serve("history:app", log, command="hubbub run", probe="/docs") as server:
+        url = f"{server.ws}/rooms/5"
+        async with connect(url) as first:
+            position = await receive_json(first)
+            assert (position["type"], position["offset"]) == ("position", 0)
+            await first.send("1")
+            assert await receive_json(first) == {"type": "said", "text": "1"}
+        async with connect(url) as other:
+            assert (await receive_json(other))["text"] == "1"
+            assert (await receive_json(other))["offset"] == 1
+            for text in ("2", "3"):
+                await other.send(text)
+                await receive_json(other)
+            async with connect(f"{url}?offset=1&epoch={position['epoch']}") as again:
+                assert [(await receive_json(again))["text"] for _ in range(2)] == ["2", "3"]
+                assert await receive_json(again) == {**position, "offset": 3}
+                await other.send("4")
+                assert (await receive_json(again))["text"] == "4"
+            async with connect(f"{url}?offset=1&epoch=another") as lost:
+                assert await receive_json(lost) == {"type": "reload"}
+                assert [(await receive_json(lost))["text"] for _ in range(4)] == ["1", "2", "3", "4"]
