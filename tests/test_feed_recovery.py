@@ -328,3 +328,48 @@ def test_more_than_may_wait_for_a_repair_is_read_again_afterwards() -> None:
     callbacks.pop()()
     assert len(member.received) == 1007
     assert feed.position == engine.top
+
+
+def test_a_duplicate_is_dropped_without_a_question() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    publication = engine.publish()
+    for _ in range(3):
+        feed.publish(publication)
+    callbacks.pop()()
+    assert member.received == [publication.data]
+    assert asked == []
+
+
+def test_the_next_offset_of_another_epoch_is_not_the_next() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    feed.publish(engine.publish())
+    engine.begin()
+    engine.publish()
+    feed.publish(engine.publish())
+    assert asked == [feed]
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+
+
+def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    engine.publish()
+    feed.publish(engine.publish())
+    page = engine.read(feed.since)
+    engine.publish()
+    feed.publish(engine.publish())
+    feed.repaired(*page)
+    assert len(asked) == 2
+    feed.repaired(*engine.read(feed.since))
+    callbacks.pop()()
+    assert len(member.received) == 4
+    assert not member.is_broken
