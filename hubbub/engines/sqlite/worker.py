@@ -295,8 +295,8 @@ class Worker(Thread):
 
     def _reject(self, job: Job, exc: Exception) -> None:
         self._outcomes.append((job.future, None, self._explained(exc)))
-        # A full disk is still readable, and data that does not fit says nothing about the file. After anything
-        # else, it is better to open it again.
+        # A full disk is still readable, and data that does not fit says nothing about the file. After
+        # anything else, it is better to open it again.
         if isinstance(exc, sqlite3.DatabaseError) and not (
             is_full(exc) or isinstance(exc, sqlite3.DataError)
         ):
