@@ -319,7 +319,9 @@ class Store:
 
 def is_busy(exc: BaseException) -> bool:
     """Whether it is nothing but another process that is writing just now."""
-    return isinstance(exc, sqlite3.Error) and _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    # SQLITE_PROTOCOL: others opened and closed the file so often that it could not be opened in between.
+    busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+    return isinstance(exc, sqlite3.Error) and _code(exc) in busy
 
 
 def is_full(exc: BaseException) -> bool:

@@ -33,8 +33,11 @@ POLL_MIN, POLL_MAX = 0.002, 0.025
 #: Seconds between two tries to open a file that is not to be had.
 RETRY = 0.25
 
-#: Jobs done in one transaction, and publications handed over in one callback.
-MAX_JOBS = MAX_NEWS = 500
+#: Jobs done in one transaction: other processes wait for its end.
+MAX_JOBS = 200
+
+#: Publications handed over in one callback.
+MAX_NEWS = 500
 
 #: Seconds between two looks at what may be pruned; and at the streams that may be forgotten.
 PRUNE_EVERY, FORGET_EVERY = 1.0, 60.0
@@ -88,6 +91,7 @@ class Worker(Thread):
         self._was_open = False
         self._doubt: Exception | None = None
         self._failed = False
+        self._is_lost = False
         self._subscriptions: dict[str, Subscription] = {}
         self._waiting: list[Job] = []
         self._outcomes: list[Outcome] = []
@@ -164,7 +168,8 @@ class Worker(Thread):
             logger.debug("The event loop was closed while %r was in use.", self._path)
         finally:
             self._close()
-            self._take(0.0)
+            while not self._jobs.empty():
+                self._take(0.0)
             stopped = EngineUnavailable(f"The SQLite engine on {self._path!r} was stopped.")
             self._outcomes += [(job.future, None, stopped) for job in self._waiting]
             self._outcomes.append((self.ended, None, None))
@@ -206,7 +211,7 @@ class Worker(Thread):
     def _opened(self) -> Store:
         """The store; opened again if that is necessary."""
         if self._store is not None and (self._doubt or self._store.is_replaced()):
-            logger.warning("Opening %r again: %s.", self._path, self._doubt or "it was removed or replaced")
+            logger.warning("To open %r again: %s.", self._path, self._doubt or "it was removed or replaced")
             self._close()
         if self._store is None:
             store = Store(self._path, self._namespace)
@@ -217,8 +222,9 @@ class Worker(Thread):
                 raise
             self._store = store
             if self._was_open:
-                logger.warning("%r is there again.", self._path)
+                logger.warning("Opened %r again.", self._path)
                 self._reconnected = True
+            self._is_lost = False
             self._was_open = True
             self._outcomes.append((self.opened, None, None))
         return self._store
@@ -239,12 +245,13 @@ class Worker(Thread):
     def _lose(self, exc: Exception) -> None:
         """Close the store, if it is open, and let everybody know who waits for it."""
         error = self._explained(exc)
-        if self._store is not None:
-            logger.warning("%s Trying again.", error, exc_info=None if error is not exc else exc)
-            self._close()
-        elif not self._was_open:
+        self._close()
+        if not self._was_open:
             self._failed = True
             self._outcomes.append((self.opened, None, error))
+        elif not self._is_lost:
+            self._is_lost = True
+            logger.error("%s Trying again until it works.", error)
         self._outcomes += [(job.future, None, error) for job in self._waiting]
         self._waiting = []
 
