@@ -22,6 +22,7 @@ from hubbub.types import History
 
 #: What we write in ``PRAGMA user_version``.
 SCHEMA_VERSION = 1
+SCHEMA = (files(__package__) / "schema.sql").read_text("utf-8").split(";")
 
 #: Seconds that everything published stays in the file at least, for processes that are behind.
 KEEP = 60.0
@@ -258,7 +259,7 @@ class Store:
         with self.transaction():
             (version,) = self._one("PRAGMA user_version")
             if version == 0:
-                for statement in (files(__package__) / "schema.sql").read_text("utf-8").split(";"):
+                for statement in SCHEMA:
                     self._execute(statement)
                 self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:

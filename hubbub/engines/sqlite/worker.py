@@ -273,6 +273,8 @@ class Worker(Thread):
             return
         try:
             with store.transaction():
+                # Some may have given up while we waited for the lock.
+                jobs = [job for job in jobs if not job.future.done()]
                 now = time.time()
                 results = [job.work(store, now) for job in jobs]
         except Exception as exc:
@@ -283,7 +285,7 @@ class Worker(Thread):
                 # Nothing of it has happened. Each alone, it shows whose error it is.
                 for job in jobs:
                     self._write(store, [job])
-            else:
+            elif jobs:
                 self._reject(jobs[0], exc)
         else:
             self._outcomes += [(job.future, result, None) for job, result in zip(jobs, results, strict=True)]
