@@ -255,18 +255,19 @@ class Store:
             )
         # Safe when a process dies; when the machine does, the last moments may be lost, but nothing is torn.
         self._execute("PRAGMA synchronous = NORMAL")
-        # One process at a time makes the tables; and a file that is read-only shows here.
+        # One process at a time makes the tables.
         with self.transaction():
             (version,) = self._one("PRAGMA user_version")
             if version == 0:
                 for statement in SCHEMA:
                     self._execute(statement)
-                self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 raise EngineUnavailable(
                     f"Expected {self._path!r} to have schema version {SCHEMA_VERSION}, but got {version}: it "
                     "belongs to another version of Hubbub, or to something else."
                 )
+            # Also if it is that already: only at the first write does SQLite say that a file is read-only.
+            self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _published(self, channel: str, idempotency_key: str, now: float) -> Position | None:
         row = self._one(
