@@ -28,6 +28,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 #: URL scheme -> engine.
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
+    "sqlite": EngineSpec("hubbub.engines.sqlite:SQLiteEngine"),
 }
 
 

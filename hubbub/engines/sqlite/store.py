@@ -1,0 +1,344 @@
+"""What is in the file: streams, publications and idempotency keys, read and written with plain calls.
+
+One process writes at a time (``BEGIN IMMEDIATE``), so the ids of publications rise in the order in which they
+are committed: whoever has read up to an id will never see a smaller one appear.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from itertools import islice
+from secrets import token_hex
+from typing import Any, NamedTuple
+
+from hubbub.core.publication import START, Position, Publication, pack, unpack
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Page
+from hubbub.exceptions import EngineUnavailable
+from hubbub.types import History
+
+#: What we write in ``PRAGMA user_version``.
+SCHEMA_VERSION = 1
+SCHEMA = (files(__package__) / "schema.sql").read_text("utf-8").split(";")
+
+#: Seconds that everything published stays in the file at least, for processes that are behind.
+KEEP = 60.0
+
+#: Seconds that a stream is remembered after its last publication is gone. After that it begins anew.
+STREAM_TTL = 3600.0
+
+#: Seconds that SQLite waits for a lock. Short: whoever finds the file locked does something else meanwhile.
+BUSY_TIMEOUT = 0.01
+
+#: Rows, and channels, that one call of :meth:`Store.prune` looks after.
+PRUNED = 1000
+
+
+class Stream(NamedTuple):
+    """A channel's history, but for what is in it."""
+
+    epoch: str
+    top: int
+    size: int
+    ttl: float
+    used: float
+
+    @property
+    def position(self) -> Position:
+        return Position(self.top, self.epoch)
+
+
+class Store:
+    """An open file. To be used, and closed, in the thread that opened it.
+
+    Whatever changes something is called within :meth:`transaction`. All times are seconds since 1970.
+
+    :param path: the file; made if it does not exist.
+    :raises EngineUnavailable: there is no such directory, or the file is not one that we can use.
+    :raises sqlite3.Error: it cannot be opened or written to; see :func:`is_busy`.
+    """
+
+    def __init__(self, path: str, namespace: str) -> None:
+        self._path = path
+        self._namespace = namespace
+        # Channels that may have more than they are to keep -> when they were last published to.
+        self._grown: dict[str, float] = {}
+        # Channels whose history was read, and that are not to be forgotten therefore.
+        self._read: set[str] = set()
+        if not os.path.isdir(os.path.dirname(path)):
+            raise EngineUnavailable(f"Expected the directory of {path!r} to exist, but it does not.")
+        # The file is looked at, never opened by ourselves: when a process closes a file, it loses the locks
+        # that its other connections have on it.
+        before = _identity(path)
+        self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        try:
+            self._prepare()
+            self._identity = _identity(path)
+            if self._identity is None or before not in (None, self._identity):
+                raise EngineUnavailable(f"Expected {path!r} to stay where it is, but it was replaced.")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def is_replaced(self) -> bool:
+        """Whether the file was removed, or another is in its place."""
+        return _identity(self._path) != self._identity
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing, and nobody else writes meanwhile."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            # Some errors, such as a full disk, have rolled it back already.
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+
+    # Publications
+
+    def publish(
+        self, publication: Publication, history: History | None, idempotency_key: str | None, now: float
+    ) -> Position:
+        channel = publication.channel
+        if idempotency_key is not None and (earlier := self._published(channel, idempotency_key, now)):
+            return earlier
+        stream = self._stream(channel, history, now)
+        keep = KEEP
+        if stream is not None:
+            # Time does not go back within a stream, whatever the clock does: the oldest is the first to go.
+            now = max(now, stream.used)
+            stream = stream._replace(top=stream.top + 1, used=now)
+            self._save(channel, stream)
+            self._grown[channel] = now
+            publication = publication.at(stream.position, now)
+            keep = max(stream.ttl, KEEP)
+        position = publication.position
+        self._execute(
+            "INSERT INTO hubbub_publications (namespace, channel, offset, time, expires, packed)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            self._namespace, channel, position.offset, now, now + keep, pack(publication),
+        )  # fmt: skip
+        if idempotency_key is not None:
+            self._execute(
+                "REPLACE INTO hubbub_keys VALUES (?, ?, ?, ?, ?, ?)",
+                self._namespace, channel, idempotency_key, *position, now + IDEMPOTENCY_WINDOW,
+            )  # fmt: skip
+        return position
+
+    def last_id(self) -> int:
+        """The id of the last publication, also if it is not there any more."""
+        row = self._one("SELECT seq FROM sqlite_sequence WHERE name = 'hubbub_publications'")
+        return row[0] if row else 0
+
+    def version(self) -> int:
+        """A number that changes when another connection has written something."""
+        return int(self._one("PRAGMA data_version")[0])
+
+    def published_after(self, last_id: int, limit: int) -> list[tuple[int, str, str, bytes]]:
+        """Id, namespace, channel and packed publication of what comes after ``last_id``, in order."""
+        return self._execute(
+            "SELECT id, namespace, channel, packed FROM hubbub_publications WHERE id > ? ORDER BY id LIMIT ?",
+            last_id, limit,
+        ).fetchall()  # fmt: skip
+
+    # Streams
+
+    def subscribe(self, channel: str, history: History | None, now: float) -> Position:
+        """Where the channel stands; with ``history``, it has one from now on."""
+        stream = self._stream(channel, history, now)
+        if stream is None:
+            return START
+        self._save(channel, stream._replace(used=max(now, stream.used)))
+        return stream.position
+
+    def history(
+        self, channel: str, since: Position | None, limit: int | None, reverse: bool, now: float
+    ) -> Page:
+        """See :meth:`Engine.history`. Not to be called within a transaction: it has one of its own."""
+        self._execute("BEGIN")
+        try:
+            stream = self._find(channel)
+            if stream is None:
+                return Page((), START)
+            if stream.used + STREAM_TTL / 4 < now:
+                self._read.add(channel)
+            if since is not None and since.epoch != stream.epoch and since != START:
+                return Page((), stream.position)
+            first, last = stream.top - stream.size + 1, stream.top
+            if since is not None and reverse:
+                last = min(last, since.offset - 1)
+            elif since is not None:
+                first = max(first, since.offset + 1)
+            rows = self._execute(
+                "SELECT packed FROM hubbub_publications WHERE namespace = ? AND channel = ? AND offset > 0"
+                " AND offset BETWEEN ? AND ? AND time > ?"
+                f" ORDER BY offset {'DESC' if reverse else 'ASC'} LIMIT ?",
+                self._namespace, channel, first, last, now - stream.ttl, -1 if limit is None else limit,
+            ).fetchall()  # fmt: skip
+            return Page([unpack(packed) for (packed,) in rows], stream.position)
+        finally:
+            if self._connection.in_transaction:
+                self._execute("COMMIT")
+
+    def remove_history(self, channel: str, now: float) -> None:
+        stream = self._find(channel)
+        if stream is not None:
+            self._delete_history(channel)
+            self._save(channel, stream._replace(epoch=token_hex(4), top=0, used=max(now, stream.used)))
+
+    # Pruning
+
+    def has_to_prune(self, now: float) -> bool:
+        (found,) = self._one(
+            "SELECT EXISTS (SELECT 1 FROM hubbub_publications WHERE expires < ?1)"
+            " OR EXISTS (SELECT 1 FROM hubbub_keys WHERE expires < ?1)",
+            now,
+        )
+        return bool(found or self._grown or self._read)
+
+    def prune(self, now: float) -> None:
+        """Delete some of what is too old or too much, in all namespaces. What is to go is not read any more,
+        so there is no hurry."""
+        self._execute(
+            "DELETE FROM hubbub_publications WHERE id IN"
+            " (SELECT id FROM hubbub_publications WHERE expires < ? ORDER BY expires, id LIMIT ?)",
+            now, PRUNED,
+        )  # fmt: skip
+        self._execute(
+            "DELETE FROM hubbub_keys WHERE (namespace, channel, key) IN"
+            " (SELECT namespace, channel, key FROM hubbub_keys WHERE expires < ? LIMIT ?)",
+            now, PRUNED,
+        )  # fmt: skip
+        for channel in list(islice(self._grown, PRUNED)):
+            deleted = self._execute(
+                "DELETE FROM hubbub_publications WHERE id IN"
+                " (SELECT id FROM hubbub_publications WHERE namespace = ?1 AND channel = ?2 AND offset > 0"
+                " AND offset <= (SELECT top - size FROM hubbub_streams WHERE namespace = ?1 AND channel = ?2)"
+                " AND time < ?3 ORDER BY offset LIMIT ?4)",
+                self._namespace, channel, now - KEEP, PRUNED,
+            )  # fmt: skip
+            used = self._grown.pop(channel)
+            if used + KEEP >= now or deleted.rowcount == PRUNED:
+                # Behind the others, and again when more may go.
+                self._grown[channel] = used
+        read, self._read = self._read, set()
+        for channel in read:
+            self._execute(
+                "UPDATE hubbub_streams SET used = max(used, ?) WHERE namespace = ? AND channel = ?",
+                now, self._namespace, channel,
+            )  # fmt: skip
+
+    def forget_streams(self, now: float) -> None:
+        """Delete some of the streams that nobody has used since long after they became empty."""
+        self._execute(
+            "DELETE FROM hubbub_streams WHERE (namespace, channel) IN"
+            " (SELECT namespace, channel FROM hubbub_streams WHERE used + max(ttl, ?) + ? < ? LIMIT ?)",
+            KEEP, STREAM_TTL, now, PRUNED,
+        )  # fmt: skip
+
+    # Inside
+
+    def _prepare(self) -> None:
+        (mode,) = self._one("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise EngineUnavailable(
+                f"Expected {self._path!r} to be on a disk that allows WAL, but got {mode}."
+            )
+        # Safe when a process dies; when the machine does, the last moments may be lost, but nothing is torn.
+        self._execute("PRAGMA synchronous = NORMAL")
+        # One process at a time makes the tables.
+        with self.transaction():
+            (version,) = self._one("PRAGMA user_version")
+            if version == 0:
+                for statement in SCHEMA:
+                    self._execute(statement)
+            elif version != SCHEMA_VERSION:
+                raise EngineUnavailable(
+                    f"Expected {self._path!r} to have schema version {SCHEMA_VERSION}, but got {version}: it "
+                    "belongs to another version of Hubbub, or to something else."
+                )
+            # Also if it is that already: only at the first write does SQLite say that a file is read-only.
+            self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _published(self, channel: str, idempotency_key: str, now: float) -> Position | None:
+        row = self._one(
+            "SELECT offset, epoch FROM hubbub_keys"
+            " WHERE namespace = ? AND channel = ? AND key = ? AND expires > ?",
+            self._namespace, channel, idempotency_key, now,
+        )  # fmt: skip
+        return Position(*row) if row else None
+
+    def _find(self, channel: str) -> Stream | None:
+        row = self._one(
+            "SELECT epoch, top, size, ttl, used FROM hubbub_streams WHERE namespace = ? AND channel = ?",
+            self._namespace, channel,
+        )  # fmt: skip
+        return Stream(*row) if row else None
+
+    def _stream(self, channel: str, history: History | None, now: float) -> Stream | None:
+        """The channel's stream as ``history`` wants it, not yet saved."""
+        stream = self._find(channel)
+        if history is None:
+            return stream
+        if stream is None:
+            # One that was forgotten may have left something behind.
+            self._delete_history(channel)
+            return Stream(token_hex(4), 0, history.size, history.ttl, now)
+        if history.ttl != stream.ttl:
+            self._execute(
+                "UPDATE hubbub_publications SET expires = time + ?"
+                " WHERE namespace = ? AND channel = ? AND offset > 0",
+                max(history.ttl, KEEP), self._namespace, channel,
+            )  # fmt: skip
+        return stream._replace(size=history.size, ttl=history.ttl)
+
+    def _save(self, channel: str, stream: Stream) -> None:
+        self._execute(
+            "REPLACE INTO hubbub_streams VALUES (?, ?, ?, ?, ?, ?, ?)", self._namespace, channel, *stream
+        )
+
+    def _delete_history(self, channel: str) -> None:
+        self._execute(
+            "DELETE FROM hubbub_publications WHERE namespace = ? AND channel = ? AND offset > 0",
+            self._namespace, channel,
+        )  # fmt: skip
+
+    def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        return self._execute(statement, *values).fetchone()
+
+
+def is_busy(exc: BaseException) -> bool:
+    """Whether it is nothing but another process that is writing just now."""
+    # SQLITE_PROTOCOL: others opened and closed the file so often that it could not be opened in between.
+    busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+    return isinstance(exc, sqlite3.Error) and _code(exc) in busy
+
+
+def is_full(exc: BaseException) -> bool:
+    """Whether there is no room, but nothing else wrong."""
+    return isinstance(exc, sqlite3.Error) and _code(exc) == sqlite3.SQLITE_FULL
+
+
+def _code(exc: sqlite3.Error) -> int:
+    # The extended ones tell the details in the upper bits. Errors of Python's own module have none.
+    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

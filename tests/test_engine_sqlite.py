@@ -1,0 +1,592 @@
+"""What is special about ``sqlite:///``: several processes, and a file that things happen to."""
+
+# What happens to the file happens on the event loop: it is small.
+# ruff: noqa: ASYNC240
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubbub.core.publication import START, Position
+from hubbub.engines import engine_for
+from hubbub.engines.contract import DEADLINE, HISTORY, Collector, publication
+from hubbub.engines.sqlite import SQLiteEngine
+from hubbub.engines.sqlite import engine as engine_module
+from hubbub.engines.sqlite import store as store_module
+from hubbub.engines.sqlite import worker as worker_module
+from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
+from hubbub.types import History
+
+#: A process that publishes ``count`` times to "chat", when told to, and then tells what it has heard once
+#: that ends with "the end".
+PROCESS = """
+import asyncio, sys
+from hubbub.core.publication import Publication
+from hubbub.engines import engine_for
+from hubbub.engines.contract import HISTORY, Collector, publication
+
+async def main(url, name, count):
+    engine, collector = engine_for(url), Collector()
+    await engine.start(collector)
+    position = await engine.subscribe("chat", HISTORY)
+    print("ready", *position, flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for start in range(0, count, 50):
+        texts = [f"{name}:{number}" for number in range(start, min(start + 50, count))]
+        await asyncio.gather(*(engine.publish(publication("chat", text), HISTORY) for text in texts))
+    print("published", flush=True)
+    await collector.until(lambda: "the end" in collector.texts("chat")[-1:])
+    await engine.stop()
+    print(*(f"{each.offset}={each.data.decode()}" for each in collector.publications), sep=";", flush=True)
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hub.db"
+
+
+def make(path: Path, namespace: str = "hubbub") -> SQLiteEngine:
+    return SQLiteEngine(f"sqlite:///{path}", namespace)
+
+
+@asynccontextmanager
+async def started(path: Path, namespace: str = "hubbub") -> AsyncIterator[tuple[SQLiteEngine, Collector]]:
+    engine, collector = make(path, namespace), Collector()
+    await engine.start(collector)
+    try:
+        yield engine, collector
+    finally:
+        await engine.stop()
+
+
+@asynccontextmanager
+async def process(path: Path, name: str, count: int) -> AsyncIterator[Process]:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROCESS, f"sqlite:///{path}", name, str(count),
+        stdin=PIPE, stdout=PIPE, limit=1_000_000,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield running
+            await running.communicate()
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+
+
+async def line(running: Process) -> str:
+    assert running.stdout is not None
+    return (await running.stdout.readline()).decode().rstrip("\n")
+
+
+def go(running: Process) -> None:
+    assert running.stdin is not None
+    running.stdin.write(b"\n")
+
+
+def rows(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program is writing, and takes its time."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def remove(path: Path) -> None:
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+# The URL
+
+
+@pytest.mark.parametrize("url", ["sqlite:///chat.db", "SQLite:///./chat.db"])
+def test_a_relative_path_is_taken_from_the_present_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = engine_for(url)
+    monkeypatch.undo()
+    assert isinstance(engine, SQLiteEngine)
+    assert engine._path == str(tmp_path / "chat.db")
+
+
+def test_four_slashes_begin_an_absolute_path() -> None:
+    assert SQLiteEngine("sqlite:////var/lib/chat%20room.db")._path == "/var/lib/chat%20room.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://:memory:",
+        "sqlite:/chat.db",
+        "sqlite://user:s3cret@host/chat.db",
+        "sqlite:///s3cret.db?mode=memory",
+        "sqlite:///s3cret\n.db",
+        "sqlite:///s3cret/",
+    ],
+)
+def test_a_url_without_a_file_is_refused(url: str) -> None:
+    with pytest.raises(InvalidURL, match=r"^Expected 'sqlite:///relative\.db' or .*, but got ") as info:
+        engine_for(url)
+    assert "s3cret" not in str(info.value)
+
+
+def test_who_wants_no_file_is_told_what_there_is_instead() -> None:
+    with pytest.raises(InvalidURL, match="memory://"):
+        engine_for("sqlite:///:memory:")
+
+
+# Starting
+
+
+async def refused(path: Path, message: str) -> None:
+    engine = make(path)
+    with pytest.raises(EngineUnavailable, match=message) as info:
+        await engine.start(Collector())
+    assert str(path) in str(info.value)
+    with pytest.raises(HubNotRunning):
+        await engine.publish(publication("chat", "hello"))
+
+
+async def test_the_directory_must_exist(tmp_path: Path) -> None:
+    await refused(tmp_path / "missing" / "hub.db", "directory .* to exist")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_directory_is_no_file(path: Path) -> None:
+    path.mkdir()
+    await refused(path, "unable to open")
+
+
+async def test_a_file_of_something_else_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"a letter, not a database" * 100)
+    await refused(path, "not a database")
+    assert path.read_bytes() == b"a letter, not a database" * 100
+
+
+async def test_a_schema_of_another_version_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    await refused(path, "schema version 1, but got 99")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everything")
+async def test_a_file_that_is_read_only_is_refused(path: Path) -> None:
+    async with started(path):
+        pass
+    path.chmod(0o444)
+    await refused(path, "readonly")
+
+
+async def test_a_file_that_stays_locked_is_given_up_in_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(path):
+        pass
+    monkeypatch.setattr(engine_module, "DEADLINE", 0.2)
+    with locked(path):
+        await refused(path, "within 0.2 s")
+
+
+async def test_a_file_that_is_locked_for_a_moment_is_waited_for(path: Path) -> None:
+    async with started(path):
+        pass
+    engine = make(path)
+    with locked(path):
+        starting = asyncio.create_task(engine.start(Collector()))
+        await asyncio.sleep(0.1)
+        assert not starting.done()
+    await starting
+    await engine.stop()
+
+
+async def test_many_can_make_the_file_at_once(path: Path) -> None:
+    engines = [make(path) for _ in range(8)]
+    await asyncio.gather(*(engine.start(Collector()) for engine in engines))
+    positions = await asyncio.gather(*(each.publish(publication("chat", "hi"), HISTORY) for each in engines))
+    assert sorted(position.offset for position in positions) == list(range(1, 9))
+    await asyncio.gather(*(engine.stop() for engine in engines))
+
+
+async def test_tables_of_others_in_the_file_are_left_alone(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE streams (name)")
+    async with started(path) as (engine, _):
+        await engine.publish(publication("chat", "hi"))
+    assert rows(path, "SELECT * FROM streams") == []
+
+
+# Several processes
+
+
+async def test_processes_hear_the_same_in_the_same_order(path: Path) -> None:
+    async with process(path, "a", 200) as a, process(path, "b", 200) as b, process(path, "c", 200) as c:
+        processes = (a, b, c)
+        for each in processes:
+            assert (await line(each)).startswith("ready 0 ")
+        for each in processes:
+            go(each)
+        for each in processes:
+            assert await line(each) == "published"
+        async with started(path) as (engine, _):
+            assert (await engine.publish(publication("chat", "the end"))).offset == 601
+        heard = [(await line(each)).split(";") for each in processes]
+        assert heard[0] == heard[1] == heard[2]
+        assert [each.partition("=")[0] for each in heard[0]] == [str(offset) for offset in range(1, 602)]
+        texts = [each.partition("=")[2] for each in heard[0]]
+        for name in "abc":
+            assert [text for text in texts if text.startswith(name)] == [f"{name}:{n}" for n in range(200)]
+
+
+async def test_a_process_that_is_killed_leaves_nothing_half_written(path: Path) -> None:
+    async with started(path) as (engine, collector), process(path, "a", 1_000_000) as victim:
+        await engine.subscribe("chat", HISTORY)
+        await line(victim)
+        go(victim)
+        await collector.until(lambda: len(collector.publications) > 200)
+        victim.kill()
+        await victim.wait()
+        last = await engine.publish(publication("chat", "the end"))
+        await collector.until(lambda: collector.publications[-1].position == last)
+        heard = [each.offset for each in collector.publications]
+        assert heard == list(range(1, last.offset + 1))
+        assert [each.offset for each in (await engine.history("chat")).publications] == heard[-HISTORY.size :]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(path, "SELECT top FROM hubbub_streams") == [(last.offset,)]
+
+
+async def test_positions_and_history_outlive_the_processes(path: Path) -> None:
+    async with started(path) as (engine, _):
+        first = await engine.publish(publication("chat", "1"), HISTORY, "key")
+    async with started(path) as (engine, collector):
+        assert await engine.subscribe("chat", HISTORY) == first
+        assert await engine.publish(publication("chat", "1"), HISTORY, "key") == first
+        assert await engine.publish(publication("chat", "2"), HISTORY) == (2, first.epoch)
+        await collector.heard("chat", ["2"])
+        page = await engine.history("chat")
+        assert [each.data for each in page.publications] == [b"1", b"2"]
+
+
+async def test_namespaces_share_a_file_and_nothing_else(path: Path) -> None:
+    async with started(path, "a") as (a, heard_by_a), started(path, "b") as (b, heard_by_b):
+        for engine in (a, b):
+            await engine.subscribe("chat", HISTORY)
+        await a.publish(publication("chat", "to a"), None, "key")
+        await b.publish(publication("chat", "to b"), None, "key")
+        await heard_by_a.heard("chat", ["to a"])
+        await heard_by_b.heard("chat", ["to b"])
+        await a.remove_history("chat")
+        assert [each.data for each in (await b.history("chat")).publications] == [b"to b"]
+
+
+async def test_a_burst_longer_than_the_history_is_heard_in_full(path: Path) -> None:
+    short = History(size=2, ttl=60)
+    async with started(path) as (engine, _), started(path) as (other, collector):
+        await other.subscribe("chat", short)
+        texts = [str(number) for number in range(2000)]
+        await asyncio.gather(*(engine.publish(publication("chat", text), short) for text in texts))
+        await collector.heard("chat", texts)
+        assert len((await other.history("chat")).publications) == 2
+
+
+async def test_what_came_before_subscribing_is_not_handed_over(path: Path) -> None:
+    async with started(path) as (engine, collector):
+        for number in range(20):
+            before = asyncio.create_task(engine.publish(publication("chat", f"before {number}")))
+            await asyncio.sleep(0)
+            await engine.subscribe("chat")
+            await engine.publish(publication("chat", f"after {number}"))
+            await before
+            await engine.unsubscribe("chat")
+        assert [text.split()[0] for text in collector.texts("chat")] == ["after"] * len(
+            collector.publications
+        )
+
+
+# A file that things happen to
+
+
+async def test_while_the_file_is_locked_publishing_fails_in_time_and_works_afterwards(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        first = await engine.publish(publication("chat", "1"))
+        with locked(path):
+            monkeypatch.setattr(engine_module, "DEADLINE", 0.2)
+            publishing = [engine.publish(publication("chat", "never")) for _ in range(3)]
+            results = await asyncio.gather(*publishing, return_exceptions=True)
+            assert [type(each) for each in results] == [EngineUnavailable] * 3
+            assert "within 0.2 s" in str(results[0])
+            # Reading needs no lock.
+            assert (await engine.history("chat")).position == first
+            monkeypatch.undo()
+            publishing_late = asyncio.create_task(engine.publish(publication("chat", "2")))
+            await asyncio.sleep(0.05)
+            assert not publishing_late.done()
+        assert (await publishing_late).offset == 2
+        await collector.heard("chat", ["1", "2"])
+        assert collector.reconnects == 0
+
+
+async def test_it_stops_at_once_although_the_file_is_locked(path: Path) -> None:
+    engine = make(path)
+    await engine.start(Collector())
+    with locked(path):
+        publishing = asyncio.create_task(engine.publish(publication("chat", "1")))
+        await asyncio.sleep(0)
+        await engine.stop()
+        with pytest.raises(EngineUnavailable, match="was stopped"):
+            await publishing
+
+
+async def test_what_was_submitted_is_published_before_it_stops(path: Path) -> None:
+    engine = make(path)
+    await engine.start(Collector())
+    publishing = [
+        asyncio.create_task(engine.publish(publication("chat", str(n)), HISTORY)) for n in range(1000)
+    ]
+    await asyncio.sleep(0)
+    await engine.stop()
+    results = await asyncio.gather(*publishing, return_exceptions=True)
+    published = [each for each in results if isinstance(each, Position)]
+    assert published
+    assert {type(each) for each in results} <= {Position, EngineUnavailable}
+    async with started(path) as (engine, _):
+        assert (await engine.history("chat")).position == published[-1]
+
+
+@pytest.mark.parametrize("with_wal", [True, False], ids=["all of it", "the file alone"])
+async def test_a_file_that_is_removed_is_made_again(path: Path, with_wal: bool) -> None:
+    async with started(path) as (engine, collector), started(path) as (other, heard_by_other):
+        before = await engine.subscribe("chat", HISTORY)
+        await other.subscribe("chat", HISTORY)
+        await engine.publish(publication("chat", "1"))
+        await heard_by_other.heard("chat", ["1"])
+        if with_wal:
+            remove(path)
+        else:
+            path.unlink()
+        await collector.until(lambda: collector.reconnects == 1)
+        await heard_by_other.until(lambda: heard_by_other.reconnects == 1)
+        # Without being told again, it is a channel with history.
+        after = await engine.publish(publication("chat", "2"))
+        assert after.offset == 1
+        assert after.epoch != before.epoch
+        for each in (collector, heard_by_other):
+            await each.heard("chat", ["1", "2"])
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_file_that_is_replaced_is_opened_again(path: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.db"
+    async with started(path) as (engine, _):
+        first = await engine.publish(publication("chat", "1"), HISTORY)
+    shutil.copy(path, backup)
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        for number in (2, 3):
+            await engine.publish(publication("chat", str(number)))
+        remove(path)
+        backup.rename(path)
+        await collector.until(lambda: collector.reconnects == 1)
+        assert (await engine.history("chat")).position == first
+        assert await engine.publish(publication("chat", "other 2")) == (2, first.epoch)
+        await collector.heard("chat", ["2", "3", "other 2"])
+
+
+async def test_a_directory_that_is_away_is_waited_for(path: Path, tmp_path: Path) -> None:
+    directory, elsewhere = tmp_path / "here", tmp_path / "there"
+    directory.mkdir()
+    async with started(directory / "hub.db") as (engine, collector):
+        await engine.subscribe("chat")
+        directory.rename(elsewhere)
+        with pytest.raises(EngineUnavailable, match="directory"):
+            await engine.publish(publication("chat", "1"))
+        assert collector.reconnects == 0
+        elsewhere.rename(directory)
+        await collector.until(lambda: collector.reconnects == 1)
+        await engine.publish(publication("chat", "2"))
+        await collector.heard("chat", ["2"])
+
+
+async def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+
+        def limit(store: store_module.Store, _: float) -> None:
+            store._execute("PRAGMA max_page_count = 50")
+
+        await engine._do(limit, writes=False)
+        texts = ["1", "x" * 1_000_000, "2"]
+        results = await asyncio.gather(
+            *(engine.publish(publication("chat", text)) for text in texts), return_exceptions=True
+        )
+        assert isinstance(results[1], EngineUnavailable)
+        assert "full" in str(results[1])
+        assert [each.offset for each in results[::2] if isinstance(each, Position)] == [1, 2]
+        await collector.heard("chat", ["1", "2"])
+        assert collector.reconnects == 0
+
+
+async def test_an_error_of_one_publish_is_not_that_of_others(path: Path) -> None:
+    async with started(path) as (engine, _):
+
+        def refuse(store: store_module.Store, now: float) -> None:
+            store.publish(publication("chat", "never"), HISTORY, None, now)
+            raise sqlite3.DataError("too big")
+
+        results = await asyncio.gather(
+            engine.publish(publication("chat", "1"), HISTORY),
+            engine._do(refuse),
+            engine.publish(publication("chat", "2"), HISTORY),
+            return_exceptions=True,
+        )
+        assert isinstance(results[1], InvalidData)
+        page = await engine.history("chat")
+        assert [(each.offset, each.data) for each in page.publications] == [(1, b"1"), (2, b"2")]
+
+
+async def test_after_an_error_of_the_disk_the_file_is_opened_again(path: Path) -> None:
+    async with started(path) as (engine, collector):
+
+        def fail(store: store_module.Store, now: float) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        with pytest.raises(EngineUnavailable, match="disk I/O error"):
+            await engine._do(fail)
+        await collector.until(lambda: collector.reconnects == 1)
+        assert await engine.publish(publication("chat", "1")) == START
+
+
+async def test_what_is_no_publication_is_passed_over(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat")
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                "INSERT INTO hubbub_publications (namespace, channel, offset, time, expires, packed)"
+                " VALUES ('hubbub', 'chat', 0, 0, 9e9, x'c1')"
+            )
+        await engine.publish(publication("chat", "1"))
+        await collector.heard("chat", ["1"])
+    assert "Expected a publication" in caplog.text
+
+
+# Pruning
+
+
+async def test_what_is_not_needed_any_more_is_deleted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "KEEP", 0.3)
+    monkeypatch.setattr(store_module, "IDEMPOTENCY_WINDOW", 0.3)
+    monkeypatch.setattr(store_module, "STREAM_TTL", 0.3)
+    monkeypatch.setattr(worker_module, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(worker_module, "FORGET_EVERY", 0.05)
+
+    async def until(statement: str, expected: list[Any]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while await asyncio.to_thread(rows, path, statement) != expected:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async with started(path) as (engine, _):
+        for number in range(10):
+            await engine.publish(publication("plain", str(number)), None, f"key {number}")
+            await engine.publish(publication("long", str(number)), History(size=3, ttl=3600))
+            await engine.publish(publication("short", str(number)), History(size=100, ttl=0.1))
+        await until(
+            "SELECT channel, offset FROM hubbub_publications ORDER BY id", [("long", n) for n in (8, 9, 10)]
+        )
+        await until("SELECT * FROM hubbub_keys", [])
+        await until("SELECT channel FROM hubbub_streams", [("long",)])
+        assert [each.offset for each in (await engine.history("long")).publications] == [8, 9, 10]
+        # A stream that was forgotten begins anew.
+        assert (await engine.publish(publication("short", "again"), HISTORY)).offset == 1
+
+
+async def test_a_stream_that_is_read_is_not_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "KEEP", 0.2)
+    monkeypatch.setattr(store_module, "STREAM_TTL", 0.4)
+    monkeypatch.setattr(worker_module, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(worker_module, "FORGET_EVERY", 0.05)
+    async with started(path) as (engine, _):
+        position = await engine.publish(publication("chat", "1"), History(size=3, ttl=0.1))
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            assert (await engine.history("chat")).position == position
+
+
+async def test_a_new_ttl_holds_for_what_is_there_already(path: Path) -> None:
+    async with started(path) as (engine, _):
+        await engine.publish(publication("chat", "1"), History(size=3, ttl=100))
+        await engine.subscribe("chat", History(size=3, ttl=1000))
+        await engine.publish(publication("chat", "2"))
+    assert rows(path, "SELECT round(expires - time) FROM hubbub_publications") == [(1000.0,), (1000.0,)]
+
+
+async def test_time_does_not_go_back_in_a_stream(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_module.Store(str(path), "hubbub")
+    with closing(store):
+        with store.transaction():
+            for now in (1000.0, 500.0, 1001.0):
+                store.publish(publication("chat", "1"), History(size=10, ttl=400), None, now)
+        page = store.history("chat", None, None, False, 1002.0)
+        assert [each.time for each in page.publications] == [1000.0, 1000.0, 1001.0]
+
+
+async def test_whoever_was_away_for_long_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "KEEP", 0.0)
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat")
+        await engine.publish(publication("chat", "1"))
+        await collector.until(lambda: collector.reconnects > 0)
+
+
+# Load
+
+
+async def test_a_loop_that_is_slow_is_handed_a_piece_at_a_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "MAX_NEWS", 10)
+    async with started(path) as (engine, collector), started(path) as (other, _):
+        await engine.subscribe("chat", HISTORY)
+        texts = [str(number) for number in range(1000)]
+        await asyncio.gather(*(other.publish(publication("chat", text)) for text in texts))
+        await collector.heard("chat", texts)
+
+
+async def test_nothing_is_done_for_those_who_gave_up(path: Path) -> None:
+    async with started(path) as (engine, _):
+        with locked(path):
+            publishing = asyncio.create_task(engine.publish(publication("chat", "never"), HISTORY))
+            await asyncio.sleep(0.05)
+            publishing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await publishing
+        assert (await engine.publish(publication("chat", "1"), HISTORY)).offset == 1
