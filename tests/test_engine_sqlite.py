@@ -104,6 +104,13 @@ def rows(path: Path, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()
 
 
+async def found(path: Path, statement: str, expected: list[Any]) -> None:
+    """Wait until the file holds exactly that."""
+    async with asyncio.timeout(DEADLINE):
+        while await asyncio.to_thread(rows, path, statement) != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another program is writing, and takes its time."""
@@ -509,24 +516,33 @@ async def test_what_is_not_needed_any_more_is_deleted(path: Path, monkeypatch: p
     monkeypatch.setattr(worker_module, "PRUNE_EVERY", 0.05)
     monkeypatch.setattr(worker_module, "FORGET_EVERY", 0.05)
 
-    async def until(statement: str, expected: list[Any]) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while await asyncio.to_thread(rows, path, statement) != expected:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-
     async with started(path) as (engine, _):
         for number in range(10):
             await engine.publish(publication("plain", str(number)), None, f"key {number}")
             await engine.publish(publication("long", str(number)), History(size=3, ttl=3600))
             await engine.publish(publication("short", str(number)), History(size=100, ttl=0.1))
-        await until(
-            "SELECT channel, offset FROM hubbub_publications ORDER BY id", [("long", n) for n in (8, 9, 10)]
+        await found(
+            path,
+            "SELECT channel, offset FROM hubbub_publications ORDER BY id",
+            [("long", n) for n in (8, 9, 10)],
         )
-        await until("SELECT * FROM hubbub_keys", [])
-        await until("SELECT channel FROM hubbub_streams", [("long",)])
+        await found(path, "SELECT * FROM hubbub_keys", [])
+        await found(path, "SELECT channel FROM hubbub_streams", [("long",)])
         assert [each.offset for each in (await engine.history("long")).publications] == [8, 9, 10]
         # A stream that was forgotten begins anew.
         assert (await engine.publish(publication("short", "again"), HISTORY)).offset == 1
+
+
+async def test_pruning_keeps_up_with_many_publications(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "KEEP", 0.1)
+    monkeypatch.setattr(store_module, "PRUNED", 5)
+    async with started(path) as (engine, _):
+        for number in range(400):
+            history = History(size=10, ttl=3600) if number % 2 else None
+            channel = "kept" if history else "plain"
+            await engine.publish(publication(channel, str(number)), history)
+        # At five a second, the rest would take more than a minute.
+        await found(path, "SELECT count(*) FROM hubbub_publications", [(10,)])
 
 
 async def test_a_stream_that_is_read_is_not_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ class SQLiteEngine(Engine):
     is in WAL mode, which needs a local disk. Commits are not synced one by one: when the machine loses power
     (not: when a process is killed), the last ones may be lost.
 
+    The file holds what was published within the last minute, whatever the channels keep. Should it be removed
+    or replaced while in use, together with the ``-wal`` and ``-shm`` files beside it, all processes open the
+    new one, and go on from what is in it.
+
     :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``. The directory must exist; the
         file is made if it does not. A relative path is taken from the directory the process is in now.
     :param namespace: several of them may share a file.

@@ -205,19 +205,20 @@ class Store:
         )
         return bool(found or self._grown or self._read)
 
-    def prune(self, now: float) -> None:
-        """Delete some of what is too old or too much, in all namespaces. What is to go is not read any more,
-        so there is no hurry."""
-        self._execute(
+    def prune(self, now: float) -> bool:
+        """Delete some of what is too old, in all namespaces, and of what is too much. Nobody reads that any
+        more, so there is no hurry. Returns whether there is more."""
+        expired = self._execute(
             "DELETE FROM hubbub_publications WHERE id IN"
             " (SELECT id FROM hubbub_publications WHERE expires < ? ORDER BY expires, id LIMIT ?)",
             now, PRUNED,
         )  # fmt: skip
-        self._execute(
+        keys = self._execute(
             "DELETE FROM hubbub_keys WHERE (namespace, channel, key) IN"
             " (SELECT namespace, channel, key FROM hubbub_keys WHERE expires < ? LIMIT ?)",
             now, PRUNED,
         )  # fmt: skip
+        has_more = PRUNED in (expired.rowcount, keys.rowcount)
         for channel in list(islice(self._grown, PRUNED)):
             deleted = self._execute(
                 "DELETE FROM hubbub_publications WHERE id IN"
@@ -230,12 +231,14 @@ class Store:
             if used + KEEP >= now or deleted.rowcount == PRUNED:
                 # Behind the others, and again when more may go.
                 self._grown[channel] = used
+            has_more |= deleted.rowcount == PRUNED
         read, self._read = self._read, set()
         for channel in read:
             self._execute(
                 "UPDATE hubbub_streams SET used = max(used, ?) WHERE namespace = ? AND channel = ?",
                 now, self._namespace, channel,
             )  # fmt: skip
+        return has_more
 
     def forget_streams(self, now: float) -> None:
         """Delete some of the streams that nobody has used since long after they became empty."""

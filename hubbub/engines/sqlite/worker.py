@@ -349,7 +349,8 @@ class Worker(Thread):
         if forget or store.has_to_prune(wall):
             # If the file is busy or full just now: the next time will do.
             with suppress(sqlite3.OperationalError), store.transaction():
-                store.prune(wall)
+                if store.prune(wall):
+                    self._prune_at = now
                 if forget:
                     store.forget_streams(wall)
                     self._forget_at = now + FORGET_EVERY
