@@ -83,7 +83,8 @@ async def test_everybody_gets_everything_in_one_order(engine_url: str, log: Path
                     for number in range(MESSAGES):
                         await client.send(f"{name}:{number}")
                     await eventually(
-                        lambda: all(f"{name}:{MESSAGES - 1}" in each.received for each in listeners), timeout=60
+                        lambda: all(f"{name}:{MESSAGES - 1}" in each.received for each in listeners),
+                        timeout=60,
                     )
 
             await asyncio.gather(*(talk(f"p{number}") for number in range(PUBLISHERS)))
@@ -95,18 +96,17 @@ async def test_everybody_gets_everything_in_one_order(engine_url: str, log: Path
 
 @pytest.mark.timeout(180)
 async def test_a_worker_that_is_killed_costs_nobody_a_message(engine_url: str, log: Path) -> None:
-    async with workers(log, engine_url) as server:
-        async with listening(server, 20) as listeners:
-            publishing = asyncio.gather(
-                *(publish(server, f"p{number}", MESSAGES) for number in range(PUBLISHERS))
-            )
-            for _ in range(2):
-                await asyncio.sleep(0.5)
-                os.kill(listeners[0].pids[-1], signal.SIGKILL)
-                count = len(listeners[0].pids)
-                await eventually(lambda count=count: len(listeners[0].pids) > count)  # type: ignore[misc]
-            await publishing
-            await heard_all(listeners, PUBLISHERS * MESSAGES)
+    async with workers(log, engine_url) as server, listening(server, 20) as listeners:
+        publishing = asyncio.gather(
+            *(publish(server, f"p{number}", MESSAGES) for number in range(PUBLISHERS))
+        )
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            os.kill(listeners[0].pids[-1], signal.SIGKILL)
+            count = len(listeners[0].pids)
+            await eventually(lambda count=count: len(listeners[0].pids) > count)  # type: ignore[misc]
+        await publishing
+        await heard_all(listeners, PUBLISHERS * MESSAGES)
 
 
 @pytest.mark.timeout(180)
