@@ -185,7 +185,9 @@ class Node:
     async def _feed(self, channel: str) -> Feed:
         """The channel's feed, subscribed to."""
         while True:
-            if changing := self._changing.get(channel):
+            changing = self._changing.get(channel)
+            # One that is done is not waited for: that would not give the loop a turn to forget it.
+            if changing is not None and not changing.done():
                 # Shared by all who wait for it, so that one who is cancelled does not stop it.
                 await asyncio.shield(changing)
             elif (feed := self._feeds.get(channel)) is not None:
@@ -239,7 +241,8 @@ class Node:
 
     def _change(self, channel: str, change: Coroutine[Any, Any, None]) -> None:
         def done(task: asyncio.Task[None]) -> None:
-            del self._changing[channel]
+            if self._changing.get(channel) is task:
+                del self._changing[channel]
             # Whoever waits gets it; and if nobody does any more, it is not worth a warning.
             task.cancelled() or task.exception()
 
@@ -321,7 +324,9 @@ class Node:
             try:
                 async with self._reads:
                     page = await self._engine.history(feed.channel, feed.since)
-            except EngineUnavailable:
+            except Exception as exc:
+                if not isinstance(exc, EngineUnavailable):
+                    logger.exception("Could not read the history of %r; it is tried again.", feed.channel)
                 await asyncio.sleep(delay * (0.5 + random()))
                 delay = min(delay * 2, RETRY_MAX)
             else:

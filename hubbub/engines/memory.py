@@ -61,6 +61,8 @@ class MemoryEngine(Engine):
         self._sink: Sink | None = None
         # The least recently used first.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
+        # Their streams are not forgotten, however quiet they are.
+        self._subscribed: set[str] = set()
         # (channel, key) -> the position it got, and when; the oldest first.
         self._keys: dict[tuple[str, str], tuple[Position, float]] = {}
 
@@ -93,11 +95,13 @@ class MemoryEngine(Engine):
 
     async def subscribe(self, channel: str, history: History | None = None) -> Position:
         self._started()
+        self._subscribed.add(channel)
         stream = self._stream(channel, history, time.time())
         return START if stream is None else stream.position
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
+        self._subscribed.discard(channel)
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -147,10 +151,14 @@ class MemoryEngine(Engine):
 
     def _forget_streams(self, now: float) -> None:
         while self._streams:
-            stream = next(iter(self._streams.values()))
+            channel, stream = next(iter(self._streams.items()))
             if stream.used + stream.history.ttl + STREAM_TTL > now:
                 break
-            self._streams.popitem(last=False)
+            if channel in self._subscribed:
+                stream.used = now
+                self._streams.move_to_end(channel)
+            else:
+                del self._streams[channel]
 
     def _forget_keys(self, now: float) -> None:
         while self._keys:
