@@ -262,7 +262,7 @@ class RedisEngine(Engine):
             first = str(max(offset, 0))
             if since != START:
                 expected = since.epoch
-            if offset < 0:
+            if reverse and offset < 0:
                 limit = 0
         base = self._base(channel)
         position, entries = await self._run(

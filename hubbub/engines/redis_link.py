@@ -138,6 +138,7 @@ class Link:
         """Let go of the connection. What has no answer yet will not get one."""
         if self.is_closed:
             return
+        reason = reason.rstrip(".")
         self.is_closed = True
         for task in self._tasks:
             task.cancel()
