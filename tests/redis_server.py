@@ -44,6 +44,8 @@ class RedisServer:
         self.directory = directory
         self.port = free_port()
         self.options = options
+        #: What comes first on its command line.
+        self.files: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,7 +62,7 @@ class RedisServer:
 
     def launch(self) -> None:
         """Start it, without waiting until it answers."""
-        command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [executable(), *self.files, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += [
             "--dir",
             str(self.directory),
@@ -114,6 +116,27 @@ class RedisServer:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
+    """A sentinel that knows the server on each of the ports as ``service0`` and so on, and is quick to
+    replace it."""
+    with TemporaryDirectory(prefix="hubbub-sentinel-") as directory:
+        lines = []
+        for number, port in enumerate(monitored):
+            lines.append(f"sentinel monitor service{number} 127.0.0.1 {port} 1")
+            lines.append(f"sentinel down-after-milliseconds service{number} 500")
+            lines.append(f"sentinel failover-timeout service{number} 3000")
+        sentinel = RedisServer(Path(directory))
+        file = sentinel.directory / "sentinel.conf"
+        file.write_text("\n".join(lines) + "\n")
+        sentinel.files = [str(file), "--sentinel"]
+        try:
+            sentinel.start()
+            yield sentinel
+        finally:
+            sentinel.kill()
 
 
 @contextmanager

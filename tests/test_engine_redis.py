@@ -23,7 +23,7 @@ from hubbub.engines.redis import RedisEngine, parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
 from hubbub.types import History
-from tests.redis_server import RedisServer, free_port, redis_server
+from tests.redis_server import RedisServer, free_port, redis_sentinel, redis_server
 
 #: Seconds after which a test gives up waiting.
 DEADLINE = 30.0
@@ -60,6 +60,11 @@ async def running(url: str, namespace: str = "hubbub") -> AsyncIterator[tuple[Re
         yield engine, collector
     finally:
         await engine.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Ask, in this thread, until it is so."""
+    await Collector().until(lambda: bool(condition()))
 
 
 async def refusal(engine: RedisEngine, channel: str = "chat", history: History | None = None) -> str:
@@ -564,6 +569,39 @@ async def test_a_server_that_does_not_let_us(server: RedisServer) -> None:
         await collector.heard("chat", ["hello"])
     async with running(f"redis://bob:pw@127.0.0.1:{server.port}") as (engine, _):
         assert "permission" in await refusal(engine, history=HISTORY)
+
+
+# Sentinels
+
+
+async def test_when_the_primary_dies_the_one_that_the_sentinels_choose_takes_over(
+    server: RedisServer,
+) -> None:
+    with redis_server("replicaof", f"127.0.0.1 {server.port}") as replica:
+        with replica.client() as client:
+            await until(lambda: client.info("replication")["master_link_status"] == "up")
+        with redis_sentinel(server.port) as sentinel:
+            # The first one is not there.
+            url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/service0/0"
+            async with running(url) as (engine, collector):
+                await engine.subscribe("chat", HISTORY)
+                before = await engine.publish(publication("chat", "before"), HISTORY)
+                with server.client() as client:
+                    assert client.wait(1, 10_000) == 1
+                with sentinel.client() as client:
+                    await until(lambda: client.sentinel_slaves("service0"))
+                server.kill()
+                after = await accepted(engine, "after", HISTORY)
+                assert after == (before.offset + 1, before.epoch)
+                assert collector.reconnects >= 1
+                await collector.heard("chat", ["before", "after"])
+
+
+async def test_sentinels_that_know_no_such_service(server: RedisServer) -> None:
+    with redis_sentinel(server.port) as sentinel:
+        engine = RedisEngine(f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
+        with pytest.raises(EngineUnavailable, match=r"the sentinels at 127\.0\.0\.1:.*other"):
+            await engine.start(Collector())
 
 
 # URLs

@@ -38,7 +38,9 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
@@ -55,6 +57,9 @@ RETRY_MIN, RETRY_MAX = 0.1, 5.0
 #: Seconds between two looks at what is overdue, and between two questions whether the server is still there.
 TICK = 0.25
 PING_INTERVAL = 2.0
+
+#: Seconds until a sentinel must answer; then the next one is asked.
+SENTINEL_TIMEOUT = 1.0
 
 #: Channels that are named in one SUBSCRIBE after a reconnection.
 SUBSCRIBE_CHUNK = 500
@@ -390,9 +395,12 @@ class RedisEngine(Engine):
         target = self._target
         if not target.sentinels:
             return target.options, target.where
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            target.sentinels, socket_timeout=CONNECT_TIMEOUT, socket_connect_timeout=CONNECT_TIMEOUT
-        )
+        impatience = {
+            "socket_timeout": SENTINEL_TIMEOUT,
+            "socket_connect_timeout": SENTINEL_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        sentinel = Sentinel(target.sentinels, sentinel_kwargs=impatience)  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 host, port = await sentinel.discover_master(target.service)
