@@ -19,7 +19,8 @@ from hubbub.core.publication import START, Position
 from hubbub.engines import engine_for, redis_link
 from hubbub.engines import redis as redis_engine
 from hubbub.engines.contract import HISTORY, Collector, publication
-from hubbub.engines.redis import RedisEngine, parse_url
+from hubbub.engines.redis import RedisEngine
+from hubbub.engines.redis_url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
 from hubbub.types import History

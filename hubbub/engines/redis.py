@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
@@ -30,14 +29,7 @@ from pathlib import Path
 from random import random
 from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -46,7 +38,8 @@ from redis.exceptions import RedisError
 from hubbub.core.publication import START, Position, Publication, pack, unpack
 from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
 from hubbub.engines.redis_link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
-from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
+from hubbub.engines.redis_url import parse_url
+from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.redis")
@@ -68,26 +61,8 @@ SUBSCRIBE_CHUNK = 500
 MAX_OFFSET = 2**53
 MAX_TTL = 1e9
 
-#: What may stand behind the "?" of a URL.
-TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-
 # Braces in a key say what decides about its place in a cluster; "%" is what they are quoted with.
 _QUOTED = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
-
-
-class Target(NamedTuple):
-    """What a URL names.
-
-    :param where: for messages; without the password.
-    :param sentinels: who is to be asked where ``service`` is; if empty, ``options`` say it.
-    :param options: for the connection.
-    """
-
-    connection: type[AbstractConnection]
-    where: str
-    options: dict[str, Any]
-    sentinels: Sequence[tuple[str, int]] = ()
-    service: str = ""
 
 
 class Script:
@@ -337,6 +312,10 @@ class RedisEngine(Engine):
                 except EngineUnavailable as exc:
                     self._trouble = str(exc)
                     logger.info("Still without Redis: %s", exc)
+                except Exception as exc:
+                    # Whatever it is, nobody else would try again.
+                    self._trouble = f"{type(exc).__name__}: {exc}"
+                    logger.exception("Could not connect to Redis at %s.", self._target.where)
             since = loop.time()
             # Nothing is awaited between the last look at what is subscribed to, in _connect(), and this.
             self._session = session
@@ -405,7 +384,9 @@ class RedisEngine(Engine):
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 host, port = await sentinel.discover_master(target.service)
         except (RedisError, OSError) as exc:
-            raise EngineUnavailable(f"Expected a primary from {target.where}, but got: {exc}") from exc
+            raise EngineUnavailable(
+                f"Expected a primary from {target.where}, but got: {str(exc) or 'no answer'}"
+            ) from exc
         finally:
             for each in sentinel.sentinels:
                 await each.aclose()
@@ -454,80 +435,6 @@ class RedisEngine(Engine):
         role.answer.add_done_callback(check)
         session.listener.send(ping)
         session.commands.send(role)
-
-
-def parse_url(url: str) -> Target:
-    """What ``url`` names.
-
-    :raises InvalidURL: it is none of those described in this module. The message repeats nothing of it, for
-        what was mistaken for a host or a port may be a password.
-    """
-    try:
-        # What urlsplit() makes of several hosts and ports is undone below.
-        parts = urlsplit(url)
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise InvalidURL("Expected a URL such as 'redis://host:6379/0', but got a malformed one.") from None
-    if parts.fragment:
-        raise InvalidURL("Expected '#' in a URL to be written '%23', but got it as it is.")
-    user, _, password = credentials.partition(":")
-    common: dict[str, Any] = {
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        # There are deadlines for answers here, and silence between them is no reason to break off.
-        "socket_timeout": None,
-        "protocol": 2,
-    }
-    path = unquote(parts.path)
-    if parts.scheme == "redis+unix":
-        if hosts or not path:
-            raise InvalidURL("Expected a URL such as 'redis+unix:///run/redis.sock', but got another kind.")
-        _allow_options(options, ("db",))
-        return Target(
-            UnixDomainSocketConnection, path, {**common, "path": path, "db": _db(options.get("db", ""))}
-        )
-    if parts.scheme == "redis+sentinel":
-        service, _, db = path.removeprefix("/").partition("/")
-        if not hosts or not service:
-            raise InvalidURL(
-                "Expected a URL such as 'redis+sentinel://host1:26379,host2/service/0', but got none or no "
-                "service."
-            )
-        _allow_options(options, ())
-        sentinels = [_host_and_port(each, 26379) for each in hosts.split(",")]
-        where = "the sentinels at " + ", ".join(f"{host}:{port}" for host, port in sentinels)
-        return Target(Connection, where, {**common, "db": _db(db)}, sentinels, service)
-    host, port = _host_and_port(hosts, 6379)
-    common |= {"host": host, "port": port, "db": _db(path.removeprefix("/"))}
-    where = f"{host}:{port}"
-    if parts.scheme == "redis":
-        _allow_options(options, ())
-        return Target(Connection, where, common)
-    _allow_options(options, TLS_OPTIONS)
-    if "ssl_check_hostname" in options:
-        common["ssl_check_hostname"] = options.pop("ssl_check_hostname").lower() not in ("0", "false", "no")
-    return Target(SSLConnection, where, common | options)
-
-
-def _allow_options(options: dict[str, str], allowed: Sequence[str]) -> None:
-    if not options.keys() <= set(allowed):
-        known = ", ".join(allowed) or "none"
-        raise InvalidURL(f"Expected after '?' only what this kind of URL has ({known}), but got more.")
-
-
-def _db(text: str) -> int:
-    if not re.fullmatch("[0-9]{0,9}", text):
-        raise InvalidURL("Expected the number of a database, such as 0, but got something else.")
-    return int(text or "0")
-
-
-def _host_and_port(text: str, default: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]*))(?::([0-9]{1,5}))?", text)
-    if match is None:
-        raise InvalidURL("Expected host:port, such as 'localhost:6379' or '[::1]:6379', but got neither.")
-    return match[1] or unquote(match[2] or "") or "localhost", int(match[3] or default)
 
 
 def _arguments(history: History | None) -> tuple[str, str]:
