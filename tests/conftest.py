@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.redis_server import redis_server
+from tests.redis_server import redis_cluster, redis_server
 from tests.servers import SERVERS
 
 
@@ -33,3 +33,10 @@ def redis_url() -> Iterator[str]:
     else:
         with redis_server() as server:
             yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """A Redis cluster that all tests share."""
+    with redis_cluster() as servers:
+        yield f"redis+cluster://127.0.0.1:{servers[-1].port}"

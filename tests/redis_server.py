@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,10 +28,13 @@ def executable() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        # The nodes of a cluster also listen 10,000 further up.
+        if port < 55_000:
+            return port
 
 
 class RedisServer:
@@ -137,6 +140,37 @@ def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
             yield sentinel
         finally:
             sentinel.kill()
+
+
+@contextmanager
+def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
+    """A cluster of primaries that have the same share each."""
+    with ExitStack() as stack:
+        options = (
+            "cluster-enabled",
+            "yes",
+            "cluster-node-timeout",
+            "2000",
+            "cluster-require-full-coverage",
+            "no",
+        )
+        servers = [stack.enter_context(redis_server(*options)) for _ in range(size)]
+        clients = [stack.enter_context(server.client()) for server in servers]
+        bounds = [16384 * number // size for number in range(size + 1)]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in servers[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        deadline = time.monotonic() + DEADLINE
+        while not all(
+            len(client.execute_command("CLUSTER", "SLOTS")) == size
+            and "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
+            for client in clients
+        ):
+            assert time.monotonic() < deadline, "the cluster did not come together"
+            time.sleep(0.05)
+        yield servers
 
 
 @contextmanager

@@ -22,3 +22,12 @@ class TestRedis(EngineContract):
 
     def make(self) -> Engine:
         return engine_for(self.url, self.namespace)
+
+
+class TestRedisCluster(EngineContract):
+    @pytest.fixture(autouse=True)
+    def servers(self, redis_cluster_url: str) -> None:
+        self.url = redis_cluster_url
+
+    def make(self) -> Engine:
+        return engine_for(self.url, self.namespace)

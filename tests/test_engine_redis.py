@@ -24,7 +24,7 @@ from hubbub.engines.redis_url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
 from hubbub.types import History
-from tests.redis_server import RedisServer, free_port, redis_sentinel, redis_server
+from tests.redis_server import RedisServer, free_port, redis_cluster, redis_sentinel, redis_server
 
 #: Seconds after which a test gives up waiting.
 DEADLINE = 30.0
@@ -605,6 +605,74 @@ async def test_sentinels_that_know_no_such_service(server: RedisServer) -> None:
             await engine.start(Collector())
 
 
+# Clusters
+
+
+async def test_channels_are_spread_over_a_cluster(redis_cluster_url: str, namespace: str) -> None:
+    async with running(redis_cluster_url, namespace) as (engine, collector):
+        channels = [f"room:{number}" for number in range(30)]
+        await asyncio.gather(*(engine.subscribe(channel, HISTORY) for channel in channels))
+        await asyncio.gather(
+            *(engine.publish(publication(channel, channel), HISTORY, "key") for channel in channels)
+        )
+        for channel in channels:
+            await collector.heard(channel, [channel])
+        assert len(engine._links) == 6
+        session = engine._session
+        assert session is not None
+        assert {session.slots[session.slot(engine._name(channel))] for channel in channels} == {0, 1, 2}
+
+
+async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> None:
+    with redis_cluster() as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}"
+        async with running(url, namespace) as (engine, collector):
+            channels = [f"room:{number}" for number in range(30)]
+            for channel in channels:
+                await engine.subscribe(channel, HISTORY)
+                await engine.publish(publication(channel, "1"), HISTORY)
+            servers[0].kill()
+            await collector.until(lambda: engine._session is None)
+            # Its channels are not heard, so nothing is said.
+            assert "cluster" in await refusal(engine)
+            servers[0].start()
+            await collector.until(lambda: collector.reconnects >= 1)
+            for channel in channels:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with suppress(EngineUnavailable):
+                            position = await engine.publish(publication(channel, "2"), HISTORY)
+                            break
+                assert position.offset == 2
+                await collector.heard(channel, ["1", "2"])
+
+
+async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> None:
+    with redis_cluster(2) as servers:
+        async with running(f"redis+cluster://127.0.0.1:{servers[0].port}", namespace) as (engine, collector):
+            await engine.subscribe("chat")
+            await engine.publish(publication("chat", "before"))
+            await collector.heard("chat", ["before"])
+            with servers[0].client() as first, servers[1].client() as second:
+                ids = [client.execute_command("CLUSTER", "MYID") for client in (first, second)]
+                session = engine._session
+                assert session is not None
+                slot = session.slot(engine._name("chat"))
+                target = 1 - session.slots[slot]
+                # The one that gets it is told first. There are no keys to be taken along.
+                for client in ((first, second), (second, first))[1 - target][::-1]:
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+            await collector.until(lambda: collector.reconnects >= 1)
+            await accepted(engine, "after")
+            await collector.heard("chat", ["before", "after"])
+
+
+async def test_a_server_that_is_no_cluster(server: RedisServer) -> None:
+    engine = RedisEngine(f"redis+cluster://127.0.0.1:{server.port}")
+    with pytest.raises(EngineUnavailable, match="cluster support disabled"):
+        await engine.start(Collector())
+
+
 # URLs
 
 
@@ -618,6 +686,7 @@ async def test_sentinels_that_know_no_such_service(server: RedisServer) -> None:
         ("redis://[::1]:7000/3", "::1:7000", 3),
         ("rediss://h?ssl_check_hostname=false", "h:6379", 0),
         ("redis+unix:///run/redis.sock?db=2", "/run/redis.sock", 2),
+        ("redis+cluster://a,b:1", "the cluster at a:6379, b:1", 0),
         ("redis+sentinel://a,b:1/mymaster/4", "the sentinels at a:26379, b:1", 4),
     ],
 )
@@ -647,6 +716,8 @@ def test_credentials_are_unquoted() -> None:
         "redis://a,b:s3cret",
         "redis+unix://s3cret@h/x",
         "redis+unix://",
+        "redis+cluster://:s3cret@a,b/1",
+        "redis+cluster://:s3cret@",
         "redis+sentinel://:s3cret@a,b",
         "redis+sentinel://:s3cret@a,b/service/x",
     ],

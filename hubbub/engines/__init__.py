@@ -30,6 +30,7 @@ ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
     "redis": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
     "rediss": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+cluster": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
     "redis+sentinel": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
     "redis+unix": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
 }

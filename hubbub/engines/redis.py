@@ -5,12 +5,14 @@
 ``rediss://…``                                        the same over TLS
 ``redis+unix:///run/redis.sock?db=0``                 the same over a socket in the file system
 ``redis+sentinel://host1:26379,host2/service/0``      whoever the sentinels say is the primary
+``redis+cluster://host1:6379,host2``                  a cluster of Redis 7 or newer, or Valkey
 ====================================================  ====================================================
 
 A node has two connections to the server: one for commands, on which what is published within one turn of the
 event loop goes out in one write, and one that listens. They live and die together: if either breaks, or does
 not answer, both are given up, and until there are two new ones and everything is subscribed to again, nothing
-is sent. So a node that does not hear does not speak either.
+is sent. So a node that does not hear does not speak either. In a cluster there are two to each primary, which
+all live and die together; publications stay on the primary of their channel (sharded pub/sub).
 
 What a channel keeps lies in two keys and is only touched by the scripts in ``redis_lua``, each of which is
 one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
@@ -21,18 +23,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from random import random
 from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple
 
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
@@ -57,6 +61,9 @@ SENTINEL_TIMEOUT = 1.0
 #: Channels that are named in one SUBSCRIBE after a reconnection.
 SUBSCRIBE_CHUNK = 500
 
+#: What a cluster divides its keys into.
+SLOTS = 16384
+
 #: Redis counts in 64 bits, Lua in doubles. Nobody keeps more, or for longer (some 30 years, in seconds).
 MAX_OFFSET = 2**53
 MAX_TTL = 1e9
@@ -79,10 +86,40 @@ PUBLISH, READ, REMOVE = SCRIPTS = (Script("publish"), Script("read"), Script("re
 
 
 class Session(NamedTuple):
-    """The two connections that make a node able to hear and speak."""
+    """The connections that make a node able to hear and speak: two to each of the cluster's primaries, or to
+    the one server.
 
-    commands: Link
-    listener: Link
+    :param slots: which of them each of the cluster's slots lies on; empty without a cluster.
+    """
+
+    commands: Sequence[Link]
+    listeners: Sequence[Link]
+    slots: Sequence[int]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return (*self.commands, *self.listeners)
+
+    def slot(self, key: bytes) -> int:
+        return key_slot(key) if self.slots else 0
+
+    def send(self, request: Request) -> None:
+        """Send a command to where its key lies."""
+        self._pick(self.commands, request).send(request)
+
+    def listen(self, request: Request) -> None:
+        """Send a command to whom we listen to about its key."""
+        self._pick(self.listeners, request).send(request)
+
+    def _pick(self, links: Sequence[Link], request: Request) -> Link:
+        return links[self.slots[key_slot(request.key)]] if self.slots else links[0]
+
+
+class Server(NamedTuple):
+    """Where to connect to, and what it is called in messages."""
+
+    options: dict[str, Any]
+    where: str
 
 
 class RedisEngine(Engine):
@@ -103,6 +140,9 @@ class RedisEngine(Engine):
         # Databases share their channels; what lies in different ones is to be kept apart all the same.
         self._suffix = str(self._target.options["db"])
         self._prefix = namespace.translate(_QUOTED)
+        self._sharded = "S" if self._target.nodes else ""
+        # The primaries of the cluster, when it was seen last.
+        self._nodes: Sequence[tuple[str, int]] = ()
         self._sink: Sink | None = None
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -158,7 +198,7 @@ class RedisEngine(Engine):
         answer = await self._run(
             PUBLISH,
             keys,
-            "PUBLISH",
+            f"{self._sharded}PUBLISH",
             self._name(publication.channel),
             pack(publication),
             token_hex(4),
@@ -174,7 +214,9 @@ class RedisEngine(Engine):
         try:
             # Without a session, the next one begins by subscribing to all there is.
             if self._session is not None:
-                await self._send(Request(("SUBSCRIBE", name), self._deadline()), self._session.listener)
+                request = Request((f"{self._sharded}SUBSCRIBE", name), name, self._deadline())
+                self._session.listen(request)
+                await request.answer
             return (await self._read(channel, history, limit=0)).position
         except BaseException:
             self._forget(name)
@@ -215,18 +257,15 @@ class RedisEngine(Engine):
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
 
-    async def _send(self, request: Request, link: Link | None) -> Any:
-        if link is None:
-            self._waiting.append(request)
-        else:
-            link.send(request)
-        return await request.answer
-
     async def _run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> Any:
         self._started()
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        request = Request(command, self._deadline(), script.source)
-        return await self._send(request, self._session and self._session.commands)
+        request = Request(command, keys[0].encode(), self._deadline(), script.source)
+        if self._session is None:
+            self._waiting.append(request)
+        else:
+            self._session.send(request)
+        return await request.answer
 
     async def _read(
         self,
@@ -263,10 +302,10 @@ class RedisEngine(Engine):
         """Unsubscribe. Returns what tells when the server has, if it can be told."""
         if self._channels.pop(name, None) is None or self._session is None:
             return None
-        request = Request(("UNSUBSCRIBE", name), self._deadline())
+        request = Request((f"{self._sharded}UNSUBSCRIBE", name), name, self._deadline())
         # Nobody may be waiting for it.
         request.answer.add_done_callback(_ignore)
-        self._session.listener.send(request)
+        self._session.listen(request)
         return request.answer
 
     # What comes
@@ -321,42 +360,40 @@ class RedisEngine(Engine):
             self._session = session
             logger.info("Redis at %s is back.", self._target.where)
             while self._waiting:
-                session.commands.send(self._waiting.popleft())
+                session.send(self._waiting.popleft())
             if self._sink is not None:
                 self._sink.on_reconnect()
 
     async def _connect(self) -> Session:
-        """Two connections to a primary, one of them subscribed to everything.
+        """Connections that are subscribed to everything.
 
         :raises EngineUnavailable: that is not to be had.
         """
         self._lost.clear()
-        options, where = await self._locate()
+        servers, slots = await self._locate()
 
         def ended(reason: str) -> None:
             self._trouble = reason
             self._session = None
             self._lost.set()
-            # The other one goes with it.
-            for link in session:
+            # The others go with it.
+            for link in session.links:
                 link.close(reason)
 
-        session = Session(
-            *(
-                Link(self._target.connection(**options), where, self._on_message, ended)
-                for _ in Session._fields
-            )
-        )
+        def link(server: Server) -> Link:
+            return Link(self._connection(server), server.where, self._on_message, self._moved, ended)
+
+        session = Session([link(each) for each in servers], [link(each) for each in servers], slots)
+        where = self._target.where
         try:
-            for link in session:
-                await link.connect()
-            self._links = session
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await _check_primary(session.commands, where)
-                for script in SCRIPTS:
-                    await session.commands.ask("SCRIPT", "LOAD", script.source)
+                for each in session.links:
+                    await each.connect()
+                for each in session.commands:
+                    await _prepare(each)
+            self._links = session.links
             # However many there are: as long as answers come, it goes on.
-            await self._subscribe_all(session.listener)
+            await self._subscribe_all(session)
             if self._lost.is_set():
                 raise EngineUnavailable(f"Expected Redis at {where}, but it went again: {self._trouble}.")
         except TimeoutError:
@@ -369,11 +406,64 @@ class RedisEngine(Engine):
             raise
         return session
 
-    async def _locate(self) -> tuple[dict[str, Any], str]:
-        """How to connect, and the server's name for messages."""
+    def _connection(self, server: Server) -> AbstractConnection:
+        return self._target.connection(**server.options)
+
+    def _server(self, host: str, port: int) -> Server:
+        return Server(self._target.options | {"host": host, "port": port}, f"{host}:{port}")
+
+    def _moved(self, request: Request) -> None:
+        if request.arguments[0] in ("EVALSHA", "EVAL"):
+            # Nothing has happened yet: it is for the next session, which will know where to.
+            self._waiting.append(request)
+        else:
+            request.fail(f"Expected {self._target.where} to stay as it was, but it is changing.")
+
+    async def _locate(self) -> tuple[Sequence[Server], Sequence[int]]:
+        """The primaries, and which of them each of a cluster's slots lies on.
+
+        :raises EngineUnavailable: nobody knows.
+        """
+        if self._target.sentinels:
+            return [await self._ask_sentinels()], ()
+        if not self._target.nodes:
+            return [Server(self._target.options, self._target.where)], ()
+        trouble = "nobody knows"
+        for host, port in dict.fromkeys((*self._nodes, *self._target.nodes)):
+            try:
+                return await self._ask_node(host, port)
+            except EngineUnavailable as exc:
+                trouble = str(exc)
+        raise EngineUnavailable(f"Expected to learn about {self._target.where}, but: {trouble}")
+
+    async def _ask_node(self, host: str, port: int) -> tuple[Sequence[Server], Sequence[int]]:
+        """What the cluster looks like to one of its nodes."""
+        server = self._server(host, port)
+        link = Link(self._connection(server), server.where, _ignore_message, _ignore_request, logger.debug)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await link.connect()
+                ranges = await link.ask("CLUSTER", "SLOTS")
+        except TimeoutError:
+            raise EngineUnavailable(f"Expected an answer from {server.where}, but got none.") from None
+        finally:
+            link.close("it has been asked")
+            await link.wait_closed()
+        primaries: list[tuple[str, int]] = []
+        slots = [0] * SLOTS
+        for first, last, primary, *_ in ranges:
+            # A node that does not know its own name leaves it out.
+            address = ((primary[0] or b"").decode() or host, primary[1])
+            if address not in primaries:
+                primaries.append(address)
+            slots[first : last + 1] = [primaries.index(address)] * (last + 1 - first)
+        if not primaries:
+            raise EngineUnavailable(f"Expected a cluster at {server.where}, but got one without slots.")
+        self._nodes = primaries
+        return [self._server(*address) for address in primaries], slots
+
+    async def _ask_sentinels(self) -> Server:
         target = self._target
-        if not target.sentinels:
-            return target.options, target.where
         impatience = {
             "socket_timeout": SENTINEL_TIMEOUT,
             "socket_connect_timeout": SENTINEL_TIMEOUT,
@@ -390,19 +480,28 @@ class RedisEngine(Engine):
         finally:
             for each in sentinel.sentinels:
                 await each.aclose()
-        return target.options | {"host": host, "port": port}, f"{host}:{port}"
+        return self._server(host, port)
 
-    async def _subscribe_all(self, listener: Link) -> None:
+    async def _subscribe_all(self, session: Session) -> None:
         """Subscribe to everything that is to be subscribed to when this returns."""
         subscribed: set[bytes] = set()
         while subscribed != self._channels.keys():
+            requests: list[Request] = []
             for command, names in (
                 ("SUBSCRIBE", self._channels.keys() - subscribed),
                 ("UNSUBSCRIBE", subscribed - self._channels.keys()),
             ):
-                for chunk in _chunks(names, SUBSCRIBE_CHUNK):
-                    await listener.ask(command, *chunk, replies=len(chunk))
+                # One command can only name what lies in one slot.
+                by_slot: defaultdict[int, list[bytes]] = defaultdict(list)
+                for name in names:
+                    by_slot[session.slot(name)].append(name)
+                for chunk in chain.from_iterable(map(_chunks, by_slot.values())):
+                    verb = f"{self._sharded}{command}"
+                    requests.append(Request((verb, *chunk), chunk[0], replies=len(chunk)))
                 subscribed ^= names
+            for request in requests:
+                session.listen(request)
+            await asyncio.gather(*(request.answer for request in requests))
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -428,13 +527,16 @@ class RedisEngine(Engine):
         def check(answer: asyncio.Future[Any]) -> None:
             # A user who may not ask for it does not get to know; but that the server is there, we know.
             if not answer.cancelled() and not answer.exception() and answer.result()[0] != b"master":
-                session.commands.close("it is no primary any more")
+                session.links[0].close("it is no primary any more")
 
-        ping, role = Request(("PING",), self._deadline()), Request(("ROLE",), self._deadline())
-        ping.answer.add_done_callback(_ignore)
-        role.answer.add_done_callback(check)
-        session.listener.send(ping)
-        session.commands.send(role)
+        for links, command, done in (
+            (session.listeners, "PING", _ignore),
+            (session.commands, "ROLE", check),
+        ):
+            for link in links:
+                request = Request((command,), deadline=self._deadline())
+                request.answer.add_done_callback(done)
+                link.send(request)
 
 
 def _arguments(history: History | None) -> tuple[str, str]:
@@ -465,11 +567,14 @@ def _announced(payload: bytes) -> Publication:
     return unpack(packed).at(Position(int(offset), epoch.decode()), float(time))
 
 
-async def _check_primary(commands: Link, where: str) -> None:
-    """
+async def _prepare(commands: Link) -> None:
+    """Tell a server our scripts.
+
     :raises EngineUnavailable: it is a replica. What is published there without history would be taken, but
         reach nobody elsewhere.
     """
+    for script in SCRIPTS:
+        await commands.ask("SCRIPT", "LOAD", script.source)
     try:
         role, *_ = await commands.ask("ROLE")
     except EngineUnavailable:
@@ -478,13 +583,22 @@ async def _check_primary(commands: Link, where: str) -> None:
         # The user may not ask.
         return
     if role != b"master":
-        raise EngineUnavailable(f"Expected a primary at {where}, but got a replica ({role.decode()}).")
+        raise EngineUnavailable(
+            f"Expected a primary at {commands.where}, but got a replica ({role.decode()})."
+        )
 
 
-def _chunks(names: set[bytes], size: int) -> Iterator[list[bytes]]:
-    rest = iter(names)
-    while chunk := list(islice(rest, size)):
-        yield chunk
+def _chunks(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(names), SUBSCRIBE_CHUNK):
+        yield names[start : start + SUBSCRIBE_CHUNK]
+
+
+def _ignore_message(name: bytes, payload: bytes) -> None:
+    """Nothing was subscribed to."""
+
+
+def _ignore_request(request: Request) -> None:
+    """Nothing was asked for that moves."""
 
 
 def _ignore(answer: asyncio.Future[Any]) -> None:
@@ -493,7 +607,7 @@ def _ignore(answer: asyncio.Future[Any]) -> None:
 
 
 async def _close(session: Session, reason: str) -> None:
-    for link in session:
+    for link in session.links:
         link.close(reason)
-    for link in session:
+    for link in session.links:
         await link.wait_closed()

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from hubbub.exceptions import EngineUnavailable
 
@@ -31,21 +31,24 @@ class Request:
     """A command that waits for its answer.
 
     :param arguments: the command and its arguments.
+    :param key: the key, or the channel in Redis, by which a cluster finds the node for it.
     :param deadline: when it is given up, by the event loop's clock.
     :param source: of the script that the arguments name, for a server that does not know it.
     :param replies: how many there will be; the answer is the last.
     """
 
-    __slots__ = ("answer", "arguments", "deadline", "replies", "sent", "source")
+    __slots__ = ("answer", "arguments", "deadline", "key", "replies", "sent", "source")
 
     def __init__(
         self,
         arguments: tuple[bytes | str | int, ...],
+        key: bytes = b"",
         deadline: float = float("inf"),
         source: str | None = None,
         replies: int = 1,
     ) -> None:
         self.arguments = arguments
+        self.key = key
         self.deadline = deadline
         self.source = source
         self.replies = replies
@@ -66,6 +69,7 @@ class Link:
     :param connection: not yet connected.
     :param where: the server's name in messages of errors.
     :param on_message: called with what comes in channels that were subscribed to.
+    :param on_moved: called with what was not carried out because another node of the cluster is to.
     :param on_close: called once, with the reason, when the connection is of no more use.
     """
 
@@ -74,12 +78,14 @@ class Link:
         connection: AbstractConnection,
         where: str,
         on_message: OnMessage,
+        on_moved: Callable[[Request], None],
         on_close: Callable[[str], None],
     ) -> None:
         self.is_closed = False
         self._connection = connection
-        self._where = where
+        self.where = where
         self._on_message = on_message
+        self._on_moved = on_moved
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._heard = 0.0
@@ -99,11 +105,11 @@ class Link:
         except TimeoutError:
             await self._connection.disconnect(nowait=True)
             raise EngineUnavailable(
-                f"Expected Redis at {self._where}, but got no answer within {CONNECT_TIMEOUT:g} s."
+                f"Expected Redis at {self.where}, but got no answer within {CONNECT_TIMEOUT:g} s."
             ) from None
         except (RedisError, OSError) as exc:
             await self._connection.disconnect(nowait=True)
-            raise EngineUnavailable(f"Expected Redis at {self._where}, but got: {exc}") from exc
+            raise EngineUnavailable(f"Expected Redis at {self.where}, but got: {exc}") from exc
         except BaseException:
             await self._connection.disconnect(nowait=True)
             raise
@@ -129,7 +135,7 @@ class Link:
             if request.deadline > now:
                 break
             request.fail(
-                f"Expected an answer from Redis at {self._where}, but got none within {ANSWER_TIMEOUT:g} s."
+                f"Expected an answer from Redis at {self.where}, but got none within {ANSWER_TIMEOUT:g} s."
             )
         if self._in_flight and max(self._heard, self._in_flight[0].sent) + ANSWER_TIMEOUT < now:
             self.close(f"no answer within {ANSWER_TIMEOUT:g} s")
@@ -143,7 +149,7 @@ class Link:
         for task in self._tasks:
             task.cancel()
         for request in (*self._in_flight, *self._unsent):
-            request.fail(f"Expected an answer from Redis at {self._where}, but lost it: {reason}.")
+            request.fail(f"Expected an answer from Redis at {self.where}, but lost it: {reason}.")
         self._in_flight.clear()
         self._unsent.clear()
         self._on_close(reason)
@@ -160,7 +166,7 @@ class Link:
         except (RedisError, OSError) as exc:
             self.close(str(exc) or type(exc).__name__)
         except Exception as exc:
-            logger.exception("Could not understand Redis at %s.", self._where)
+            logger.exception("Could not understand Redis at %s.", self.where)
             self.close(f"{type(exc).__name__}: {exc}")
         finally:
             await self._connection.disconnect(nowait=True)
@@ -195,7 +201,13 @@ class Link:
             if type(reply) is list and reply and reply[0] in MESSAGES:
                 self._on_message(reply[1], reply[2])
                 continue
-            request = self._in_flight[0]
+            request = self._in_flight[0] if self._in_flight else None
+            if request is None or (
+                type(reply) is list and reply[0] == b"sunsubscribe" and request.arguments[0] != "SUNSUBSCRIBE"
+            ):
+                # Nobody asked for this. A cluster says it when another node takes over.
+                self.close("the channels have moved to another node")
+                return
             request.replies -= 1
             if request.replies == 0:
                 self._in_flight.popleft()
@@ -211,7 +223,11 @@ class Link:
             request.source = None
             self.send(request)
             return
-        request.fail(f"Expected Redis at {self._where} to carry out a command, but got: {exc}")
+        if isinstance(exc, MovedError):
+            self._on_moved(request)
+            self.close("the channels have moved to another node")
+            return
+        request.fail(f"Expected Redis at {self.where} to carry out a command, but got: {exc}")
         if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):
             # It has become a replica: whoever is the primary now may be found in its place.
             self.close(str(exc))

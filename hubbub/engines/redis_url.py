@@ -25,7 +25,9 @@ class Target(NamedTuple):
     """What a URL names.
 
     :param where: for messages; without the password.
-    :param sentinels: who is to be asked where ``service`` is; if empty, ``options`` say it.
+    :param sentinels: who is to be asked where ``service`` is.
+    :param nodes: who is to be asked what the cluster looks like. If there are neither sentinels nor nodes,
+        ``options`` say where the server is.
     :param options: for the connection.
     """
 
@@ -34,13 +36,14 @@ class Target(NamedTuple):
     options: dict[str, Any]
     sentinels: Sequence[tuple[str, int]] = ()
     service: str = ""
+    nodes: Sequence[tuple[str, int]] = ()
 
 
 def parse_url(url: str) -> Target:
     """What ``url`` names.
 
-    :raises InvalidURL: it is none of those described in :mod:`hubbub.engines.redis`. The message repeats nothing of it, for
-        what was mistaken for a host or a port may be a password.
+    :raises InvalidURL: it is none of those described in :mod:`hubbub.engines.redis`. The message repeats
+        nothing of it, for what was mistaken for a host or a port may be a password.
     """
     try:
         # What urlsplit() makes of several hosts and ports is undone below.
@@ -79,6 +82,15 @@ def parse_url(url: str) -> Target:
         sentinels = [_host_and_port(each, 26379) for each in hosts.split(",")]
         where = "the sentinels at " + ", ".join(f"{host}:{port}" for host, port in sentinels)
         return Target(Connection, where, {**common, "db": _db(db)}, sentinels, service)
+    if parts.scheme == "redis+cluster":
+        if not hosts or path not in ("", "/", "/0"):
+            raise InvalidURL(
+                "Expected a URL such as 'redis+cluster://host1:6379,host2', but got another kind."
+            )
+        _allow_options(options, ())
+        nodes = [_host_and_port(each, 6379) for each in hosts.split(",")]
+        where = "the cluster at " + ", ".join(f"{host}:{port}" for host, port in nodes)
+        return Target(Connection, where, {**common, "db": 0}, nodes=nodes)
     host, port = _host_and_port(hosts, 6379)
     common |= {"host": host, "port": port, "db": _db(path.removeprefix("/"))}
     where = f"{host}:{port}"
