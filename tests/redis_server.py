@@ -65,19 +65,9 @@ class RedisServer:
 
     def launch(self) -> None:
         """Start it, without waiting until it answers."""
-        command = [executable(), *self.files, "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += [
-            "--dir",
-            str(self.directory),
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-            "--daemonize",
-            "no",
-        ]
+        own = f"--port {self.port} --bind 127.0.0.1 --dir {self.directory}"
+        kept = "--save  --appendonly yes --appendfsync everysec"
+        command = [executable(), *self.files, *own.split(" "), *kept.split(" ")]
         for name, value in zip(self.options[::2], self.options[1::2], strict=True):
             command += [f"--{name}", value]
         with (self.directory / "server.log").open("ab") as log:

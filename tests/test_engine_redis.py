@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from secrets import token_hex
 from typing import Any
 
 import pytest
+import trustme
 from redis import Redis
 
 from hubbub.core.frames import Batch
@@ -246,6 +248,7 @@ async def test_many_channels_are_subscribed_to_again(server: RedisServer) -> Non
 @asynccontextmanager
 async def serving(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]],
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """A port on which connections are handled, until the last of them has ended."""
     tasks: set[asyncio.Task[object]] = set()
@@ -260,7 +263,7 @@ async def serving(
         with suppress(OSError):
             await writer.wait_closed()
 
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as listener:
+    async with await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls) as listener:
         yield listener.sockets[0].getsockname()[1]
     if tasks:
         await asyncio.wait(tasks, timeout=DEADLINE)
@@ -729,6 +732,28 @@ def test_a_url_that_cannot_be_understood_is_not_repeated(url: str) -> None:
     while shown is not None:
         assert "s3cret" not in str(shown)
         shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+
+
+async def test_tls(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    authority, file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    # The server in the wheel knows no TLS.
+    proxy = Proxy(parse_url(redis_url).options["port"])
+    async with serving(proxy.handle, tls) as port:
+        trusting = f"rediss://localhost:{port}/0?ssl_ca_certs={file}"
+        async with running(trusting, namespace) as (engine, collector):
+            await engine.subscribe("chat", HISTORY)
+            await engine.publish(publication("chat", "hello"), HISTORY)
+            await collector.heard("chat", ["hello"])
+        for url in (
+            f"rediss://localhost:{port}/0",
+            f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={file}",
+            f"redis://localhost:{port}/0",
+        ):
+            with pytest.raises(EngineUnavailable, match=str(port)):
+                await RedisEngine(url).start(Collector())
 
 
 async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
