@@ -372,6 +372,21 @@ async def test_what_is_no_publication_is_ignored_and_logged_once(
         assert "'chat'" in caplog.text
 
 
+async def test_what_is_no_publication_is_left_out_of_the_history(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(redis_url, namespace) as (engine, _):
+        await engine.publish(publication("chat", "1"), HISTORY)
+        with Redis.from_url(redis_url) as client:
+            key = f"{namespace}:{{chat}}"
+            client.xadd(f"{key}:log", {"t": "99999999999", "p": "hello"}, id="2-0")
+            client.hset(f"{key}:meta", "offset", "2")
+        await engine.publish(publication("chat", "3"), HISTORY)
+        with caplog.at_level(logging.WARNING):
+            assert [each.offset for each in (await engine.history("chat")).publications] == [1, 3]
+        assert len(caplog.records) == 1
+
+
 # What is kept
 
 

@@ -296,7 +296,14 @@ class RedisEngine(Engine):
             "XREVRANGE" if reverse else "XRANGE",
         )
         top = _position(position)
-        return Page([_entry(entry, top.epoch) for entry in entries], top)
+        publications = []
+        for entry in entries:
+            try:
+                publications.append(_entry(entry, top.epoch))
+            except (InvalidData, ValueError) as exc:
+                # What is left has a gap then, which a feed notices.
+                self._ignore_foreign(channel, exc)
+        return Page(publications, top)
 
     def _forget(self, name: bytes) -> asyncio.Future[Any] | None:
         """Unsubscribe. Returns what tells when the server has, if it can be told."""
@@ -319,16 +326,17 @@ class RedisEngine(Engine):
             if publication.channel != channel:
                 raise InvalidData(f"Expected a publication to {channel!r}, but got {publication.channel!r}.")
         except (InvalidData, ValueError) as exc:
-            if channel not in self._foreign:
-                self._foreign.add(channel)
-                logger.warning(
-                    "Ignored what is no publication in %r, this time and any other: %s", channel, exc
-                )
+            self._ignore_foreign(channel, exc)
             return
         try:
             self._sink.on_publication(publication)
         except Exception:
             logger.exception("Could not hand over a publication to %r.", channel)
+
+    def _ignore_foreign(self, channel: str, exc: Exception) -> None:
+        if channel not in self._foreign:
+            self._foreign.add(channel)
+            logger.warning("Ignored what is no publication in %r, this time and any other: %s", channel, exc)
 
     # Connections
 
@@ -552,7 +560,11 @@ def _position(text: bytes) -> Position:
 
 
 def _entry(entry: tuple[bytes, Sequence[bytes]], epoch: str) -> Publication:
-    """The publication in an entry of the log."""
+    """The publication in an entry of the log.
+
+    :raises ValueError: it is none.
+    :raises InvalidData: likewise.
+    """
     entry_id, (_, time, _, packed) = entry
     return unpack(packed).at(Position(int(entry_id.partition(b"-")[0]), epoch), float(time))
 
