@@ -66,7 +66,8 @@ class RedisServer:
     def launch(self) -> None:
         """Start it, without waiting until it answers."""
         own = f"--port {self.port} --bind 127.0.0.1 --dir {self.directory}"
-        kept = "--save  --appendonly yes --appendfsync everysec"
+        # Written before it answers, which outlives the process; with "everysec" that may be put off.
+        kept = "--save  --appendonly yes --appendfsync no"
         command = [executable(), *self.files, *own.split(" "), *kept.split(" ")]
         for name, value in zip(self.options[::2], self.options[1::2], strict=True):
             command += [f"--{name}", value]

@@ -189,7 +189,7 @@ class Link:
 
     async def _read(self) -> None:
         read = self._connection.read_response
-        while True:
+        while not self.is_closed:
             try:
                 # Left to itself, it would close the connection, and the next write would open another one.
                 reply = await read(disconnect_on_error=False)
@@ -203,11 +203,13 @@ class Link:
                 continue
             request = self._in_flight[0] if self._in_flight else None
             if request is None or (
-                type(reply) is list and reply[0] == b"sunsubscribe" and request.arguments[0] != "SUNSUBSCRIBE"
+                type(reply) is list
+                and reply[:1] == [b"sunsubscribe"]
+                and request.arguments[0] != "SUNSUBSCRIBE"
             ):
                 # Nobody asked for this. A cluster says it when another node takes over.
                 self.close("the channels have moved to another node")
-                return
+                break
             request.replies -= 1
             if request.replies == 0:
                 self._in_flight.popleft()
