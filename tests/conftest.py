@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.redis_server import redis_cluster, redis_server
 from tests.servers import SERVERS
 
 
@@ -20,3 +23,20 @@ def server_name(request: pytest.FixtureRequest) -> str:
 def log(tmp_path: Path) -> Path:
     """Where a server's output goes."""
     return tmp_path / "server.log"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server that all tests share."""
+    if url := os.environ.get("HUBBUB_TEST_REDIS_URL"):
+        yield url
+    else:
+        with redis_server() as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """A Redis cluster that all tests share."""
+    with redis_cluster() as servers:
+        yield f"redis+cluster://127.0.0.1:{servers[-1].port}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.contract import EngineContract
 
@@ -26,3 +28,21 @@ class TestSQLite(EngineContract):
 
     def make(self) -> Engine:
         return engine_for(f"sqlite:///{Path(self.directory.name) / 'hub.db'}", self.namespace)
+
+
+class TestRedis(EngineContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make(self) -> Engine:
+        return engine_for(self.url, self.namespace)
+
+
+class TestRedisCluster(EngineContract):
+    @pytest.fixture(autouse=True)
+    def servers(self, redis_cluster_url: str) -> None:
+        self.url = redis_cluster_url
+
+    def make(self) -> Engine:
+        return engine_for(self.url, self.namespace)

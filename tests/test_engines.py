@@ -74,8 +74,8 @@ def test_every_engine_in_the_table_is_one_of_ours(scheme: str) -> None:
 
 def test_an_unknown_scheme_is_answered_with_those_that_exist(install: Install) -> None:
     install(GOOD)
-    with pytest.raises(InvalidURL, match=r"schemes .*memory://, .*pigeon://.*, but got rediss://…\.$"):
-        engine_for("rediss://localhost/0")
+    with pytest.raises(InvalidURL, match=r"schemes .*memory://, .*pigeon://.*, but got carrier://…\.$"):
+        engine_for("carrier://localhost/0")
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "://localhost", "/var/chat.db"])

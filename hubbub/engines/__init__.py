@@ -29,6 +29,11 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
     "sqlite": EngineSpec("hubbub.engines.sqlite:SQLiteEngine"),
+    "redis": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "rediss": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+cluster": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+sentinel": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "redis+unix": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
 }
 
 

