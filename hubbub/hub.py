@@ -236,6 +236,7 @@ class Hub:
         *,
         exclude: Connection | str | None = None,
         idempotency_key: str | None = None,
+        using: object = None,
     ) -> Position:
         """Send ``data`` to everyone in ``channel``.
 
@@ -245,18 +246,23 @@ class Hub:
         :param exclude: a connection, or the id of one, that is not to get it.
         :param idempotency_key: publish it once only, however often this is called with the same key within
             five minutes, as a task may be that is tried again.
+        :param using: publish as a part of the transaction of this database connection: with its commit, and
+            never without. On ``postgresql://`` only: a connection of asyncpg, an ``AsyncConnection`` of
+            psycopg, or an ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy. Others who publish to the
+            channel wait until the transaction ends; what the driver raises is not changed.
         :return: where the message stands in the channel. Channels without history have no positions; all
             of their messages are at offset 0.
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         :raises InvalidData: ``data`` cannot be encoded.
+        :raises TypeError: the engine cannot publish with ``using``.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         node = self._running()
         kind, encoded = encode(data)
         excluded = exclude.id if isinstance(exclude, Connection) else exclude
         publication = Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
-        return await node.publish(publication, idempotency_key)
+        return await node.publish(publication, idempotency_key, using)
 
     def stats(self) -> Stats:
         """What the hub is doing in this process.

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import postgres, postgres_url
 from tests.servers import SERVERS
+
+__all__ = ["log", "postgres", "postgres_url", "server_name"]
 
 
 @pytest.fixture(params=SERVERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.contract import EngineContract
 
@@ -11,3 +13,12 @@ class TestMemory(EngineContract):
 
     def make(self) -> Engine:
         return engine_for("memory://", self.namespace)
+
+
+class TestPostgres(EngineContract):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres_url: str) -> None:
+        self.url = postgres_url
+
+    def make(self) -> Engine:
+        return engine_for(self.url, self.namespace)

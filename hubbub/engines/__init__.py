@@ -28,6 +28,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 #: URL scheme -> engine.
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
+    "postgres": EngineSpec("hubbub.engines.postgres:PostgresEngine", "postgres"),
+    "postgresql": EngineSpec("hubbub.engines.postgres:PostgresEngine", "postgres"),
 }
 
 
