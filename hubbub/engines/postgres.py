@@ -58,6 +58,9 @@ HEARING_CHECK = 10.0
 #: Seconds between two tries to connect again: a random time below a limit that doubles from one to the other.
 RETRY_MIN, RETRY_MAX = 0.1, 5.0
 
+#: Seconds that saying goodbye may take.
+CLOSE = 1.0
+
 #: Publications to one channel, and their bytes, that are accepted in one transaction.
 BATCH_SIZE, BATCH_BYTES = 100, 1_048_576
 
@@ -172,6 +175,7 @@ class PostgresEngine(Engine):
         self._backwards = self._sql(_HISTORY).replace("{direction}", "DESC")
 
         self._sink: Sink | None = None
+        self._listening: Listening | None = None
         self._pool: Pool | None = None
         # Set while a connection listens. Publishing waits for it: who cannot hear does not speak.
         self._hearing = asyncio.Event()
@@ -192,12 +196,14 @@ class PostgresEngine(Engine):
     async def start(self, sink: Sink) -> None:
         # Anew, for they belong to the event loop on which they are used.
         self._hearing, self._heard, self._wake = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        listening, pool, installation = await self._connect()
         self._sink = sink
-        self._pool = pool
-        self._installation = installation
+        try:
+            self._installation = await self._connect()
+        except BaseException:
+            self._sink = None
+            raise
         self._hearing.set()
-        self._spawn(self._run(listening))
+        self._spawn(self._run())
         self._spawn(self._prune())
 
     async def stop(self) -> None:
@@ -213,9 +219,13 @@ class PostgresEngine(Engine):
         self._queues.clear()
         self._subscriptions.clear()
         self._stirred.clear()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await _close(pool)
+        with suppress(*_ERRORS):
+            async with asyncio.timeout(CLOSE):
+                if self._listening is not None:
+                    await self._listening.close()
+                if self._pool is not None:
+                    await self._pool.close()
+        self._disconnect()
 
     # Publishing
 
@@ -402,25 +412,22 @@ class PostgresEngine(Engine):
 
     # Inside: listening and reading
 
-    async def _run(self, listening: Listening) -> None:
+    async def _run(self) -> None:
         """Read what comes, and whenever that fails, connect again."""
-        try:
-            while True:
-                try:
-                    await self._listen(listening)
-                except _ERRORS as exc:
-                    logger.warning("Lost PostgreSQL at %s: %s", self._address, _why(exc))
-                except Exception:
-                    logger.exception("Reading from PostgreSQL at %s failed.", self._address)
-                self._hearing.clear()
-                listening.terminate()
-                if self._pool is not None:
-                    self._pool.terminate()
-                listening = await self._reconnect()
-        finally:
-            listening.terminate()
+        while True:
+            try:
+                await self._listen()
+            except _ERRORS as exc:
+                logger.warning("Lost PostgreSQL at %s: %s", self._address, _why(exc))
+            except Exception:
+                logger.exception("Reading from PostgreSQL at %s failed.", self._address)
+            self._hearing.clear()
+            self._disconnect()
+            await self._reconnect()
 
-    async def _listen(self, listening: Listening) -> None:
+    async def _listen(self) -> None:
+        listening = self._listening
+        assert listening is not None
         loop = asyncio.get_running_loop()
         polled = tested = loop.time()
         test: asyncio.Task[None] | None = None
@@ -527,13 +534,13 @@ class PostgresEngine(Engine):
 
     # Inside: connecting
 
-    async def _reconnect(self) -> Listening:
+    async def _reconnect(self) -> None:
         limit = RETRY_MIN
         while True:
             await asyncio.sleep(random() * limit)
             limit = min(limit * 2, RETRY_MAX)
             try:
-                listening, self._pool, installation = await self._connect()
+                installation = await self._connect()
             except EngineUnavailable as exc:
                 logger.warning("%s", exc)
                 continue
@@ -548,38 +555,36 @@ class PostgresEngine(Engine):
             self._stir(channel)
         self._hearing.set()
         self._started().on_reconnect()
-        return listening
 
-    async def _connect(self) -> tuple[Listening, Pool, str]:
-        """A connection that listens, a pool, and which installation of the schema they found.
+    async def _connect(self) -> str:
+        """Make all connections. Returns which installation of the schema they found.
 
         :raises EngineUnavailable: that does not work.
         """
         address = self._address
-        pool: Pool | None = None
-        listening: Listening | None = None
         self._token = _HEARING + token_hex(8)
         self._heard.clear()
+        is_connected = False
         try:
             async with asyncio.timeout(DEADLINE):
                 listening = await asyncpg.connect(address.dsn, **address.listen, **address.options)
+                self._listening = listening
                 installation = await self._install(listening)
                 await listening.add_listener(self.namespace, self._on_notify)
                 listening.add_termination_listener(lambda _: self._wake.set())
-                pool = await asyncpg.create_pool(
+                self._pool = asyncpg.create_pool(
                     address.dsn, min_size=1, max_size=address.pool_size, **address.options
                 )
-                await pool.execute("SELECT pg_notify($1, $2)", self.namespace, self._token)
+                await self._pool
+                is_connected = True
+                await self._pool.execute("SELECT pg_notify($1, $2)", self.namespace, self._token)
                 await self._heard.wait()
-            return listening, pool, installation
+            return installation
         except BaseException as exc:
-            if pool is not None:
-                pool.terminate()
-            if listening is not None:
-                listening.terminate()
+            self._disconnect()
             if isinstance(exc, EngineUnavailable):
                 raise
-            if isinstance(exc, TimeoutError) and pool is not None:
+            if isinstance(exc, TimeoutError) and is_connected:
                 raise self._unavailable(
                     "LISTEN does not work there. If this is a pooler that gives a connection for a "
                     "transaction only, add '?listen=host:port' to the URL, with PostgreSQL's own address."
@@ -589,6 +594,14 @@ class PostgresEngine(Engine):
             if isinstance(exc, _ERRORS):
                 raise self._unavailable(_why(exc)) from exc
             raise
+
+    def _disconnect(self) -> None:
+        """Without waiting for the server, which may not be there."""
+        if self._pool is not None:
+            self._pool.terminate()
+        if self._listening is not None:
+            self._listening.terminate()
+        self._pool = self._listening = None
 
     async def _install(self, connection: Listening) -> str:
         """Make the schema if there is none. Returns the id of the installation."""
@@ -758,11 +771,3 @@ _ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inter
 
 def _why(exc: BaseException) -> str:
     return str(exc) or type(exc).__name__
-
-
-async def _close(pool: Pool) -> None:
-    try:
-        async with asyncio.timeout(1.0):
-            await pool.close()
-    except (TimeoutError, *_ERRORS):
-        pool.terminate()

@@ -132,7 +132,7 @@ BEGIN
     INSERT INTO {schema}.publications (channel, sequence, "offset", epoch, time, expires, kind, exclude, id, data)
     VALUES (
         _channel, _stream.sequence, "offset", epoch, _now,
-        _now + make_interval(secs => greatest(least(_stream.ttl, 3e9), {handover})),
+        _now + make_interval(secs => greatest(least(coalesce(_stream.ttl, 0), 3e9), {handover})),
         _kind, _exclude, coalesce(_id, gen_random_uuid()::text), _data
     );
     IF _key IS NOT NULL THEN
