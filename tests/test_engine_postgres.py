@@ -431,6 +431,7 @@ async def test_a_server_that_comes_back_is_found_again(
             async with asyncio.timeout(module.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
                     await engine.publish(publication("chat", "lost"), HISTORY)
+            async with asyncio.timeout(module.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
                     await engine.history("chat")
         with pytest.raises(EngineUnavailable, match=f"127.0.0.1:{postgres.port}/postgres"):
@@ -470,20 +471,43 @@ async def test_a_listener_that_is_cut_off_listens_again(
     await collector.heard("kept", ["1", "2", "3"])
 
 
-async def test_a_deaf_listener_is_replaced(
-    node: tuple[PostgresEngine, Collector], monkeypatch: pytest.MonkeyPatch, postgres_url: str, namespace: str
+class DeafEngine(PostgresEngine):
+    """Its connection answers, but does not tell of notifications."""
+
+    is_deaf = False
+
+    def _on_notify(self, connection: object, pid: int, name: str, payload: object) -> None:
+        if not self.is_deaf:
+            super()._on_notify(connection, pid, name, payload)
+
+
+async def test_who_does_not_hear_does_not_publish_and_connects_again(
+    monkeypatch: pytest.MonkeyPatch, postgres_url: str, namespace: str
 ) -> None:
     monkeypatch.setattr(module, "HEARING_CHECK", 0.1)
-    monkeypatch.setattr(module, "DEADLINE", 2.0)
-    async with started(postgres_url, namespace) as (engine, collector):
-        await engine.subscribe("chat")
-        # As a pooler does that gives the connection to somebody else.
-        connection = engine._listening
-        assert connection is not None
-        await connection.remove_listener(namespace, engine._on_notify)
-        await collector.until(lambda: collector.reconnects == 1)
-        await engine.publish(publication("chat", "1"))
-        await collector.heard("chat", ["1"])
+    monkeypatch.setattr(module, "DEADLINE", 1.0)
+    engine, collector = DeafEngine(postgres_url, namespace), Collector()
+    await engine.start(collector)
+    await engine.subscribe("chat")
+    engine.is_deaf = True
+    await collector.until(lambda: not engine._hearing.is_set())
+    with pytest.raises(EngineUnavailable, match="do not arrive|LISTEN"):
+        await engine.publish(publication("chat", "0"))
+    engine.is_deaf = False
+    await collector.until(lambda: collector.reconnects == 1)
+    await engine.publish(publication("chat", "1"))
+    await collector.heard("chat", ["1"])
+    await engine.stop()
+
+
+async def test_where_one_cannot_listen_one_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, postgres_url: str, namespace: str
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE", 1.0)
+    engine = DeafEngine(postgres_url, namespace)
+    engine.is_deaf = True
+    with pytest.raises(EngineUnavailable, match=r"LISTEN does not work there.*'\?listen=host:port'"):
+        await engine.start(Collector())
 
 
 async def test_tables_that_are_dropped_are_made_again(
@@ -512,7 +536,11 @@ async def test_a_stream_that_was_set_back_is_read_on(
     await engine.subscribe("plain")
     await engine.publish(publication("plain", "1"))
     await collector.heard("plain", ["1"])
-    await other.execute(f'UPDATE "{namespace}".streams SET sequence = 1, base = 1')
+    # As it would be if it came back without what it committed last.
+    await other.execute(f"""
+        UPDATE "{namespace}".streams SET sequence = 1, base = 1;
+        DELETE FROM "{namespace}".publications
+    """)
     await collector.until(lambda: collector.reconnects == 1)
     await engine.publish(publication("plain", "2"))
     await collector.heard("plain", ["1", "2"])

@@ -179,6 +179,8 @@ class PostgresEngine(Engine):
         self._pool: Pool | None = None
         # Set while a connection listens. Publishing waits for it: who cannot hear does not speak.
         self._hearing = asyncio.Event()
+        # Why it does not.
+        self._trouble: object = None
         self._heard = asyncio.Event()
         # What is heard then.
         self._token = ""
@@ -247,9 +249,7 @@ class PostgresEngine(Engine):
             async with asyncio.timeout(DEADLINE):
                 return await accepted
         except TimeoutError:
-            raise self._unavailable(
-                f"no answer within {DEADLINE:g} s. Is a transaction that published to the channel still open?"
-            ) from None
+            raise self._late("Is a transaction that published to the channel still open?") from None
 
     async def publish_in(
         self, publication: Publication, history: History | None, idempotency_key: str | None, using: object
@@ -333,6 +333,11 @@ class PostgresEngine(Engine):
     def _unavailable(self, why: object) -> EngineUnavailable:
         return EngineUnavailable(f"PostgreSQL at {self._address} cannot be used: {why}")
 
+    def _late(self, hint: str) -> EngineUnavailable:
+        if not self._hearing.is_set():
+            return self._unavailable(self._trouble)
+        return self._unavailable(f"no answer within {DEADLINE:g} s. {hint}")
+
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -354,7 +359,7 @@ class PostgresEngine(Engine):
         if not done:
             # Not waited for: giving up may itself take long when the server does not answer.
             task.cancel()
-            raise self._unavailable(f"no answer within {DEADLINE:g} s.")
+            raise self._late("Are all connections of the pool busy?")
         if task.cancelled():
             raise self._unavailable("the engine has been stopped.")
         exc = task.exception()
@@ -418,8 +423,10 @@ class PostgresEngine(Engine):
             try:
                 await self._listen()
             except _ERRORS as exc:
+                self._trouble = _why(exc)
                 logger.warning("Lost PostgreSQL at %s: %s", self._address, _why(exc))
-            except Exception:
+            except Exception as exc:
+                self._trouble = _why(exc)
                 logger.exception("Reading from PostgreSQL at %s failed.", self._address)
             self._hearing.clear()
             self._disconnect()
@@ -542,6 +549,7 @@ class PostgresEngine(Engine):
             try:
                 installation = await self._connect()
             except EngineUnavailable as exc:
+                self._trouble = exc.__cause__ or exc
                 logger.warning("%s", exc)
                 continue
             break
