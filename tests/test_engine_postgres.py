@@ -398,6 +398,23 @@ async def test_a_burst_larger_than_one_read_arrives_whole(
     await collector.heard("a", [str(n) for n in range(1, 2501)])
 
 
+async def test_large_publications_are_read_in_portions(
+    monkeypatch: pytest.MonkeyPatch, node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    monkeypatch.setattr(module, "READ_BYTES", 1000)
+    engine, collector = node
+    for channel in ("a", "b"):
+        await engine.subscribe(channel)
+    async with other.transaction():
+        for channel in ("a", "b"):
+            await other.execute(
+                f"""SELECT "{namespace}".publish('{channel}', repeat(n::text, 700)) """
+                "FROM generate_series(1, 9) n"
+            )
+    for channel in ("a", "b"):
+        await collector.heard(channel, [str(n) * 700 for n in range(1, 10)])
+
+
 async def test_what_no_notification_tells_of_is_found(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
@@ -448,13 +465,6 @@ async def test_a_server_that_comes_back_is_found_again(
     assert (await engine.history("chat")).position == position
 
 
-async def terminate(other: Any, condition: str) -> None:
-    await other.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        f"WHERE pid <> pg_backend_pid() AND {condition}"
-    )
-
-
 async def test_a_listener_that_is_cut_off_listens_again(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
@@ -462,7 +472,8 @@ async def test_a_listener_that_is_cut_off_listens_again(
     await engine.subscribe("chat")
     await engine.subscribe("kept", HISTORY)
     for number in range(1, 4):
-        await terminate(other, "application_name = ''")
+        assert engine._listening is not None
+        await other.execute("SELECT pg_terminate_backend($1)", engine._listening.get_server_pid())
         # What is published meanwhile by others is not lost either.
         await other.execute(f"""SELECT "{namespace}".publish('chat', '{number}')""")
         await collector.until(lambda n=number: collector.reconnects == n)  # type: ignore[misc]
@@ -491,7 +502,7 @@ async def test_who_does_not_hear_does_not_publish_and_connects_again(
     await engine.subscribe("chat")
     engine.is_deaf = True
     await collector.until(lambda: not engine._hearing.is_set())
-    with pytest.raises(EngineUnavailable, match="do not arrive|LISTEN"):
+    with pytest.raises(EngineUnavailable, match=r"do not arrive|LISTEN"):
         await engine.publish(publication("chat", "0"))
     engine.is_deaf = False
     await collector.until(lambda: collector.reconnects == 1)
@@ -625,6 +636,8 @@ async def test_nobody_there() -> None:
         "postgresql://user:12/p8w@localhost/shop",
         "postgresql://user:secret#p8w@localhost/shop",
         "postgresql://[user:secret@localhost/shop",
+        "postgresql://user:secret",
+        "postgresql://user:p8w@localhost:secret/shop",
         "postgresql://user:secret@localhost/shop?pool_size=0",
         "postgresql://user:secret@localhost/shop?pool_size=many",
         "postgresql://user:secret@localhost/shop?statement_cache_size=-1",

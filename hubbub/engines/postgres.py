@@ -45,12 +45,11 @@ VERSION = 1
 #: Seconds that one answer of the database may take.
 DEADLINE = 5.0
 
-#: Seconds between two reads that no notification has asked for, and channels that one of them looks at.
+#: Seconds between two reads that no notification has asked for.
 POLL = 1.0
-POLL_CHANNELS = 1000
 
-#: Channels and publications that are read at once, and publications of one channel among them.
-READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL = 100, 1000, 100
+#: What is read at once: channels, publications, publications of one channel, bytes (and one of them more).
+READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_388_608
 
 #: Seconds between two notifications by which a node finds out whether it hears.
 HEARING_CHECK = 10.0
@@ -77,6 +76,9 @@ PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 #: The name of a schema, and of what one listens to. PostgreSQL would cut off what is longer.
 _NAMESPACE = re.compile(r"(?!pg_)[A-Za-z0-9_.:-]{1,63}")
 
+#: Between the user and the path of a URL: hosts, each with a port or without, or nothing.
+_HOSTS = re.compile(r"(([^:,]+|\[[^\]]*\])?(:[0-9]+)?(,|$))*")
+
 #: Begins notifications that are not about a channel; no channel's name begins with it.
 _HEARING = "\x01"
 
@@ -97,13 +99,17 @@ ORDER BY b.number
 
 # For each channel what comes after what has been seen, all as of one moment.
 _READ = """
-SELECT p.*, extract(epoch FROM p.time)::float8 AS seconds
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS c (channel, seen, number)
-CROSS JOIN LATERAL (
-    SELECT * FROM {schema}.publications o
-    WHERE o.channel = c.channel AND o.sequence > c.seen ORDER BY o.sequence LIMIT $3
-) AS p
-ORDER BY c.number, p.sequence LIMIT $4
+SELECT *, extract(epoch FROM time)::float8 AS seconds FROM (
+    SELECT p.*, c.number,
+        sum(octet_length(p.data)) OVER (ORDER BY c.number, p.sequence) - octet_length(p.data) AS bytes_before
+    FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS c (channel, seen, number)
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.publications o
+        WHERE o.channel = c.channel AND o.sequence > c.seen ORDER BY o.sequence LIMIT $3
+    ) AS p
+) AS found
+WHERE bytes_before < $5
+ORDER BY number, sequence LIMIT $4
 """
 
 # Streams that stand before what has been seen of them.
@@ -257,7 +263,8 @@ class PostgresEngine(Engine):
         """Publish as a part of the transaction that ``using`` is in: with its commit, and never without.
 
         Waits for other transactions that have published to the channel and are still open, as long as the
-        connection's own settings let it. What the driver raises is not changed.
+        connection's own settings let it. What the driver raises is not changed. Beyond READ COMMITTED that
+        may be a serialization failure: somebody else has published to the channel since this one began.
 
         :param using: a connection of asyncpg, an ``AsyncConnection`` of psycopg, or an ``AsyncSession`` or
             ``AsyncConnection`` of SQLAlchemy with either driver.
@@ -375,7 +382,12 @@ class PostgresEngine(Engine):
         await self._hearing.wait()
         assert self._pool is not None
         async with self._pool.acquire(timeout=DEADLINE) as connection:
-            return await question(connection)
+            if self._address.keeps_statements:
+                return await question(connection)
+            # A pooler may give each transaction another connection; a statement is prepared in one, and then
+            # run in the same.
+            async with connection.transaction():
+                return await question(connection)
 
     # Inside: publishing
 
@@ -419,8 +431,11 @@ class PostgresEngine(Engine):
 
     async def _run(self) -> None:
         """Read what comes, and whenever that fails, connect again."""
+        is_back = False
         while True:
             try:
+                if is_back:
+                    self._started().on_reconnect()
                 await self._listen()
             except _ERRORS as exc:
                 self._trouble = _why(exc)
@@ -431,13 +446,14 @@ class PostgresEngine(Engine):
             self._hearing.clear()
             self._disconnect()
             await self._reconnect()
+            is_back = True
 
     async def _listen(self) -> None:
         listening = self._listening
         assert listening is not None
         loop = asyncio.get_running_loop()
         polled = tested = loop.time()
-        test: asyncio.Task[None] | None = None
+        test: asyncio.Task[bool] | None = None
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, polled + POLL - loop.time())):
@@ -449,7 +465,8 @@ class PostgresEngine(Engine):
             async with asyncio.timeout(DEADLINE):
                 await self._read_stirred(listening)
             if test is not None and test.done():
-                test.result()
+                if not test.result():
+                    raise TimeoutError("notifications do not arrive any more.")
                 test = None
             if test is None and loop.time() >= tested + HEARING_CHECK:
                 tested = loop.time()
@@ -457,7 +474,7 @@ class PostgresEngine(Engine):
 
     async def _poll(self, listening: Listening) -> None:
         """Look by ourselves, as if we had been notified: at all channels, or at many of them in turn."""
-        channels = list(islice(self._subscriptions, POLL_CHANNELS))
+        channels = list(islice(self._subscriptions, READ_CHANNELS))
         if len(channels) < len(self._subscriptions):
             for channel in channels:
                 self._subscriptions[channel] = self._subscriptions.pop(channel)
@@ -475,7 +492,7 @@ class PostgresEngine(Engine):
             self._stir(channel)
 
     async def _read_stirred(self, listening: Listening) -> None:
-        channels = list(islice(self._stirred, POLL_CHANNELS))
+        channels = list(islice(self._stirred, READ_CHANNELS))
         for channel in channels:
             del self._stirred[channel]
         if self._stirred:
@@ -491,6 +508,7 @@ class PostgresEngine(Engine):
             [each.seen for each in reading.values()],
             READ_LIMIT_CHANNEL,
             READ_LIMIT,
+            READ_BYTES,
         )
         sink = self._started()
         for row in rows:
@@ -503,12 +521,13 @@ class PostgresEngine(Engine):
                 sink.on_publication(_publication(row))
         # Where there may be more; those first that got nothing because the others had so much.
         counts = Counter(row["channel"] for row in rows)
-        if len(rows) == READ_LIMIT:
+        is_cut_off = len(rows) == READ_LIMIT or sum(len(row["data"]) for row in rows) >= READ_BYTES
+        if is_cut_off:
             for channel in reading:
                 if channel not in counts:
                     self._stir(channel)
         for channel, count in counts.items():
-            if count == READ_LIMIT_CHANNEL or len(rows) == READ_LIMIT:
+            if count == READ_LIMIT_CHANNEL or is_cut_off:
                 self._stir(channel)
 
     def _stir(self, channel: str) -> None:
@@ -522,8 +541,8 @@ class PostgresEngine(Engine):
         elif isinstance(payload, str):
             self._stir(payload)
 
-    async def _test_hearing(self) -> None:
-        """Find out whether what others publish is heard. Asked through another connection: a pooler that
+    async def _test_hearing(self) -> bool:
+        """Whether what others publish is heard. Asked through another connection: a pooler that
         gives out connections for one transaction would hear, but not tell us."""
         self._heard.clear()
         try:
@@ -532,12 +551,11 @@ class PostgresEngine(Engine):
             )
         except EngineUnavailable:
             # All connections of the pool may be busy. That says nothing about this one.
-            return
-        try:
+            return True
+        with suppress(TimeoutError):
             async with asyncio.timeout(DEADLINE):
                 await self._heard.wait()
-        except TimeoutError:
-            raise TimeoutError("notifications do not arrive any more.") from None
+        return self._heard.is_set()
 
     # Inside: connecting
 
@@ -551,8 +569,12 @@ class PostgresEngine(Engine):
             except EngineUnavailable as exc:
                 self._trouble = exc.__cause__ or exc
                 logger.warning("%s", exc)
-                continue
-            break
+            except Exception as exc:
+                # Whatever it is, giving up would be worse.
+                self._trouble = exc
+                logger.exception("Connecting to PostgreSQL at %s failed.", self._address)
+            else:
+                break
         logger.info("PostgreSQL at %s is back.", self._address)
         if installation != self._installation:
             # The schema has been made anew. All that is in it is new to us.
@@ -562,7 +584,6 @@ class PostgresEngine(Engine):
         for channel in self._subscriptions:
             self._stir(channel)
         self._hearing.set()
-        self._started().on_reconnect()
 
     async def _connect(self) -> str:
         """Make all connections. Returns which installation of the schema they found.
@@ -585,7 +606,8 @@ class PostgresEngine(Engine):
                 )
                 await self._pool
                 is_connected = True
-                await self._pool.execute("SELECT pg_notify($1, $2)", self.namespace, self._token)
+                # Without parameters, which would be a statement to prepare.
+                await self._pool.execute(f"NOTIFY {_quote(self.namespace)}, '{self._token}'")
                 await self._heard.wait()
             return installation
         except BaseException as exc:
@@ -597,8 +619,9 @@ class PostgresEngine(Engine):
                     "LISTEN does not work there. If this is a pooler that gives a connection for a "
                     "transaction only, add '?listen=host:port' to the URL, with PostgreSQL's own address."
                 ) from None
-            if isinstance(exc, asyncpg.ClientConfigurationError):
-                raise self._unavailable("the URL has a parameter that asyncpg does not understand.") from None
+            if isinstance(exc, asyncpg.ClientConfigurationError | ValueError):
+                # Their messages may repeat the URL.
+                raise self._unavailable("the URL has a part that asyncpg does not understand.") from None
             if isinstance(exc, _ERRORS):
                 raise self._unavailable(_why(exc)) from exc
             raise
@@ -613,6 +636,8 @@ class PostgresEngine(Engine):
 
     async def _install(self, connection: Listening) -> str:
         """Make the schema if there is none. Returns the id of the installation."""
+        if connection.get_server_version().major < 13:
+            raise self._unavailable("it is older than PostgreSQL 13.")
         async with connection.transaction():
             found = await connection.fetchrow(_INSTALLED, self.namespace)
             assert found is not None
@@ -705,8 +730,13 @@ class _Address:
             parts = urlsplit(url)
         except ValueError:
             parts = None
+        hosts = parts.netloc.rpartition("@")[2] if parts is not None else ""
         # A password with '/', '?' or '#' in it would be taken for something else, and end up in messages.
-        if parts is None or ("@" not in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}"):
+        if (
+            parts is None
+            or _HOSTS.fullmatch(hosts) is None
+            or ("@" not in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}")
+        ):
             # The errors of urlsplit() repeat the URL.
             raise InvalidURL(
                 "Expected a URL such as 'postgresql://user:password@host:5432/database', in which special "
@@ -721,8 +751,10 @@ class _Address:
         #: For every connection.
         self.options: dict[str, Any] = {
             "timeout": DEADLINE,
+            "command_timeout": DEADLINE,
             "statement_cache_size": _number(ours, "statement_cache_size", 100, 0),
         }
+        self.keeps_statements = self.options["statement_cache_size"] > 0
         #: For the one that listens, and is never a pooler's.
         self.listen: dict[str, Any] = {}
         if "listen" in ours:
@@ -732,7 +764,7 @@ class _Address:
                     "Expected the URL's parameter 'listen' to be 'host:port', but got something else."
                 )
             self.listen = {"host": host, "port": int(port)}
-        host = parts.netloc.rpartition("@")[2] or dict(rest).get("host", "localhost")
+        host = hosts or dict(rest).get("host", "localhost")
         self._name = f"{host if ':' in host else f'{host}:5432'}{unquote(parts.path)}"
 
     def __str__(self) -> str:

@@ -142,7 +142,7 @@ BEGIN
             "offset" = excluded."offset", epoch = excluded.epoch, expires = excluded.expires;
     END IF;
     -- What is too much goes in small steps; readers ignore what is still there.
-    IF "offset" % 16 = 0 THEN
+    IF "offset" > 0 AND "offset" % 16 = 0 THEN
         DELETE FROM {schema}.publications p WHERE (p.channel, p.sequence) IN (
             SELECT o.channel, o.sequence FROM {schema}.publications o
             WHERE o.channel = _channel AND o.sequence <= _stream.sequence - _stream.size AND o."offset" > 0
