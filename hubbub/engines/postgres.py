@@ -186,7 +186,7 @@ class PostgresEngine(Engine):
         # Set while a connection listens. Publishing waits for it: who cannot hear does not speak.
         self._hearing = asyncio.Event()
         # Why it does not.
-        self._trouble: object = None
+        self._trouble = ""
         self._heard = asyncio.Event()
         # What is heard then.
         self._token = ""
@@ -567,11 +567,11 @@ class PostgresEngine(Engine):
             try:
                 installation = await self._connect()
             except EngineUnavailable as exc:
-                self._trouble = exc.__cause__ or exc
+                self._trouble = _why(exc.__cause__ or exc)
                 logger.warning("%s", exc)
             except Exception as exc:
                 # Whatever it is, giving up would be worse.
-                self._trouble = exc
+                self._trouble = _why(exc)
                 logger.exception("Connecting to PostgreSQL at %s failed.", self._address)
             else:
                 break
@@ -810,4 +810,6 @@ _ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inter
 
 
 def _why(exc: BaseException) -> str:
+    if isinstance(exc, TimeoutError) and not str(exc):
+        return f"no answer within {DEADLINE:g} s."
     return str(exc) or type(exc).__name__
