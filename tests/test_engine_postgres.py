@@ -570,9 +570,10 @@ async def test_publishing_does_not_wait_longer_than_the_deadline_for_a_transacti
             await engine.publish(publication("chat", "2"))
         # Other channels go on.
         await engine.publish(publication("other", "1"))
-    await collector.heard("chat", ["1"])
     await engine.publish(publication("chat", "3"))
     await collector.until(lambda: "3" in collector.texts("chat"))
+    # What raised may have been accepted, in the moment in which it was given up.
+    assert collector.texts("chat") in (["1", "3"], ["1", "2", "3"])
 
 
 # Start
