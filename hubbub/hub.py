@@ -56,7 +56,9 @@ class Hub:
         app = FastAPI()
         app.include_router(hub.router)  # starts and stops the hub with the app
 
-    :param url: the engine. ``memory://`` works within one process.
+    :param url: the engine. ``memory://`` works within one process, ``sqlite:///hub.db`` across the workers of
+        one machine, ``redis://`` and ``postgresql://`` across many.
+    :param namespace: keeps apart the channels of several apps that share one engine.
     :param allow_origins: web pages of other hosts that may connect, such as ``"https://example.com"``;
         ``"*"`` allows every page. Pages from the host they connect to may always, and so may whatever is
         not a browser.
@@ -77,6 +79,7 @@ class Hub:
         self,
         url: str = "memory://",
         *,
+        namespace: str = "hubbub",
         allow_origins: Iterable[str] = (),
         max_message_size: int = 1_048_576,
         outbox_limit: int = 1_048_576,
@@ -101,7 +104,7 @@ class Hub:
             close_timeout=close_timeout,
         )
         #: Where this hub's publications meet those of other processes.
-        self.engine = engine_for(url)
+        self.engine = engine_for(url, namespace)
         #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
         self.router = APIRouter(lifespan=self._lifespan)
 
@@ -236,6 +239,7 @@ class Hub:
         *,
         exclude: Connection | str | None = None,
         idempotency_key: str | None = None,
+        using: object = None,
     ) -> Position:
         """Send ``data`` to everyone in ``channel``.
 
@@ -245,18 +249,23 @@ class Hub:
         :param exclude: a connection, or the id of one, that is not to get it.
         :param idempotency_key: publish it once only, however often this is called with the same key within
             five minutes, as a task may be that is tried again.
+        :param using: publish as a part of the transaction of this database connection: with its commit, and
+            never without. On ``postgresql://`` only: a connection of asyncpg, an ``AsyncConnection`` of
+            psycopg, or an ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy. Others who publish to the
+            channel wait until the transaction ends; what the driver raises is not changed.
         :return: where the message stands in the channel. Channels without history have no positions; all
             of their messages are at offset 0.
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         :raises InvalidData: ``data`` cannot be encoded.
+        :raises TypeError: the engine cannot publish with ``using``.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         node = self._running()
         kind, encoded = encode(data)
         excluded = exclude.id if isinstance(exclude, Connection) else exclude
         publication = Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
-        return await node.publish(publication, idempotency_key)
+        return await node.publish(publication, idempotency_key, using)
 
     def stats(self) -> Stats:
         """What the hub is doing in this process.

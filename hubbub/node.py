@@ -286,8 +286,12 @@ class Node:
 
     # Publications
 
-    async def publish(self, publication: Publication, idempotency_key: str | None = None) -> Position:
+    async def publish(
+        self, publication: Publication, idempotency_key: str | None = None, using: object = None
+    ) -> Position:
         history = self._history_of(publication.channel)
+        if using is not None:
+            return await self._engine.publish_in(publication, history, idempotency_key, using)
         position = await self._engine.publish(publication, history, idempotency_key)
         if self._collected > YIELD_AFTER:
             await asyncio.sleep(0)

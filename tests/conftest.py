@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import postgres, postgres_url
 from tests.redis_server import redis_cluster, redis_server
 from tests.servers import SERVERS
+
+__all__ = ["log", "postgres", "postgres_url", "server_name"]
 
 
 @pytest.fixture(params=SERVERS)

@@ -1,4 +1,4 @@
-"""Clients of ``tests/apps/streams.py`` that come back when they are cut off, count, and keep what they got."""
+"""Clients of ``tests/apps/streams.py`` that come back when they are cut off, and count what they get."""
 
 from __future__ import annotations
 

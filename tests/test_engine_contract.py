@@ -46,3 +46,12 @@ class TestRedisCluster(EngineContract):
 
     def make(self) -> Engine:
         return engine_for(self.url, self.namespace)
+
+
+class TestPostgres(EngineContract):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres_url: str) -> None:
+        self.url = postgres_url
+
+    def make(self) -> Engine:
+        return engine_for(self.url, self.namespace)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import httpx2
 import pytest
@@ -20,9 +21,17 @@ from tests.servers import ROOT, Server, serve
 CLIENTS, PUBLISHERS, MESSAGES = 40, 4, 100
 
 
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture
-def engine_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'hub.db'}"
+def namespace() -> str:
+    return f"test_{token_hex(4)}"
 
 
 @asynccontextmanager
@@ -60,7 +69,9 @@ async def heard_all(listeners: Sequence[Listener], count: int) -> None:
     assert [listener.losses for listener in listeners] == [0] * len(listeners)
 
 
-def workers(log: Path, url: str, port: int | None = None) -> AbstractAsyncContextManager[Server]:
+def workers(
+    log: Path, url: str, namespace: str, port: int | None = None
+) -> AbstractAsyncContextManager[Server]:
     return serve(
         "tests.apps.streams:app",
         log,
@@ -68,13 +79,13 @@ def workers(log: Path, url: str, port: int | None = None) -> AbstractAsyncContex
         port=port,
         cwd=ROOT,
         probe="/pid",
-        env={"HUBBUB_TEST_URL": url},
+        env={"HUBBUB_TEST_URL": url, "HUBBUB_TEST_NAMESPACE": namespace},
     )
 
 
 @pytest.mark.timeout(180)
-async def test_everybody_gets_everything_in_one_order(engine_url: str, log: Path) -> None:
-    async with workers(log, engine_url) as server:
+async def test_everybody_gets_everything_in_one_order(engine_url: str, namespace: str, log: Path) -> None:
+    async with workers(log, engine_url, namespace) as server:
         async with listening(server, CLIENTS) as listeners:
             assert len({pid for listener in listeners for pid in listener.pids}) == 2
 
@@ -95,8 +106,10 @@ async def test_everybody_gets_everything_in_one_order(engine_url: str, log: Path
 
 
 @pytest.mark.timeout(180)
-async def test_a_worker_that_is_killed_costs_nobody_a_message(engine_url: str, log: Path) -> None:
-    async with workers(log, engine_url) as server, listening(server, 20) as listeners:
+async def test_a_worker_that_is_killed_costs_nobody_a_message(
+    engine_url: str, namespace: str, log: Path
+) -> None:
+    async with workers(log, engine_url, namespace) as server, listening(server, 20) as listeners:
         publishing = asyncio.gather(
             *(publish(server, f"p{number}", MESSAGES) for number in range(PUBLISHERS))
         )
@@ -110,15 +123,17 @@ async def test_a_worker_that_is_killed_costs_nobody_a_message(engine_url: str, l
 
 
 @pytest.mark.timeout(180)
-async def test_a_restart_of_the_server_costs_nobody_a_message(engine_url: str, log: Path) -> None:
-    async with workers(log, engine_url) as server:
+async def test_a_restart_of_the_server_costs_nobody_a_message(
+    engine_url: str, namespace: str, log: Path
+) -> None:
+    async with workers(log, engine_url, namespace) as server:
         listeners = [Listener(f"{server.ws}/chat") for _ in range(20)]
         try:
             for listener in listeners:
                 await asyncio.wait_for(listener.is_joined.wait(), 30)
             await publish(server, "before", 50)
             await server.stop()
-            async with workers(log, engine_url, server.port) as again:
+            async with workers(log, engine_url, namespace, server.port) as again:
                 await publish(again, "after", 50)
                 await heard_all(listeners, 100)
         finally:

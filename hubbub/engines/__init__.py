@@ -34,6 +34,8 @@ ENGINES: dict[str, EngineSpec] = {
     "redis+cluster": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
     "redis+sentinel": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
     "redis+unix": EngineSpec("hubbub.engines.redis:RedisEngine", "redis"),
+    "postgres": EngineSpec("hubbub.engines.postgres:PostgresEngine", "postgres"),
+    "postgresql": EngineSpec("hubbub.engines.postgres:PostgresEngine", "postgres"),
 }
 
 

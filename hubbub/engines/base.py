@@ -83,6 +83,19 @@ class Engine(ABC):
         :return: its position, once it is accepted.
         """
 
+    async def publish_in(
+        self, publication: Publication, history: History | None, idempotency_key: str | None, using: object
+    ) -> Position:
+        """Like :meth:`publish`, as a part of the transaction that ``using``, a connection to a database, is
+        in: with its commit, and never without. Until then its position is not final.
+
+        :raises TypeError: ``using`` is nothing this engine can publish with. Most engines cannot at all.
+        """
+        raise TypeError(
+            "Expected an engine that takes part in transactions ('postgresql://') for 'using', but got "
+            f"{type(self).__name__}."
+        )
+
     @abstractmethod
     async def subscribe(self, channel: str, history: History | None = None) -> Position:
         """Hand over what is published to ``channel`` from now on; with ``history``, the channel has one from

