@@ -153,14 +153,17 @@ def split_page() -> tuple[Path, str, str]:
 
 
 def write_docs(report: Report) -> None:
-    """Put the results in their place in docs/benchmarks.md, and the charts beside it."""
+    """Put the results in their place in docs/benchmarks.md, and the charts beside it. Scenarios that this run
+    has left out keep what an earlier one has measured."""
     charts = DOCS / "benchmarks"
     charts.mkdir(exist_ok=True)
+    earlier = charts / "results.json"
+    report = report.completed(SCENARIOS, earlier.read_text() if earlier.exists() else "")
     for old in charts.glob("*.svg"):
         old.unlink()
     for scenario in report.scenarios:
         (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
-    (charts / "results.json").write_text(report.as_json())
+    earlier.write_text(report.as_json())
     page, before, after = split_page()
     results = report.as_markdown([scenario.name for scenario in report.scenarios])
     page.write_text(f"{before}{BEGIN}\n\n{results}\n{END}{after}")

@@ -107,6 +107,24 @@ class Report:
             lines.append(f"With no server it {busy}.")
         return lines
 
+    def completed(self, scenarios: Sequence[Scenario], earlier: str) -> Report:
+        """This report together with those of ``scenarios`` that only an earlier run has measured.
+
+        :param earlier: what that run has written as JSON. It counts only if it was on the same machine, with
+            the same versions.
+        """
+        before = json.loads(earlier) if earlier else {}
+        now = json.loads(self.as_json())
+        if any(before.get(name) != now[name] for name in ("machine", "versions")):
+            return self
+        whole = Report(scenarios, self.peers, self.seconds)
+        for key, outcome in whole._outcomes.items():
+            found = before["scenarios"].get(key[0], {}).get("peers", {}).get(key[1], {})
+            outcome.rounds, outcome.failure = found.get("rounds", []), found.get("failure", "")
+        whole._outcomes |= self._outcomes
+        whole.scenarios = [each for each in scenarios if any(outcome.rounds for outcome in whole._of(each))]
+        return whole
+
     # Forms
 
     def as_json(self) -> str:

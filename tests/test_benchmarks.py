@@ -369,3 +369,28 @@ def test_options_without_a_meaning_are_refused(
     with pytest.raises(SystemExit):
         bench.parse()
     assert "invalid positive" in capsys.readouterr().err
+
+
+def test_scenarios_that_a_run_leaves_out_keep_what_was_measured_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = SCENARIOS[0], SCENARIOS[1]
+    peers = [peer for peer in PEERS if peer.name == "reference"]
+    earlier = Report([one, other], peers, 1.0)
+    later = Report([other], peers, 1.0)
+    for report, value in ((earlier, 1.0), (later, 2.0)):
+        for scenario in report.scenarios:
+            outcome = report.outcome(scenario, peers[0])
+            assert outcome is not None
+            outcome.rounds.append({"value": value})
+
+    def values(report: Report) -> list[list[float]]:
+        outcomes = [report.outcome(scenario, peers[0]) for scenario in report.scenarios]
+        return [[each["value"] for each in outcome.rounds] for outcome in outcomes if outcome]
+
+    text = earlier.as_json()
+    assert values(later.completed(SCENARIOS, text)) == [[1.0], [2.0]]
+    assert values(later.completed(SCENARIOS, "")) == [[2.0]]
+    # On another machine it says nothing about this one.
+    monkeypatch.setattr("benchmarks.report.machine", lambda: {"cpu": "another"})
+    assert values(later.completed(SCENARIOS, text)) == [[2.0]]
