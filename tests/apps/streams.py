@@ -16,8 +16,8 @@ app.include_router(hub.router)
 
 
 @app.get("/pid")
-async def pid() -> int:
-    return os.getpid()
+async def pid() -> dict[str, int]:
+    return {"pid": os.getpid()}
 
 
 @app.post("/publish")
