@@ -140,8 +140,11 @@ async def test_the_history_example_lets_clients_catch_up(log: Path) -> None:
 
 async def test_the_shop_example_announces_what_is_committed(postgres_url: str, log: Path) -> None:
     env = {"SHOP_DATABASE": postgres_url}
-    async with serve("shop:app", log, command="hubbub run", probe="/docs", env=env) as server:
-        async with connect(f"{server.ws}/orders/live") as client, httpx2.AsyncClient() as http:
-            answer = await http.post(f"{server.http}/orders", json={"item": "lamp"})
-            assert answer.json() == {"item": "lamp"}
-            assert await receive_json(client) == {"item": "lamp"}
+    async with (
+        serve("shop:app", log, command="hubbub run", probe="/docs", env=env) as server,
+        connect(f"{server.ws}/orders/live") as client,
+        httpx2.AsyncClient() as http,
+    ):
+        answer = await http.post(f"{server.http}/orders", json={"item": "lamp"})
+        assert answer.json() == {"item": "lamp"}
+        assert await receive_json(client) == {"item": "lamp"}
