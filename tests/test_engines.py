@@ -236,3 +236,14 @@ async def test_memory_can_be_started_again() -> None:
 def test_hub_not_running_can_be_caught_as_a_runtime_error() -> None:
     assert issubclass(HubNotRunning, HubbubError)
     assert issubclass(HubNotRunning, RuntimeError)
+
+
+def test_other_packages_add_engines_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "carrots.py").write_text(GOOD.replace("Pigeon", "Carrot"))
+    info = tmp_path / "carrots-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: carrots\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hubbub.engines]\ncarrot = carrots:CarrotEngine\n")
+    importlib.invalidate_caches()
+    assert type(engine_for("carrot://field")).__name__ == "CarrotEngine"

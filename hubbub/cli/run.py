@@ -115,5 +115,5 @@ def _check_hubs(workers: int) -> None:
         fail(
             f"This app has a hub on memory://, which reaches one process only: with --workers {workers} most "
             "clients would not hear each other. Give Hub() the URL of an engine that reaches across "
-            "processes (the README lists those of this version), or run one worker."
+            "processes, such as sqlite:///hub.db, or run one worker."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import NamedTuple
 
 from hubbub.engines.base import Engine, Page, Sink
@@ -25,6 +26,9 @@ class EngineSpec(NamedTuple):
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
+#: The entry points by which other packages add engines; their names are URL schemes.
+GROUP = "hubbub.engines"
+
 #: URL scheme -> engine.
 ENGINES: dict[str, EngineSpec] = {
     "memory": EngineSpec("hubbub.engines.memory:MemoryEngine"),
@@ -39,6 +43,13 @@ ENGINES: dict[str, EngineSpec] = {
 }
 
 
+def _registered(scheme: str) -> EngineSpec | None:
+    """The engine that another package has for ``scheme``."""
+    for entry in entry_points(group=GROUP, name=scheme):
+        return EngineSpec(entry.value)
+    return None
+
+
 def engine_for(url: str, namespace: str = "hubbub") -> Engine:
     """The engine that ``url`` names, not yet started.
 
@@ -51,7 +62,7 @@ def engine_for(url: str, namespace: str = "hubbub") -> Engine:
     # Not by urlsplit(), whose errors repeat the URL, and with it a password.
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
-    spec = ENGINES.get(scheme)
+    spec = ENGINES.get(scheme) or _registered(scheme)
     if spec is None:
         known = ", ".join(f"{name}://" for name in sorted(ENGINES))
         # Only the scheme is repeated: the rest of a URL may hold a password.
