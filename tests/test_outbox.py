@@ -349,3 +349,15 @@ def test_publications_never_take_the_outbox_beyond_its_bound(policy: SlowConsume
         for channel in "abc":
             assert outbox.push(batch(channel, cost))
             assert outbox.size <= LIMIT
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+def test_what_has_positions_is_never_dropped_without_a_word(policy: SlowConsumer) -> None:
+    outbox = Outbox(1000, policy)
+    frame = Frame("text", b"x" * 100)
+    numbered = Batch((frame,), "room", has_positions=True)
+    assert outbox.push(numbered)
+    assert outbox.push(numbered)
+    assert not outbox.push(numbered)
+    assert outbox.dropped == 0
+    assert len(outbox) == 0

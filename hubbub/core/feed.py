@@ -156,7 +156,7 @@ class Feed:
             return
         frames, self._pending = self._pending, []
         excluded, self._excluded = self._excluded, {}
-        batch = Batch(frames, self.channel)
+        batch = self._batch(frames)
         if not excluded:
             deliver(batch, self._members.values())
             return
@@ -164,7 +164,7 @@ class Feed:
         for member_id, without in excluded.items():
             rest = [frame for frame in frames if frame not in without]
             if rest and member_id in self._members:
-                deliver(Batch(rest, self.channel), (self._members[member_id],))
+                deliver(self._batch(rest), (self._members[member_id],))
 
     # Members
 
@@ -200,7 +200,7 @@ class Feed:
         if len(frames) < missed:
             return False
         if frames:
-            deliver(Batch(frames, self.channel), (member,))
+            deliver(self._batch(frames), (member,))
         self._members[member.id] = member
         return True
 
@@ -311,6 +311,9 @@ class Feed:
         if publication.exclude is not None:
             self._excluded.setdefault(publication.exclude, set()).add(frame)
         return frame
+
+    def _batch(self, frames: Sequence[Frame]) -> Batch:
+        return Batch(frames, self.channel, has_positions=self.position != START)
 
     def _wait(self, publication: Publication) -> None:
         if len(self._waiting) < MAX_WAITING:

@@ -86,8 +86,12 @@ class Batch(bytes):
     channel: str | None
     #: Bytes that the batch counts for while it waits in an outbox.
     cost: int
+    #: Whether its publications have positions, so that none of them may be left out without a word.
+    has_positions: bool
 
-    def __new__(cls, frames: Sequence[Frame], channel: str | None = None) -> Self:
+    def __new__(
+        cls, frames: Sequence[Frame], channel: str | None = None, *, has_positions: bool = False
+    ) -> Self:
         if len(frames) == 1:
             frame = frames[0]
             batch = super().__new__(cls, frame.header + frame.data)
@@ -98,6 +102,7 @@ class Batch(bytes):
             batch.cost = sum([frame.cost for frame in frames])
         batch.frames = frames
         batch.channel = channel
+        batch.has_positions = has_positions
         return batch
 
     @cached_property

@@ -12,6 +12,9 @@ then its policy decides:
     dashboards and tickers, where nothing but the present counts. Should one publication per channel be
     too much, the oldest of them give way.
 
+A channel with history is under ``disconnect`` whatever the policy: its clients count, and come back for what
+they have missed.
+
 Policies drop publications only, and only publications are refused. What is sent to this client directly is
 never dropped: its sender waits for room first (``Connection.send_*``), so it exceeds the bound by one
 message at the most.
@@ -63,7 +66,7 @@ class Outbox:
         nothing waits then any more."""
         if batch.channel is None:
             self._append(next(self._keys), batch)
-        elif self.policy == "disconnect":
+        elif self.policy == "disconnect" or batch.has_positions:
             if not self._fits(batch):
                 self.clear()
                 return False
