@@ -210,8 +210,8 @@ class Hub:
         publications = list(page.publications)
         if since is not None and not reverse:
             first = publications[0].offset if publications else page.position.offset + 1
-            is_complete = since in (START, page.position) or since.epoch == page.position.epoch
-            if not is_complete or (limit != 0 and first != since.offset + 1):
+            is_other_epoch = since != START and since.epoch != page.position.epoch
+            if is_other_epoch or (limit != 0 and first != since.offset + 1):
                 raise Unrecoverable(channel, *page.position)
         return publications
 

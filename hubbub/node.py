@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import Engine, Page
+from hubbub.engines.base import RETRY_MAX, RETRY_MIN, Engine, Page
 from hubbub.exceptions import EngineUnavailable, Unrecoverable
 from hubbub.types import History
 
@@ -27,9 +27,8 @@ LINGER = 5.0
 #: Seconds between two looks at whether the engine has more of a channel than has come.
 TAIL_CHECK = 30.0
 
-#: Histories read at a time, and seconds between two tries when the engine cannot be reached.
+#: Histories read at a time.
 READS = 16
-RETRY_MIN, RETRY_MAX = 0.1, 5.0
 
 #: Seconds that who joins waits for a repair that is under way.
 REPAIR_TIMEOUT = 5.0

@@ -12,6 +12,9 @@ from hubbub.types import History
 #: Seconds in which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
 
+#: Seconds between two tries when an engine cannot be reached: a random time about a limit that doubles.
+RETRY_MIN, RETRY_MAX = 0.1, 5.0
+
 
 class Page(NamedTuple):
     """A piece of a channel's history, read in one go.

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, RETRY_MAX, RETRY_MIN, Engine, Page, Sink
 from hubbub.engines.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -53,9 +53,6 @@ READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_3
 
 #: Seconds between two notifications by which a node finds out whether it hears.
 HEARING_CHECK = 10.0
-
-#: Seconds between two tries to connect again: a random time below a limit that doubles from one to the other.
-RETRY_MIN, RETRY_MAX = 0.1, 5.0
 
 #: Seconds that saying goodbye may take.
 CLOSE = 1.0

@@ -40,16 +40,13 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, RETRY_MAX, RETRY_MIN, Engine, Page, Sink
 from hubbub.engines.redis_link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
 from hubbub.engines.redis_url import parse_url
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.redis")
-
-#: Seconds between two tries to reach the server: at random between 0 and a limit that doubles.
-RETRY_MIN, RETRY_MAX = 0.1, 5.0
 
 #: Seconds between two looks at what is overdue, and between two questions whether the server is still there.
 TICK = 0.25
