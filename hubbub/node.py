@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from random import random
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import RETRY_MAX, RETRY_MIN, Engine, Page
+from hubbub.engines.backoff import Backoff
+from hubbub.engines.base import Engine, Page
 from hubbub.exceptions import EngineUnavailable, Unrecoverable
 from hubbub.types import History
 
@@ -303,6 +303,9 @@ class Node:
         if feed is not None and (frame := feed.publish(publication)):
             self._collected += frame.cost
 
+    def on_disconnect(self, reason: str) -> None:
+        pass
+
     def on_reconnect(self) -> None:
         for feed in self._feeds.values():
             feed.verify()
@@ -322,7 +325,7 @@ class Node:
             logger.error("Could not repair %r.", channel, exc_info=exc)
 
     async def _read_missing(self, feed: Feed) -> None:
-        delay = RETRY_MIN
+        backoff = Backoff()
         while True:
             try:
                 async with self._reads:
@@ -330,8 +333,7 @@ class Node:
             except Exception as exc:
                 if not isinstance(exc, EngineUnavailable):
                     logger.exception("Could not read the history of %r; it is tried again.", feed.channel)
-                await asyncio.sleep(delay * (0.5 + random()))
-                delay = min(delay * 2, RETRY_MAX)
+                await backoff.wait()
             else:
                 feed.repaired(page.publications, page.position)
                 return

@@ -21,10 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from hubbub import Hub
 from hubbub.core.publication import START, Position
 from hubbub.engines import engine_for
-from hubbub.engines import postgres as module
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.memory import MemoryEngine
-from hubbub.engines.postgres import PostgresEngine
+from hubbub.engines.postgres import PostgresEngine, address
+from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
 from tests.postgres import PostgresServer
@@ -445,10 +445,10 @@ async def test_a_server_that_comes_back_is_found_again(
     await asyncio.to_thread(postgres.stop)
     try:
         for _ in range(2):
-            async with asyncio.timeout(module.DEADLINE + 5):
+            async with asyncio.timeout(address.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
                     await engine.publish(publication("chat", "lost"), HISTORY)
-            async with asyncio.timeout(module.DEADLINE + 5):
+            async with asyncio.timeout(address.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
                     await engine.history("chat")
         with pytest.raises(EngineUnavailable, match=f"127.0.0.1:{postgres.port}/postgres"):

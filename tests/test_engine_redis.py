@@ -18,11 +18,11 @@ from redis import Redis
 
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
-from hubbub.engines import engine_for, redis_link
-from hubbub.engines import redis as redis_engine
+from hubbub.engines import backoff, engine_for
 from hubbub.engines.contract import HISTORY, Collector, publication
-from hubbub.engines.redis import RedisEngine
-from hubbub.engines.redis_url import parse_url
+from hubbub.engines.redis import RedisEngine, link
+from hubbub.engines.redis import engine as redis_engine
+from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
 from hubbub.types import History
@@ -47,11 +47,11 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed sooner."""
-    for module in (redis_engine, redis_link):
+    for module in (redis_engine, link):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)
     monkeypatch.setattr(redis_engine, "PING_INTERVAL", 0.25)
-    monkeypatch.setattr(redis_engine, "RETRY_MAX", 0.5)
+    monkeypatch.setattr(backoff, "RETRY_MAX", 0.5)
 
 
 @asynccontextmanager

@@ -179,6 +179,9 @@ class Collector:
     def on_publication(self, publication: Publication) -> None:
         self.publications.append(publication)
 
+    def on_disconnect(self, reason: str) -> None:
+        pass
+
     def on_reconnect(self) -> None:
         raise AssertionError("the memory engine is never away")
 

@@ -44,6 +44,9 @@ class FlakyEngine(MemoryEngine):
         if not self.loses:
             self.node.on_publication(publication)
 
+    def on_disconnect(self, reason: str) -> None:
+        pass
+
     def on_reconnect(self) -> None:
         raise AssertionError("called on the node")
 
@@ -71,6 +74,9 @@ class FlakyEngine(MemoryEngine):
 
 class Sink:
     def on_publication(self, publication: Publication) -> None:
+        pass
+
+    def on_disconnect(self, reason: str) -> None:
         pass
 
     def on_reconnect(self) -> None:

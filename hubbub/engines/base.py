@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from hubbub.core.publication import Position, Publication
@@ -11,9 +11,6 @@ from hubbub.types import History
 
 #: Seconds in which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
-
-#: Seconds between two tries when an engine cannot be reached: a random time about a limit that doubles.
-RETRY_MIN, RETRY_MAX = 0.1, 5.0
 
 
 class Page(NamedTuple):
@@ -27,12 +24,45 @@ class Page(NamedTuple):
     position: Position
 
 
+class PresenceChange(NamedTuple):
+    """Somebody comes to a channel, or leaves it.
+
+    :param channel: the channel's name.
+    :param connection: the id of the connection.
+    :param data: what is told about it to those who ask; ``None`` if it leaves.
+    """
+
+    channel: str
+    connection: str
+    data: bytes | None
+
+
+class Finding(NamedTuple):
+    """Something that ``hubbub doctor`` says about a server.
+
+    :param is_ok: whether it is as it should be.
+    :param text: what was found.
+    :param advice: what to do about it; empty if nothing is to be done.
+    """
+
+    is_ok: bool
+    text: str
+    advice: str = ""
+
+
 class Sink(Protocol):
     """Where an engine hands over what it gets. Called on the event loop of :meth:`Engine.start`."""
 
     def on_publication(self, publication: Publication) -> None:
         """Something was published to a channel this node is subscribed to. Engines may hand over a
         publication twice, late, or not at all: with a position, that is noticed."""
+
+    def on_disconnect(self, reason: str) -> None:
+        """The engine is away: for now it neither takes publications nor hands any over. It tries to come back
+        by itself, and calls :meth:`on_reconnect` when it is. Not called by :meth:`Engine.stop`.
+
+        :param reason: what happened, for people.
+        """
 
     def on_reconnect(self) -> None:
         """The engine was away and is back, all subscriptions included. Whatever was published meanwhile has
@@ -126,3 +156,41 @@ class Engine(ABC):
     async def remove_history(self, channel: str) -> None:
         """Forget what the channel has kept, and give it a new epoch. Nodes learn it with the next publication
         or the next check."""
+
+    # Presence: who is in a channel, kept where all nodes can read it. What a node enters there, it enters
+    # under a *lease*, a name it makes up and renews. When the node is gone, others remove what is under it.
+
+    async def update_presence(
+        self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
+    ) -> bool:
+        """Renew ``lease``, and enter and remove under it who has come and left, in this order.
+
+        A lease that has lapsed is as good as ever until :meth:`expire_presence` has removed it: who was only
+        kept from renewing it, and is early enough, has never been away.
+
+        :param ttl: seconds from now, by the server's clock, until it lapses; 0 ends it.
+        :param begin: this is a new lease, which nobody has used.
+        :return: ``False`` if the lease is not there (any more): nothing has been done, and what was under it
+            is not there either. The node begins a new one, and enters everybody again.
+        """
+        raise NotImplementedError
+
+    async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
+        """Remove the leases that lapsed more than ``grace`` seconds ago, with everything under them. Several
+        nodes may do so at once, and one may die in the midst of it: another goes on.
+
+        :return: what this call has removed, as changes without data. What was entered again under another
+            lease is not among it.
+        """
+        raise NotImplementedError
+
+    async def presence(self, channel: str) -> Mapping[str, bytes]:
+        """Who is in ``channel``: the data of each connection, under all leases that have not been removed."""
+        raise NotImplementedError
+
+    # For ``hubbub doctor``
+
+    async def inspect(self) -> Sequence[Finding]:
+        """What is to be said about the server of a started engine: its version, how durable it is, whether it
+        is set up as Hubbub needs it."""
+        return ()

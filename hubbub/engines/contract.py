@@ -21,7 +21,7 @@ from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Engine
+from hubbub.engines.base import Engine, PresenceChange
 from hubbub.types import History
 
 #: Seconds after which a test gives up.
@@ -36,15 +36,27 @@ def publication(channel: str, text: str, exclude: str | None = None) -> Publicat
     return Publication(channel, text.encode(), "text", exclude, id=next(_ids))
 
 
+def _enters(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, b"\0" + connection.encode())
+
+
+def _leaves(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, None)
+
+
 class Collector:
     """A node that keeps what it is handed."""
 
     def __init__(self) -> None:
         self.publications: list[Publication] = []
+        self.disconnects = 0
         self.reconnects = 0
 
     def on_publication(self, publication: Publication) -> None:
         self.publications.append(publication)
+
+    def on_disconnect(self, reason: str) -> None:
+        self.disconnects += 1
 
     def on_reconnect(self) -> None:
         self.reconnects += 1
@@ -276,6 +288,92 @@ class EngineContract:
             assert await engine.publish(publication("plain", "1"), None, "key") == START
             assert await other.publish(publication("plain", "1"), None, "key") == START
             await collector.heard("chat", ["1", "2"])
+
+    # Presence
+
+    async def test_every_node_sees_who_is_there(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
+            assert await other.update_presence(
+                "two", 60, [_enters("chat", "b"), _enters("ü", "b")], begin=True
+            )
+            for each in (engine, other):
+                assert await each.presence("chat") == {"a": b"\x00a", "b": b"\x00b"}
+                assert await each.presence("ü") == {"b": b"\x00b"}
+                assert await each.presence("empty") == {}
+            assert await engine.update_presence("one", 60, [_leaves("chat", "a"), _leaves("chat", "nobody")])
+            assert await other.presence("chat") == {"b": b"\x00b"}
+
+    async def test_changes_of_presence_are_made_in_order(self) -> None:
+        async with self.started() as (engine, _):
+            changes = [_enters("chat", "a"), _leaves("chat", "a"), _enters("chat", "b"), _leaves("chat", "b")]
+            new = PresenceChange("chat", "a", b"new")
+            assert await engine.update_presence("one", 60, [*changes, _enters("chat", "a"), new], begin=True)
+            assert await engine.presence("chat") == {"a": b"new"}
+
+    async def test_a_lapsed_lease_is_removed_once_with_all_that_is_under_it(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            entered = [_enters("chat", "a"), _enters("room", "a"), _enters("chat", "b")]
+            assert await engine.update_presence("short", 0.05, entered, begin=True)
+            assert await other.update_presence("long", 60, [_enters("chat", "c")], begin=True)
+            await asyncio.sleep(0.2)
+            # As long as nobody removes it, nobody is away.
+            assert sorted(await other.presence("chat")) == ["a", "b", "c"]
+            assert list(await other.expire_presence(grace=30)) == []
+            removed = [*await other.expire_presence(0), *await engine.expire_presence(0)]
+            assert sorted(removed) == sorted(_leaves(*change[:2]) for change in entered)
+            assert sorted(await other.presence("chat")) == ["c"]
+            assert await other.presence("room") == {}
+            # It is too late to renew it.
+            assert not await engine.update_presence("short", 60, [_enters("chat", "a")])
+            assert sorted(await other.presence("chat")) == ["c"]
+
+    async def test_a_lapsed_lease_can_be_renewed_until_it_is_removed(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 0.05, [_enters("chat", "a")], begin=True)
+            await asyncio.sleep(0.2)
+            assert await engine.update_presence("one", 60)
+            assert list(await other.expire_presence(0)) == []
+            assert sorted(await other.presence("chat")) == ["a"]
+
+    async def test_a_lease_that_is_ended_lapses_at_once(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
+            assert await engine.update_presence("one", 0)
+            await asyncio.sleep(0.05)
+            assert list(await other.expire_presence(0)) == [_leaves("chat", "a")]
+            assert await other.presence("chat") == {}
+
+    async def test_an_unknown_lease_is_not_renewed(self) -> None:
+        async with self.started() as (engine, _):
+            assert not await engine.update_presence("never begun", 60, [_enters("chat", "a")])
+            assert await engine.presence("chat") == {}
+
+    async def test_whoever_has_entered_again_under_a_new_lease_is_not_removed_with_the_old_one(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("old", 0.05, [_enters("chat", "a")], begin=True)
+            assert await engine.update_presence("new", 60, [_enters("chat", "a")], begin=True)
+            await asyncio.sleep(0.2)
+            assert list(await other.expire_presence(0)) == []
+            assert sorted(await other.presence("chat")) == ["a"]
+            assert await engine.update_presence("new", 60, [_leaves("chat", "a")])
+            assert await other.presence("chat") == {}
+
+    async def test_presence_of_many(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            entered = [_enters(f"room:{n % 10}", str(n)) for n in range(2000)]
+            assert await engine.update_presence("one", 60, entered, begin=True)
+            assert len(await other.presence("room:3")) == 200
+            assert await engine.update_presence("one", 0)
+            await asyncio.sleep(0.05)
+            assert len(await other.expire_presence(0)) == 2000
+            assert await other.presence("room:3") == {}
 
     # Life
 

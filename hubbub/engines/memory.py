@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink
 from hubbub.exceptions import HubNotRunning, InvalidURL
 from hubbub.types import History
 
@@ -65,6 +66,10 @@ class MemoryEngine(Engine):
         self._subscribed: set[str] = set()
         # (channel, key) -> the position it got, and when; the oldest first.
         self._keys: dict[tuple[str, str], tuple[Position, float]] = {}
+        # Channel -> connection -> its data and its lease.
+        self._presence: dict[str, dict[str, tuple[bytes, str]]] = {}
+        # Lease -> when it lapses.
+        self._leases: dict[str, float] = {}
 
     async def start(self, sink: Sink) -> None:
         self._sink = sink
@@ -128,7 +133,47 @@ class MemoryEngine(Engine):
         if stream := self._streams.pop(channel, None):
             self._streams[channel] = Stream(stream.history)
 
+    async def update_presence(
+        self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
+    ) -> bool:
+        self._started()
+        if lease not in self._leases and not begin:
+            return False
+        self._leases[lease] = time.monotonic() + ttl
+        for channel, connection, data in changes:
+            if data is None:
+                self._leave(channel, connection)
+            else:
+                self._presence.setdefault(channel, {})[connection] = (data, lease)
+        return True
+
+    async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
+        self._started()
+        oldest = time.monotonic() - grace
+        lapsed = {lease for lease, lapses in self._leases.items() if lapses < oldest}
+        removed = [
+            PresenceChange(channel, connection, None)
+            for channel, entries in self._presence.items()
+            for connection, (_, lease) in entries.items()
+            if lease in lapsed
+        ]
+        for channel, connection, _ in removed:
+            self._leave(channel, connection)
+        for lease in lapsed:
+            del self._leases[lease]
+        return removed
+
+    async def presence(self, channel: str) -> Mapping[str, bytes]:
+        self._started()
+        return {connection: data for connection, (data, _) in self._presence.get(channel, {}).items()}
+
     # Inside
+
+    def _leave(self, channel: str, connection: str) -> None:
+        entries = self._presence.get(channel, {})
+        entries.pop(connection, None)
+        if not entries:
+            self._presence.pop(channel, None)
 
     def _started(self) -> Sink:
         if self._sink is None:

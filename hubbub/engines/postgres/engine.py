@@ -1,13 +1,4 @@
-"""``postgresql://``: many machines, one database, and publishing as a part of one's own transactions.
-
-The streams are tables, and publishing is a function of the database (``postgres.sql``), so that it belongs
-to the transaction that calls it, whichever language or trigger that is. ``NOTIFY`` tells the nodes where
-there is something to read; what they have seen of each channel tells them what. A notification that is lost
-costs time, not messages: every node looks by itself as well, :data:`POLL` seconds apart.
-
-One task for each node holds one connection, which listens and reads. When it is lost, or does not answer, or
-does not hear, the task throws away all connections and connects anew. A small pool is for everything else.
-"""
+"""The engine for ``postgresql://``: listens, reads, publishes, and connects again."""
 
 from __future__ import annotations
 
@@ -23,14 +14,15 @@ from itertools import islice
 from random import random
 from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, RETRY_MAX, RETRY_MIN, Engine, Page, Sink
-from hubbub.engines.transactions import append_in
-from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
+from hubbub.engines.backoff import Backoff
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.postgres.address import DEADLINE, Address
+from hubbub.engines.postgres.transactions import append_in
+from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.postgres")
@@ -39,11 +31,8 @@ T = TypeVar("T")
 Listening: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-#: The version of the schema in ``postgres.sql``.
+#: The version of the schema in ``schema.sql``.
 VERSION = 1
-
-#: Seconds that one answer of the database may take.
-DEADLINE = 5.0
 
 #: Seconds between two reads that no notification has asked for.
 POLL = 1.0
@@ -72,9 +61,6 @@ PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 
 #: The name of a schema, and of what one listens to. PostgreSQL would cut off what is longer.
 _NAMESPACE = re.compile(r"(?!pg_)[A-Za-z0-9_.:-]{1,63}")
-
-#: Between the user and the path of a URL: hosts, each with a port or without, or nothing.
-_HOSTS = re.compile(r"(([^:,]+|\[[^\]]*\])?(:[0-9]+)?(,|$))*")
 
 #: Begins notifications that are not about a channel; no channel's name begins with it.
 _HEARING = "\x01"
@@ -170,7 +156,7 @@ class PostgresEngine(Engine):
                 "Expected a namespace of 1 to 63 letters, digits or any of '_.:-' that does not begin with "
                 f"'pg_', but got {namespace!r}."
             )
-        self._address = _Address(url)
+        self._address = Address(url)
         self._append = self._sql(_APPEND)
         self._read = self._sql(_READ)
         self._set_back = self._sql(_SET_BACK)
@@ -557,10 +543,9 @@ class PostgresEngine(Engine):
     # Inside: connecting
 
     async def _reconnect(self) -> None:
-        limit = RETRY_MIN
+        backoff = Backoff()
         while True:
-            await asyncio.sleep(random() * limit)
-            limit = min(limit * 2, RETRY_MAX)
+            await backoff.wait()
             try:
                 installation = await self._connect()
             except EngineUnavailable as exc:
@@ -668,7 +653,7 @@ class PostgresEngine(Engine):
             return str(state["id"])
 
     def _schema(self) -> str:
-        sql = self._sql(files("hubbub.engines").joinpath("postgres.sql").read_text(encoding="utf-8"))
+        sql = self._sql(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
         defaults = History()
         for name, value in {
             "name": f"'{self.namespace}'",
@@ -717,64 +702,6 @@ class PostgresEngine(Engine):
         prune = self._sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
         removed = await self._ask(lambda connection: connection.fetchval(prune, snapshot, PRUNE_LIMIT))
         return int(removed)
-
-
-class _Address:
-    """What the URL says, without showing its password to anybody."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = None
-        hosts = parts.netloc.rpartition("@")[2] if parts is not None else ""
-        # A password with '/', '?' or '#' in it would be taken for something else, and end up in messages.
-        if (
-            parts is None
-            or _HOSTS.fullmatch(hosts) is None
-            or ("@" not in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}")
-        ):
-            # The errors of urlsplit() repeat the URL.
-            raise InvalidURL(
-                "Expected a URL such as 'postgresql://user:password@host:5432/database', in which special "
-                "characters of user and password are written as urllib.parse.quote(…, safe='') does."
-            )
-        options = parse_qsl(parts.query, keep_blank_values=True)
-        ours = dict(each for each in options if each[0] in ("pool_size", "statement_cache_size", "listen"))
-        rest = [each for each in options if each[0] not in ours]
-        #: The URL without what is ours.
-        self.dsn = urlunsplit(parts._replace(query=urlencode(rest)))
-        self.pool_size = _number(ours, "pool_size", 10, 1)
-        #: For every connection.
-        self.options: dict[str, Any] = {
-            "timeout": DEADLINE,
-            "command_timeout": DEADLINE,
-            "statement_cache_size": _number(ours, "statement_cache_size", 100, 0),
-        }
-        self.keeps_statements = self.options["statement_cache_size"] > 0
-        #: For the one that listens, and is never a pooler's.
-        self.listen: dict[str, Any] = {}
-        if "listen" in ours:
-            host, _, port = ours["listen"].rpartition(":")
-            if not host or not port.isdecimal():
-                raise InvalidURL(
-                    "Expected the URL's parameter 'listen' to be 'host:port', but got something else."
-                )
-            self.listen = {"host": host, "port": int(port)}
-        host = hosts or dict(rest).get("host", "localhost")
-        self._name = f"{host if ':' in host else f'{host}:5432'}{unquote(parts.path)}"
-
-    def __str__(self) -> str:
-        return self._name
-
-
-def _number(options: dict[str, str], name: str, default: int, least: int) -> int:
-    value = options.get(name, str(default))
-    if not value.isdecimal() or int(value) < least:
-        raise InvalidURL(
-            f"Expected the URL's parameter {name!r} to be a number from {least}, but got {value!r}."
-        )
-    return int(value)
 
 
 def _quote(name: str) -> str:

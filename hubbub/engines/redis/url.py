@@ -14,7 +14,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from hubbub.engines.redis_link import CONNECT_TIMEOUT
+from hubbub.engines.redis.link import CONNECT_TIMEOUT
 from hubbub.exceptions import InvalidURL
 
 #: What may stand behind the "?" of a URL.

@@ -1,23 +1,4 @@
-"""``redis://``: many machines, around one Redis or Valkey server.
-
-====================================================  ====================================================
-``redis://user:password@host:6379/0``                 one server; Redis 6.2 or newer, or Valkey
-``rediss://…``                                        the same over TLS
-``redis+unix:///run/redis.sock?db=0``                 the same over a socket in the file system
-``redis+sentinel://host1:26379,host2/service/0``      whoever the sentinels say is the primary
-``redis+cluster://host1:6379,host2``                  a cluster of Redis 7 or newer, or Valkey
-====================================================  ====================================================
-
-A node has two connections to the server: one for commands, on which what is published within one turn of the
-event loop goes out in one write, and one that listens. They live and die together: if either breaks, or does
-not answer, both are given up, and until there are two new ones and everything is subscribed to again, nothing
-is sent. So a node that does not hear does not speak either. In a cluster there are two to each primary, which
-all live and die together; publications stay on the primary of their channel (sharded pub/sub).
-
-What a channel keeps lies in two keys and is only touched by the scripts in ``redis_lua``, each of which is
-one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
-new epoch with the next publication.
-"""
+"""The engine for ``redis://`` and its relatives: sessions, one after another, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -28,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha1
 from itertools import chain
 from pathlib import Path
-from random import random
 from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,9 +20,10 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, RETRY_MAX, RETRY_MIN, Engine, Page, Sink
-from hubbub.engines.redis_link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
-from hubbub.engines.redis_url import parse_url
+from hubbub.engines.backoff import RETRY_MAX, Backoff
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.redis.link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
+from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData
 from hubbub.types import History
 
@@ -70,10 +51,10 @@ _QUOTED = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
 class Script:
-    """One of the scripts in ``redis_lua``."""
+    """One of the scripts in ``lua``."""
 
     def __init__(self, name: str) -> None:
-        directory = Path(__file__).with_name("redis_lua")
+        directory = Path(__file__).with_name("lua")
         files = (directory / "stream.lua", directory / f"{name}.lua")
         self.source = "\n".join(file.read_text(encoding="utf-8") for file in files)
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
@@ -340,16 +321,15 @@ class RedisEngine(Engine):
     async def _supervise(self) -> None:
         """Open a new session whenever one has ended."""
         loop = asyncio.get_running_loop()
-        limit = RETRY_MIN
+        backoff = Backoff()
         since = loop.time()
         while True:
             await self._lost.wait()
             if loop.time() - since > RETRY_MAX:
-                limit = RETRY_MIN
+                backoff.reset()
             logger.warning("Lost Redis at %s: %s.", self._target.where, self._trouble)
             while True:
-                await asyncio.sleep(random() * limit)
-                limit = min(limit * 2, RETRY_MAX)
+                await backoff.wait()
                 try:
                     session = await self._connect()
                     break

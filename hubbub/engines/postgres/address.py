@@ -1,0 +1,73 @@
+"""Where the database is, and how to talk to it: what the URL says."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from hubbub.exceptions import InvalidURL
+
+#: Seconds that one answer of the database may take.
+DEADLINE = 5.0
+
+#: Between the user and the path of a URL: hosts, each with a port or without, or nothing.
+_HOSTS = re.compile(r"(([^:,]+|\[[^\]]*\])?(:[0-9]+)?(,|$))*")
+
+
+class Address:
+    """What the URL says, without showing its password to anybody."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = None
+        hosts = parts.netloc.rpartition("@")[2] if parts is not None else ""
+        # A password with '/', '?' or '#' in it would be taken for something else, and end up in messages.
+        if (
+            parts is None
+            or _HOSTS.fullmatch(hosts) is None
+            or ("@" not in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}")
+        ):
+            # The errors of urlsplit() repeat the URL.
+            raise InvalidURL(
+                "Expected a URL such as 'postgresql://user:password@host:5432/database', in which special "
+                "characters of user and password are written as urllib.parse.quote(…, safe='') does."
+            )
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        ours = dict(each for each in options if each[0] in ("pool_size", "statement_cache_size", "listen"))
+        rest = [each for each in options if each[0] not in ours]
+        #: The URL without what is ours.
+        self.dsn = urlunsplit(parts._replace(query=urlencode(rest)))
+        self.pool_size = _number(ours, "pool_size", 10, 1)
+        #: For every connection.
+        self.options: dict[str, Any] = {
+            "timeout": DEADLINE,
+            "command_timeout": DEADLINE,
+            "statement_cache_size": _number(ours, "statement_cache_size", 100, 0),
+        }
+        self.keeps_statements = self.options["statement_cache_size"] > 0
+        #: For the one that listens, and is never a pooler's.
+        self.listen: dict[str, Any] = {}
+        if "listen" in ours:
+            host, _, port = ours["listen"].rpartition(":")
+            if not host or not port.isdecimal():
+                raise InvalidURL(
+                    "Expected the URL's parameter 'listen' to be 'host:port', but got something else."
+                )
+            self.listen = {"host": host, "port": int(port)}
+        host = hosts or dict(rest).get("host", "localhost")
+        self._name = f"{host if ':' in host else f'{host}:5432'}{unquote(parts.path)}"
+
+    def __str__(self) -> str:
+        return self._name
+
+
+def _number(options: dict[str, str], name: str, default: int, least: int) -> int:
+    value = options.get(name, str(default))
+    if not value.isdecimal() or int(value) < least:
+        raise InvalidURL(
+            f"Expected the URL's parameter {name!r} to be a number from {least}, but got {value!r}."
+        )
+    return int(value)

@@ -1,0 +1,24 @@
+"""``redis://``: many machines, around one Redis or Valkey server.
+
+====================================================  ====================================================
+``redis://user:password@host:6379/0``                 one server; Redis 6.2 or newer, or Valkey
+``rediss://…``                                        the same over TLS
+``redis+unix:///run/redis.sock?db=0``                 the same over a socket in the file system
+``redis+sentinel://host1:26379,host2/service/0``      whoever the sentinels say is the primary
+``redis+cluster://host1:6379,host2``                  a cluster of Redis 7 or newer, or Valkey
+====================================================  ====================================================
+
+A node has two connections to the server: one for commands, on which what is published within one turn of the
+event loop goes out in one write, and one that listens. They live and die together: if either breaks, or does
+not answer, both are given up, and until there are two new ones and everything is subscribed to again, nothing
+is sent. So a node that does not hear does not speak either. In a cluster there are two to each primary, which
+all live and die together; publications stay on the primary of their channel (sharded pub/sub).
+
+What a channel keeps lies in two keys and is only touched by the scripts in ``lua``, each of which is
+one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
+new epoch with the next publication.
+"""
+
+from hubbub.engines.redis.engine import RedisEngine
+
+__all__ = ["RedisEngine"]
