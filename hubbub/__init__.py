@@ -17,7 +17,7 @@ from hubbub.exceptions import (
     Unrecoverable,
 )
 from hubbub.hub import Hub, Stats
-from hubbub.types import History
+from hubbub.types import Health, History, Presence, PresenceMember
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ __all__ = [
     "Channel",
     "Connection",
     "EngineUnavailable",
+    "Health",
     "History",
     "Hub",
     "HubNotRunning",
@@ -35,6 +36,8 @@ __all__ = [
     "InvalidURL",
     "MissingExtra",
     "Position",
+    "Presence",
+    "PresenceMember",
     "Publication",
     "Stats",
     "Unrecoverable",

@@ -21,11 +21,13 @@ class Channel:
     :param pattern: a channel's name, in which ``{…}`` stands for one or more characters other than ``:`` and
         ``/``: ``"room:{room_id}"``.
     :param history: what each of them keeps, so that clients can catch up; ``None`` keeps nothing.
+    :param presence: whether it is known, in all processes, who is in each of them.
     :raises InvalidChannel: the pattern is not one.
     """
 
     pattern: str
     history: History | None = None
+    presence: bool = False
     _regex: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012
     SLOW = 3008
     INSUFFICIENT_STATE = 3010
+    FORCE_DISCONNECT = 3503
 
 
 class ErrorCode(IntEnum):
@@ -37,6 +38,16 @@ def is_sendable(code: int) -> bool:
     1004, 1005, 1006 and 1015 are reserved for what an endpoint reports to its own application.
     """
     return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
+
+
+def check_code(code: int) -> int:
+    """Return ``code`` if it may be put into a close frame.
+
+    :raises ValueError: it may not.
+    """
+    if not is_sendable(code):
+        raise ValueError(f"Expected a close code from 1000 to 1014 or from 3000 to 4999, but got {code}.")
+    return code
 
 
 def clip_reason(reason: str) -> str:

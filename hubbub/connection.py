@@ -7,25 +7,26 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, get_args, overload
 from uuid import uuid4
 
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from hubbub.codes import CloseCode, ErrorCode, clip_reason, is_sendable
+from hubbub.attendance import encode_member
+from hubbub.codes import CloseCode, ErrorCode, check_code, clip_reason
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import START, Position, check_channel, encode, encode_json
 from hubbub.endings import has_websocket_handler, is_disconnect, refusal
-from hubbub.exceptions import InvalidData, InvalidMessage
+from hubbub.exceptions import InvalidChannel, InvalidData, InvalidMessage
 from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
 from hubbub.node import Node
 from hubbub.origins import is_allowed
 from hubbub.transports.websocket import open_writer
 from hubbub.transports.writer import Writer
-from hubbub.types import SlowConsumer
+from hubbub.types import JoinLeave, PresenceMember, SlowConsumer
 
 logger = logging.getLogger("hubbub.connection")
 
@@ -76,6 +77,8 @@ class Connection:
         # From the inside out: the way out exists between enter and exit.
         self._writer: Writer | None = None
         self._channels: set[str] = set()
+        # Those of them that a task is waiting to get into.
+        self._joining: dict[str, asyncio.Event] = {}
 
         # The way in.
         self._receiving: asyncio.Task[Any] | None = None
@@ -146,7 +149,15 @@ class Connection:
 
     # Channels
 
-    async def subscribe(self, channel: str, *, since: Position | None = None, history: int = 0) -> Position:
+    async def subscribe(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        history: int = 0,
+        info: object = None,
+        join_leave: JoinLeave | None = None,
+    ) -> Position:
         """Get what is published to ``channel`` from now on. Subscribing twice is subscribing once.
 
         A client that was here before can go on where it was: tell it the position that this returns, let it
@@ -156,26 +167,49 @@ class Connection:
         When later on the engine has lost something that the client should have got, its connection is closed
         with 3010, "insufficient state", so that it comes back.
 
+        In a channel that is declared with ``presence=True``, others can see that this connection is there,
+        with its ``user`` and ``info``.
+
         :param since: get first what was published after this position.
         :param history: get first this many of the last publications, or as many as there are. Not used
             together with ``since``.
+        :param info: what others are to know, written as JSON; at most some 4,000 bytes of it.
+        :param join_leave: tell the client who is in the channel, once, as
+            ``{"type": "presence", "channel": …, "members": [{"connection": …, "user": …, "info": …}]}``, and
+            then who comes and who leaves, as the same with the type ``"join"`` or ``"leave"``: each of its
+            ``"connections"``, or each of its ``"users"`` once, in however many connections.
         :return: the channel's position, up to which the client has been sent everything it asked for.
-        :raises InvalidChannel: not a name a channel can have.
+        :raises InvalidChannel: not a name a channel can have; or ``info`` or ``join_leave`` is given for a
+            channel without presence.
+        :raises InvalidData: ``info`` cannot be written as JSON, or is too long.
         :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
         """
         check_channel(channel)
         writer = self._entered()
+        member = self._as_member(channel, info, join_leave)
+        while (joining := self._joining.get(channel)) is not None:
+            # Another task is about to subscribe to it as well: whatever comes of that.
+            await joining.wait()
         if self._ended is not None:
             return START
         if channel in self._channels:
             return self._node.position(channel)
         self._channels.add(channel)
+        joined = self._joining[channel] = asyncio.Event()
         try:
             position = await self._node.join(channel, writer, since, history)
+            if member is not None:
+                await self._node.enter(channel, self.id, member)
+            if join_leave is not None:
+                await self._node.watch(channel, writer, join_leave)
         except BaseException:
             self._channels.discard(channel)
+            self._node.leave(channel, writer)
             raise
+        finally:
+            del self._joining[channel]
+            joined.set()
         if channel not in self._channels:
             # Left while it was joining, by another task or because the block has ended.
             self._node.leave(channel, writer)
@@ -225,8 +259,7 @@ class Connection:
         :param reason: cut to the 123 bytes that fit into a close frame.
         :raises ValueError: ``code`` is not one that may be sent.
         """
-        if not is_sendable(code):
-            raise ValueError(f"Expected a close code from 1000 to 1014 or from 3000 to 4999, but got {code}.")
+        check_code(code)
         writer = self._entered()
         self.end(code, reason)
         await writer.ended(self._options.close_timeout)
@@ -393,6 +426,21 @@ class Connection:
         if is_answerable and self.websocket.application_state is WebSocketState.CONNECTING:
             raise HTTPException(403, detail)
         raise WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(detail))
+
+    def _as_member(self, channel: str, info: object, join_leave: JoinLeave | None) -> bytes | None:
+        """What others are to know of this connection; ``None`` in a channel without presence."""
+        if join_leave not in (None, *get_args(JoinLeave)):
+            raise ValueError(
+                f"Expected join_leave to be one of {get_args(JoinLeave)}, but got {join_leave!r}."
+            )
+        if self._node.has_presence(channel):
+            return encode_member(PresenceMember(self.id, self.user, info))
+        if info is not None or join_leave is not None:
+            raise InvalidChannel(
+                "Expected info and join_leave only for channels that are declared with presence=True, but "
+                f"{channel!r} is not."
+            )
+        return None
 
     def _leave_all(self) -> None:
         for channel in self._channels:

@@ -14,14 +14,15 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from hubbub.channels import Channel
-from hubbub.codes import CloseCode
+from hubbub.codes import CloseCode, check_code, clip_reason
 from hubbub.connection import Connection, ConnectionOptions
+from hubbub.control import Disconnect
 from hubbub.core.publication import START, Position, Publication, check_channel, encode, publication_ids
 from hubbub.engines import engine_for
 from hubbub.exceptions import HubNotRunning, InvalidChannel, Unrecoverable
 from hubbub.node import Node
 from hubbub.origins import parse_origins
-from hubbub.types import History, SlowConsumer
+from hubbub.types import Health, History, Presence, SlowConsumer
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
 hubs: WeakSet[Hub] = WeakSet()
@@ -37,6 +38,8 @@ class Stats:
     :param backlog: bytes that wait for clients which do not keep up.
     :param dropped: messages that ``drop_oldest`` and ``latest`` dropped for them, since the hub started.
     :param let_go: clients let go because they did not keep up, since the hub started.
+    :param outages: how often the engine has been away since the hub started.
+    :param away: seconds for which it has been away now; 0 if it is there.
     """
 
     connections: int
@@ -45,6 +48,8 @@ class Stats:
     backlog: int
     dropped: int
     let_go: int
+    outages: int
+    away: float
 
 
 class Hub:
@@ -70,6 +75,8 @@ class Hub:
         message of each channel only.
     :param send_timeout: seconds after which a client that takes nothing of what is sent to it is let go.
     :param close_timeout: seconds that a client has to take what still waits when its connection is closed.
+    :param presence_ttl: seconds within which the clients of a process that was killed have left, for those
+        who look at presence. For an outage of the engine that is shorter, nobody has.
     :raises InvalidURL: no engine has the URL's scheme.
     :raises MissingExtra: the engine needs a package that is not installed.
     :raises ValueError: another parameter is out of range.
@@ -86,12 +93,14 @@ class Hub:
         slow_consumer: SlowConsumer = "disconnect",
         send_timeout: float = 30.0,
         close_timeout: float = 5.0,
+        presence_ttl: float = 30.0,
     ) -> None:
         for name, value in {
             "max_message_size": max_message_size,
             "outbox_limit": outbox_limit,
             "send_timeout": send_timeout,
             "close_timeout": close_timeout,
+            "presence_ttl": presence_ttl,
         }.items():
             if not value > 0:
                 raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
@@ -108,6 +117,7 @@ class Hub:
         #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
         self.router = APIRouter(lifespan=self._lifespan)
 
+        self._presence_ttl = presence_ttl
         self._channels: list[Channel] = []
         self._ids = publication_ids()
         self._node: Node | None = None
@@ -124,8 +134,8 @@ class Hub:
     async def __aenter__(self) -> Self:
         """Start the hub on this event loop. Entered again, it stops with the last exit."""
         if self._node is None:
-            node = Node(self.engine, self._history_of)
-            await node.start()
+            node = Node(self.engine, self._channel_of, self._presence_ttl)
+            await node.start(keeps_presence=any(declared.presence for declared in self._channels))
             self._node = node
             self._has_run = True
         self._entered += 1
@@ -177,19 +187,20 @@ class Hub:
 
     # Channels
 
-    def channel(self, pattern: str, *, history: History | None = None) -> Channel:
+    def channel(self, pattern: str, *, history: History | None = None, presence: bool = False) -> Channel:
         """Declare channels, before the hub starts.
 
         :param pattern: a channel's name, in which ``{…}`` stands for one or more characters other than ``:``
             and ``/``: ``"room:{room_id}"``. Of several that fit a name, the one declared first counts.
         :param history: what each of them keeps, so that clients can catch up; ``None`` keeps nothing.
+        :param presence: whether it is known, in all processes, who is in each of them.
         :raises InvalidChannel: the pattern is not one, or has been declared already.
         """
         if any(declared.pattern == pattern for declared in self._channels):
             raise InvalidChannel(
                 f"Expected each channel to be declared once, but {pattern!r} is declared twice."
             )
-        declared = Channel(pattern, history)
+        declared = Channel(pattern, history, presence)
         self._channels.append(declared)
         return declared
 
@@ -224,10 +235,24 @@ class Hub:
         self._running()
         await self.engine.remove_history(check_channel(channel))
 
-    def _history_of(self, channel: str) -> History | None:
+    async def presence(self, channel: str) -> Presence:
+        """Who is in ``channel``, in all processes: one entry for each connection that has subscribed to it.
+        Its ``users`` are the same by user.
+
+        :raises InvalidChannel: it is not declared with ``presence=True``.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        node = self._running()
+        if not node.has_presence(check_channel(channel)):
+            raise InvalidChannel(
+                f"Expected a channel that is declared with presence=True, but {channel!r} is not."
+            )
+        return await node.presence(channel)
+
+    def _channel_of(self, name: str) -> Channel | None:
         for declared in self._channels:
-            if declared.fits(channel):
-                return declared.history
+            if declared.fits(name):
+                return declared
         return None
 
     # Publishing
@@ -266,6 +291,41 @@ class Hub:
         excluded = exclude.id if isinstance(exclude, Connection) else exclude
         publication = Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
         return await node.publish(publication, idempotency_key, using)
+
+    # Looking after it
+
+    async def disconnect(
+        self,
+        *,
+        user: str | None = None,
+        connection: Connection | str | None = None,
+        code: int = CloseCode.FORCE_DISCONNECT,
+        reason: str = "disconnected",
+    ) -> None:
+        """Close connections, in whichever process they are. What waits for them is sent first.
+
+        When this returns, every process has been told, or will be as soon as it can hear the engine again.
+
+        :param user: all connections that were made with this ``user``.
+        :param connection: one connection, or the id of one.
+        :param code: 1000 to 1014 as in :rfc:`6455#section-7.4.1`, or 3000 to 4999.
+        :param reason: cut to the 123 bytes that fit into a close frame.
+        :raises ValueError: neither a user nor a connection is given, or both; or the code may not be sent.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        node = self._running()
+        if (user is None) == (connection is None):
+            raise ValueError("Expected either user=… or connection=…, but got both or neither.")
+        id_ = connection.id if isinstance(connection, Connection) else connection
+        await node.command(Disconnect(check_code(code), clip_reason(reason), user, id_))
+
+    async def health(self, timeout: float = 2.0) -> Health:
+        """Whether the hub can do its work: asks the engine.
+
+        :param timeout: seconds that the engine has for its answer.
+        :raises HubNotRunning: the hub has not started, or has stopped.
+        """
+        return await self._running().health(timeout)
 
     def stats(self) -> Stats:
         """What the hub is doing in this process.

@@ -9,12 +9,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from hubbub.attendance import Attendance, companion, decode_member
+from hubbub.channels import Channel
+from hubbub.control import CONTROL, CONTROL_HISTORY, Disconnect, decode_command, encode_command
 from hubbub.core.feed import Feed, Member
-from hubbub.core.publication import START, Position, Publication
+from hubbub.core.listener import Listener
+from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
 from hubbub.engines.backoff import Backoff
 from hubbub.engines.base import Engine, Page
-from hubbub.exceptions import EngineUnavailable, Unrecoverable
-from hubbub.types import History
+from hubbub.exceptions import EngineUnavailable, InvalidData, Unrecoverable
+from hubbub.types import Health, History, JoinLeave, Presence
+from hubbub.watch import Watch
 
 logger = logging.getLogger("hubbub.node")
 
@@ -42,6 +47,7 @@ class NodeConnection(Protocol):
     """What a node asks of the connections it holds."""
 
     id: str
+    user: str | None
 
     @property
     def backlog(self) -> int:
@@ -62,14 +68,18 @@ class Node:
     """One process's share of a hub, from start to stop.
 
     :param engine: where publications are sent to and come from.
-    :param history_of: what a channel keeps, if it is declared to keep anything.
+    :param channel_of: what a channel is declared as, if it is declared.
+    :param presence_ttl: seconds within which those of a killed process are to have left.
     """
 
     def __init__(
-        self, engine: Engine, history_of: Callable[[str], History | None] = lambda channel: None
+        self,
+        engine: Engine,
+        channel_of: Callable[[str], Channel | None] = lambda name: None,
+        presence_ttl: float = 30.0,
     ) -> None:
         self._engine = engine
-        self._history_of = history_of
+        self._channel_of = channel_of
         self.loop = asyncio.get_running_loop()
         #: Clients let go because they did not keep up.
         self.let_go = 0
@@ -85,6 +95,14 @@ class Node:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reads = asyncio.Semaphore(READS)
         self._tail_checked = self.loop.time()
+        self._attendance = Attendance(engine, presence_ttl)
+        self._watches: dict[str, Watch] = {}
+        self._control = Listener("control", self._on_command, self._on_commands_lost)
+        self._ids = publication_ids()
+        # Since when the engine is away, why, and how often it has been.
+        self._away_since: float | None = None
+        self._trouble = ""
+        self._outages = 0
         self._connections: dict[str, NodeConnection] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -95,8 +113,20 @@ class Node:
         self._collected = 0
         self._flushes: list[Callable[[], None]] = []
 
-    async def start(self) -> None:
+    async def start(self, *, keeps_presence: bool = False) -> None:
+        """
+        :param keeps_presence: whether there are channels with presence, so that this node looks after what a
+            killed process leaves behind, even if it has nobody of its own there.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
         await self._engine.start(self)
+        try:
+            await self.join(CONTROL, self._control)
+        except BaseException:
+            await self._engine.stop()
+            raise
+        if keeps_presence:
+            self._attendance.start()
         self._ticker = self.loop.call_later(TICK, self._tick)
 
     async def stop(self, code: int, reason: str, timeout: float) -> None:
@@ -111,6 +141,9 @@ class Node:
             logger.warning("%d connections did not end within %g s.", len(self._connections), timeout)
         if self._ticker is not None:
             self._ticker.cancel()
+        await self._attendance.stop()
+        for watch in self._watches.values():
+            watch.close()
         tasks = [*self._repairs.values(), *self._changing.values()]
         for task in tasks:
             task.cancel()
@@ -118,16 +151,34 @@ class Node:
             await asyncio.wait(tasks)
         await self._engine.stop()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         connections = self._connections.values()
+        feeds = [feed for channel, feed in self._feeds.items() if not channel.startswith(INTERNAL)]
         return {
             "connections": len(connections),
-            "subscriptions": sum(map(len, self._feeds.values())),
-            "channels": len(self._feeds),
+            "subscriptions": sum(map(len, feeds)),
+            "channels": len(feeds),
             "backlog": sum(connection.backlog for connection in connections),
             "dropped": self._dropped + sum(connection.dropped for connection in connections),
             "let_go": self.let_go,
+            "outages": self._outages,
+            "away": 0.0 if self._away_since is None else self.loop.time() - self._away_since,
         }
+
+    async def health(self, timeout: float) -> Health:
+        """Ask the engine, for at most ``timeout`` seconds, whether it is there."""
+        asked = self.loop.time()
+        trouble = ""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._engine.history(CONTROL, limit=0)
+        except TimeoutError:
+            trouble = self._trouble or f"Expected the engine to answer within {timeout:g} s, but it did not."
+        except EngineUnavailable as exc:
+            trouble = str(exc)
+        now = self.loop.time()
+        away = 0.0 if self._away_since is None else now - self._away_since
+        return Health(not trouble, now - asked, away, trouble)
 
     # Connections
 
@@ -176,10 +227,55 @@ class Node:
         if feed is not None:
             feed.leave(member)
             self._linger(channel)
+        self._attendance.leave(channel, member.id)
+        if (watch := self._watches.get(channel)) is not None:
+            watch.remove(member)
+
+    def has_presence(self, channel: str) -> bool:
+        declared = self._channel_of(channel)
+        return declared is not None and declared.presence
+
+    async def enter(self, channel: str, connection: str, data: bytes) -> None:
+        """Let it be known that a member of ``channel``, which has presence, is there.
+
+        :param data: from :func:`hubbub.attendance.encode_member`.
+        """
+        await self._attendance.enter(channel, connection, data)
+
+    async def watch(self, channel: str, member: Member, what: JoinLeave) -> None:
+        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves.
+
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        async with self._lock(companion(channel)):
+            watch = self._watches.get(channel)
+            if watch is None:
+                watch = Watch(
+                    channel, self._engine, self, self._schedule, lambda: self._attendance.is_settled
+                )
+                await watch.open()
+                self._watches[channel] = watch
+        # Nothing is awaited in between: one that nobody watches is closed.
+        watch.add(member, what)
+
+    async def presence(self, channel: str) -> Presence:
+        """
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._attendance.start()
+        entries = await self._engine.presence(channel)
+        members = [decode_member(data) for data in entries.values()]
+        return Presence(sorted(members, key=lambda member: (member.user or "", member.connection)))
 
     def position(self, channel: str) -> Position:
         """Where ``channel``, which has members here, stands."""
         return self._feeds[channel].position
+
+    def _history_of(self, channel: str) -> History | None:
+        if channel == CONTROL:
+            return CONTROL_HISTORY
+        declared = self._channel_of(channel)
+        return None if declared is None else declared.history
 
     async def _feed(self, channel: str) -> Feed:
         """The channel's feed, subscribed to."""
@@ -304,13 +400,53 @@ class Node:
             self._collected += frame.cost
 
     def on_disconnect(self, reason: str) -> None:
-        pass
+        self._outages += 1
+        self._away_since = self.loop.time()
+        self._trouble = reason
+        self._attendance.has_trouble()
 
     def on_reconnect(self) -> None:
-        for feed in self._feeds.values():
-            feed.verify()
+        self._away_since = None
+        self._trouble = ""
+        self._attendance.has_trouble()
+        self._verify()
+
+    # Commands
+
+    async def command(self, command: Disconnect) -> None:
+        """Have every node, this one too, carry out ``command``.
+
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        packed = encode_command(command)
+        await self._engine.publish(
+            Publication(CONTROL, packed, "binary", id=next(self._ids)), CONTROL_HISTORY
+        )
+
+    def _on_command(self, packed: bytes) -> None:
+        try:
+            command = decode_command(packed)
+        except InvalidData as exc:
+            # From a newer version, during an upgrade.
+            logger.warning("Ignored a command: %s", exc)
+            return
+        for connection in list(self._connections.values()):
+            if connection.id == command.connection or (
+                command.user is not None and connection.user == command.user
+            ):
+                connection.end(command.code, command.reason)
+
+    def _on_commands_lost(self) -> None:
+        logger.warning("The engine has lost what nodes asked of one another, such as to disconnect a user.")
 
     # Repairs
+
+    def _verify(self) -> None:
+        """Whatever there is here: the engine may have more, or other."""
+        for feed in self._feeds.values():
+            feed.verify()
+        for watch in self._watches.values():
+            watch.look()
 
     def _repair(self, feed: Feed) -> None:
         task = self.loop.create_task(self._read_missing(feed))
@@ -358,8 +494,14 @@ class Node:
         for connection in list(self._connections.values()):
             connection.tick(now)
         self._leave_lingering(now)
+        for channel, watch in list(self._watches.items()):
+            if len(watch) == 0:
+                del self._watches[channel]
+                watch.close()
         if self._engine.across_processes and now - self._tail_checked > TAIL_CHECK:
             self._tail_checked = now
             for feed in self._feeds.values():
                 if feed.position != START:
                     feed.verify()
+            for watch in self._watches.values():
+                watch.look()

@@ -16,6 +16,7 @@ import pytest
 import trustme
 from redis import Redis
 
+from hubbub.channels import Channel
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
 from hubbub.engines import backoff, engine_for
@@ -140,7 +141,7 @@ class Member:
 async def test_members_are_told_when_the_server_has_lost_what_they_saw(
     server: RedisServer, keeps_data: bool
 ) -> None:
-    node, member = Node(RedisEngine(server.url), lambda channel: HISTORY), Member()
+    node, member = Node(RedisEngine(server.url), lambda name: Channel(name, HISTORY)), Member()
     await node.start()
     async with running(server.url) as (other, collector):
         await node.join("chat", member)

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from hubbub import EngineUnavailable, History, Hub, InvalidChannel, Position, Publication, Unrecoverable
 from hubbub import node as node_module
 from hubbub.channels import Channel
+from hubbub.control import CONTROL
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START
 from hubbub.engines.base import Page
@@ -115,7 +116,7 @@ def engine() -> FlakyEngine:
 async def node(engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(node_module, "TICK", 0.01)
     monkeypatch.setattr(node_module, "LINGER", 0.05)
-    node = Node(engine, lambda channel: HISTORY if channel == "chat" else None)
+    node = Node(engine, lambda name: Channel(name, HISTORY) if name == "chat" else None)
     await node.start()
     yield node
     await node.stop(1012, "", 1)
@@ -168,7 +169,7 @@ async def test_a_reconnect_storm_costs_the_engine_one_read(node: Node, engine: F
     await asyncio.gather(*(node.join("chat", member, since=positions[9]) for member in members))
     assert {tuple(member.received) for member in members} == {tuple(map(str, range(10, 20)))}
     assert engine.reads == 1
-    assert engine.subscribed == ["chat"]
+    assert engine.subscribed == [CONTROL, "chat"]
 
 
 async def test_a_client_that_is_ahead_of_this_node_waits_for_it(node: Node, engine: FlakyEngine) -> None:
@@ -199,7 +200,7 @@ async def test_members_join_and_resume_while_others_publish(node: Node) -> None:
             await asyncio.sleep(0.001)
 
     # 50 are kept, so the last to come would be too late.
-    node._history_of = lambda channel: History(size=1000)
+    node._channel_of = lambda name: Channel(name, History(size=1000))
     await asyncio.gather(publish("a"), publish("b"), come(), come())
     await asyncio.sleep(0.01)
     assert len({tuple(member.received) for member in members}) == 1
@@ -289,7 +290,7 @@ async def test_a_channel_without_members_is_left_after_a_while(node: Node, engin
     await say(node, "1")
     await node.join("chat", member, since=START)
     await member.hears("1")
-    assert engine.subscribed == ["chat", "chat"]
+    assert engine.subscribed == [CONTROL, "chat", "chat"]
 
 
 async def test_an_engine_that_is_away_refuses_who_joins_and_takes_them_later(

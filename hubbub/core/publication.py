@@ -18,6 +18,9 @@ from hubbub.types import Kind
 
 MAX_CHANNEL_LENGTH = 255
 
+#: Begins the names of channels in which nodes talk to one another. No other channel's name can.
+INTERNAL = "\x01"
+
 # Control characters and line separators would forge lines in logs and in line-based protocols;
 # a lone surrogate cannot be written as UTF-8.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

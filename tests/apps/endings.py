@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from hubbub import Connection, Hub
+from hubbub.control import CONTROL
 from hubbub.core.feed import Feed
 from hubbub.core.outbox import Outbox
 from hubbub.transports.direct import DirectWriter
@@ -59,7 +60,12 @@ async def remains() -> dict[str, Any]:
     """What is alive in this process."""
     gc.collect()
     kinds = (Connection, DirectWriter, Feed, Outbox, QueuedWriter)
-    alive = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
+    alive = Counter(
+        type(thing).__name__
+        for thing in gc.get_objects()
+        # Nodes have a channel of their own, to talk to one another.
+        if isinstance(thing, kinds) and not (isinstance(thing, Feed) and thing.channel == CONTROL)
+    )
     return {"tasks": len(asyncio.all_tasks()), "alive": alive, **asdict(hub.stats())}
 
 

@@ -1,0 +1,288 @@
+"""Who is in channels through this node, kept known to all the others.
+
+Everybody here is entered in the engine under one *lease*, which is renewed as long as this process lives.
+When it is killed, the lease lapses, and whichever node looks next removes it, with all that is under it. So
+nobody stays for ever, and however many clients there are, it takes one small request now and then.
+
+An outage is nobody's leaving. While the engine is away, no lease can be renewed; so a node that has just
+come back gives the others time to come back as well before it removes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from secrets import token_hex
+from typing import TypeAlias
+
+from msgspec import DecodeError, json, msgpack
+
+from hubbub.core.publication import INTERNAL, Publication, encode_json, publication_ids
+from hubbub.engines.backoff import Backoff
+from hubbub.engines.base import Engine, PresenceChange
+from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.types import PresenceMember
+
+logger = logging.getLogger("hubbub.attendance")
+
+#: The lease lasts this part of the time within which those of a killed process are to have left; the rest is
+#: for others to notice.
+LEASE = 0.8
+
+#: Renewals of the lease in that time.
+RENEWALS = 10
+
+#: Seconds that a node has had no trouble with the engine before it removes the leases of others, or the whole
+#: time if that is less.
+SETTLED = 10.0
+
+#: Changes that the engine is given at once.
+CHUNK = 1000
+
+#: Seconds for taking leave when the node stops.
+GOODBYE = 2.0
+
+#: Bytes of JSON that are told about somebody.
+MAX_MEMBER = 4096
+
+#: Connections, each with who has come, or with ``None`` if it has left.
+News: TypeAlias = list[tuple[str, PresenceMember | None]]
+
+_encode_news = msgpack.Encoder().encode
+_decode_news = msgpack.Decoder(list[tuple[str, bytes | None]]).decode
+_decode_member = json.Decoder(PresenceMember).decode
+
+
+def companion(channel: str) -> str:
+    """The channel in which nodes tell one another who comes to ``channel`` and who leaves it."""
+    return f"{INTERNAL}presence:{channel}"
+
+
+def encode_member(member: PresenceMember) -> bytes:
+    """
+    :raises InvalidData: ``member.info`` cannot be written as JSON, or is too long.
+    """
+    data = encode_json(member)
+    if len(data) > MAX_MEMBER:
+        raise InvalidData(
+            f"Expected at most {MAX_MEMBER} bytes of JSON about somebody who is present, but got {len(data)}."
+        )
+    return data
+
+
+def decode_member(data: bytes) -> PresenceMember:
+    """
+    :raises InvalidData: something else writes where Hubbub reads.
+    """
+    try:
+        return _decode_member(data)
+    except DecodeError as exc:
+        raise InvalidData(f"Expected somebody who is present, but got {data[:64]!r}: {exc}.") from exc
+
+
+def decode_news(packed: bytes) -> News:
+    """What was told in a companion channel. Nothing at all means: look for yourselves.
+
+    :raises InvalidData: something else writes where Hubbub reads.
+    """
+    try:
+        news = _decode_news(packed)
+    except DecodeError as exc:
+        raise InvalidData(f"Expected news of presence, but got {packed[:64]!r}: {exc}.") from exc
+    return [(connection, None if data is None else decode_member(data)) for connection, data in news]
+
+
+class Attendance:
+    """Who is in channels through this node.
+
+    :param engine: where it is entered.
+    :param ttl: seconds within which those of a killed process are to have left.
+    """
+
+    def __init__(self, engine: Engine, ttl: float) -> None:
+        self._engine = engine
+        self._ttl = ttl
+        self._ids = publication_ids()
+        # Everybody: channel and connection -> what is told about it.
+        self._entries: dict[tuple[str, str], bytes] = {}
+        # What the engine has yet to be told, and who waits for that.
+        self._changes: dict[tuple[str, str], bytes | None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        # What the other nodes have yet to be told; and where they are to look for themselves.
+        self._untold: dict[str, list[tuple[str, bytes | None]]] = {}
+        self._lapsed: set[str] = set()
+        self._lease = token_hex(8)
+        # Whether the engine is known to have the lease.
+        self._has_begun = False
+        # By a clock that goes on while the machine sleeps: that is trouble too.
+        self._untroubled_since = self._last_round = time.time()
+        # By the event loop's clock.
+        self._next_renewal = 0.0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look after leases: ours, and those that have lapsed."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Take leave for everybody, if the engine lets us."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._task = None
+        try:
+            async with asyncio.timeout(GOODBYE):
+                await self._update()
+                if self._has_begun:
+                    await self._engine.update_presence(self._lease, 0)
+                await self._tell()
+        except (TimeoutError, EngineUnavailable) as exc:
+            logger.warning("Could not take leave of the engine: who was here seems so for a while. (%s)", exc)
+        _release(self._waiting)
+
+    async def enter(self, channel: str, connection: str, data: bytes) -> None:
+        """Say that somebody is here. Returns when others can see it; or when the engine cannot be told now:
+        it will be, as soon as it is back.
+
+        :param data: from :func:`encode_member`.
+        """
+        self._entries[channel, connection] = self._changes[channel, connection] = data
+        told = asyncio.get_running_loop().create_future()
+        self._waiting.append(told)
+        self._wake.set()
+        self.start()
+        await told
+
+    def leave(self, channel: str, connection: str) -> None:
+        """Say that somebody has left, if they were here."""
+        if self._entries.pop((channel, connection), None) is not None:
+            self._changes[channel, connection] = None
+            self._wake.set()
+
+    def has_trouble(self) -> None:
+        """The engine is away, or has just come back."""
+        self._untroubled_since = time.time()
+        self._next_renewal = 0.0
+        self._wake.set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the engine has been there for so long that all nodes that live have renewed their leases,
+        and entered again what an engine that had lost its data did not have."""
+        return time.time() - self._untroubled_since >= min(self._ttl, SETTLED)
+
+    # Inside
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._next_renewal):
+                    await self._wake.wait()
+            self._wake.clear()
+            self._notice_sleep()
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._round(waiting)
+                backoff.reset()
+            except Exception as exc:
+                if isinstance(exc, EngineUnavailable):
+                    logger.debug("Could not tell who is here: %s", exc)
+                else:
+                    # Whatever it is: nobody else would renew the lease.
+                    logger.exception("Could not tell who is here; it is tried again.")
+                self._untroubled_since = time.time()
+                _release(waiting)
+                await backoff.wait()
+            finally:
+                _release(waiting)
+
+    async def _round(self, waiting: list[asyncio.Future[None]]) -> None:
+        now = asyncio.get_running_loop().time()
+        is_due = now >= self._next_renewal
+        await self._update(renew=is_due)
+        _release(waiting)
+        await self._tell()
+        if is_due:
+            self._next_renewal = now + self._ttl / RENEWALS
+            await self._expire()
+            await self._tell()
+
+    def _notice_sleep(self) -> None:
+        """A machine that was asleep wakes to find all leases lapsed."""
+        now = time.time()
+        if now - self._last_round > self._ttl / 2:
+            self._untroubled_since = now
+        self._last_round = now
+
+    async def _update(self, *, renew: bool = False) -> None:
+        """Tell the engine what has changed, and renew the lease."""
+        while True:
+            if not self._has_begun:
+                # Under a new lease, everybody is entered.
+                left = {key: None for key, data in self._changes.items() if data is None}
+                self._changes = left | self._entries
+                renew = False
+            if not self._changes and not renew:
+                return
+            chunk = dict(islice(self._changes.items(), CHUNK))
+            changes = [PresenceChange(*key, data) for key, data in chunk.items()]
+            # All of it stays to be done until it is known to be done: it does no harm to do it twice.
+            is_there = await self._engine.update_presence(
+                self._lease, self._ttl * LEASE, changes, begin=not self._has_begun
+            )
+            if not is_there:
+                logger.warning("This node was taken for dead; it says again who is here.")
+                self._lease = token_hex(8)
+                self._has_begun = False
+                continue
+            renew = False
+            self._has_begun = True
+            for (channel, connection), data in chunk.items():
+                self._untold.setdefault(channel, []).append((connection, data))
+                # It may have changed again meanwhile.
+                if self._changes.get((channel, connection)) is data:
+                    del self._changes[channel, connection]
+
+    async def _expire(self) -> None:
+        # Who has been gone for twice the time was not merely kept from renewing.
+        grace = 0.0 if self.is_settled else self._ttl
+        removed = await self._engine.expire_presence(grace)
+        if removed:
+            logger.info("%d who were present are gone with their process.", len(removed))
+        self._lapsed.update(change.channel for change in removed)
+
+    async def _tell(self) -> None:
+        """Tell the other nodes what the engine has been told."""
+        untold, self._untold = self._untold, {}
+        lapsed, self._lapsed = self._lapsed, set()
+        news = [*untold.items(), *((channel, ()) for channel in lapsed)]
+        results = await asyncio.gather(
+            *(
+                self._engine.publish(
+                    Publication(companion(channel), _encode_news(changes), "binary", id=next(self._ids))
+                )
+                for channel, changes in news
+            ),
+            return_exceptions=True,
+        )
+        failed = [exc for exc in results if isinstance(exc, BaseException)]
+        for (channel, _), result in zip(news, results, strict=True):
+            if isinstance(result, BaseException):
+                # By the time it works again, it is easier to look.
+                self._lapsed.add(channel)
+        if failed:
+            raise failed[0]
+
+
+def _release(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for each in waiting:
+        if not each.done():
+            each.set_result(None)

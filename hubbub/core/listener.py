@@ -1,0 +1,35 @@
+"""A listener: a member of a feed that is no client but a part of this node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hubbub.core.frames import Batch
+from hubbub.core.publication import Position
+
+
+class Listener:
+    """Takes what is published in a channel that nodes talk to one another in.
+
+    :param name: what it is called among the feed's members.
+    :param on_data: called with each payload.
+    :param on_broken: called when something that was published is lost.
+    """
+
+    def __init__(
+        self, name: str, on_data: Callable[[bytes], None], on_broken: Callable[[], None] = lambda: None
+    ) -> None:
+        self.id = name
+        self._on_data = on_data
+        self._on_broken = on_broken
+
+    def write(self, batch: Batch) -> int:
+        for frame in batch.frames:
+            self._on_data(frame.data)
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("Expected all of a batch to be taken.")
+
+    def broken(self, channel: str, position: Position) -> None:
+        self._on_broken()

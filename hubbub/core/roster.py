@@ -1,0 +1,111 @@
+"""A roster: who is in a channel, as far as this node knows.
+
+The nodes tell one another who has come and who has left. What they tell may be late, come twice, or not at
+all; so now and then a roster is also shown what the engine has. From both it makes one story that adds up:
+nobody comes who is there already, nobody leaves who is not there, and when all is quiet it says what the
+engine says.
+
+A roster has no engine and no clock. It is told, and shown, and answers with what has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from hubbub.types import PresenceMember
+
+
+class Changes(NamedTuple):
+    """Who has come, and who has left."""
+
+    joined: list[PresenceMember]
+    left: list[PresenceMember]
+
+
+class Roster:
+    """Who is in one channel: each connection for itself."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, PresenceMember] = {}
+        # While somebody reads what the engine has: the connections that were told about meanwhile. What is
+        # read may be older than that.
+        self._told: set[str] | None = None
+
+    @property
+    def members(self) -> list[PresenceMember]:
+        return list(self._members.values())
+
+    def tell(self, news: Iterable[tuple[str, PresenceMember | None]]) -> Changes:
+        """Take what another node says: connections, each with who has come or with ``None`` if it left."""
+        changes = Changes([], [])
+        for connection, member in news:
+            if self._told is not None:
+                self._told.add(connection)
+            self._change(connection, member, changes)
+        return changes
+
+    def begin_reading(self) -> None:
+        """Somebody asks the engine, and is about to :meth:`show` what it has."""
+        self._told = set()
+
+    def show(self, found: Mapping[str, PresenceMember], *, is_complete: bool = True) -> Changes:
+        """Take what the engine has.
+
+        :param is_complete: whether who is not in there is gone. An engine that has lost its data is told
+            anew who is there, which takes a moment.
+        """
+        told, self._told = self._told or set(), None
+        changes = Changes([], [])
+        for connection, member in found.items():
+            if connection not in told:
+                self._change(connection, member, changes)
+        if is_complete:
+            for connection in self._members.keys() - found.keys() - told:
+                self._change(connection, None, changes)
+        return changes
+
+    def _change(self, connection: str, member: PresenceMember | None, changes: Changes) -> None:
+        before = self._members.get(connection)
+        if member is not None:
+            self._members[connection] = member
+            if before is None:
+                changes.joined.append(member)
+        elif before is not None:
+            del self._members[connection]
+            changes.left.append(before)
+
+
+class Users:
+    """Who is in one channel: each user once, in however many connections. One of them, the first that was
+    seen, stands for all. A connection without a user stands for itself."""
+
+    def __init__(self) -> None:
+        # Who stands for whom: member and connections.
+        self._users: dict[tuple[str | None, str], tuple[PresenceMember, set[str]]] = {}
+
+    @property
+    def members(self) -> list[PresenceMember]:
+        return [member for member, _ in self._users.values()]
+
+    def merge(self, changes: Changes) -> Changes:
+        """What ``changes`` of connections mean for users."""
+        merged = Changes([], [])
+        for member in changes.joined:
+            key = _user(member)
+            if key not in self._users:
+                self._users[key] = (member, set())
+                merged.joined.append(member)
+            self._users[key][1].add(member.connection)
+        for member in changes.left:
+            key = _user(member)
+            first, connections = self._users[key]
+            connections.discard(member.connection)
+            if not connections:
+                del self._users[key]
+                merged.left.append(first)
+        return merged
+
+
+def _user(member: PresenceMember) -> tuple[str | None, str]:
+    return (member.user, "") if member.user is not None else (None, member.connection)

@@ -1,0 +1,175 @@
+"""A watch: tells members of a channel on this node who comes to it and who leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import json
+
+from hubbub.attendance import companion, decode_member, decode_news
+from hubbub.core.feed import Feed, Member, Schedule, deliver
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.listener import Listener
+from hubbub.core.publication import Position, Publication
+from hubbub.core.roster import Changes, Roster, Users
+from hubbub.engines.backoff import Backoff
+from hubbub.engines.base import Engine
+from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.types import JoinLeave, PresenceMember
+
+logger = logging.getLogger("hubbub.watch")
+
+#: Seconds between two looks for somebody who is missing in an engine that has just come back.
+UNSETTLED = 1.0
+
+#: Of feeds that carry comings and goings. They have no offsets; but as in channels with a history, whoever
+#: does not keep up is let go rather than left with something wrong.
+_POSITION = Position(0, "presence")
+
+
+class Subscriptions(Protocol):
+    """What a watch asks of its node."""
+
+    async def join(self, channel: str, member: Member) -> Position: ...
+    def leave(self, channel: str, member: Member) -> None: ...
+
+
+class Watch:
+    """Who is in one channel, for those on this node who want to know.
+
+    :param channel: the channel.
+    :param engine: where who is there can be read.
+    :param subscriptions: joins channels of the engine.
+    :param schedule: asks the event loop to call back soon.
+    :param is_settled: whether the engine is known to have everybody.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        engine: Engine,
+        subscriptions: Subscriptions,
+        schedule: Schedule,
+        is_settled: Callable[[], bool],
+    ) -> None:
+        self.channel = channel
+        self._engine = engine
+        self._subscriptions = subscriptions
+        self._is_settled = is_settled
+        self._roster, self._users = Roster(), Users()
+        self._feeds: dict[JoinLeave, Feed] = {
+            "connections": Feed(channel, schedule, _never, _POSITION),
+            "users": Feed(channel, schedule, _never, _POSITION),
+        }
+        self._listener = Listener(f"watch:{channel}", self._on_news)
+        # Reads what the engine has, until nothing is in doubt.
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again = False
+
+    def __len__(self) -> int:
+        """How many are told."""
+        return sum(map(len, self._feeds.values()))
+
+    async def open(self) -> None:
+        """
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        await self._subscriptions.join(companion(self.channel), self._listener)
+        try:
+            await self._read()
+        except BaseException:
+            self._subscriptions.leave(companion(self.channel), self._listener)
+            raise
+
+    def close(self) -> None:
+        self._subscriptions.leave(companion(self.channel), self._listener)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def add(self, member: Member, what: JoinLeave) -> None:
+        """Tell ``member`` who is here, and from now on who comes and who leaves."""
+        feed = self._feeds[what]
+        feed.join(member)
+        members = self._users.members if what == "users" else self._roster.members
+        frame = _frame("presence", self.channel, members)
+        deliver(Batch((frame,), self.channel, has_positions=True), (member,))
+
+    def remove(self, member: Member) -> None:
+        for feed in self._feeds.values():
+            feed.leave(member)
+
+    def look(self) -> None:
+        """Compare with what the engine has: something may have been missed."""
+        self._look_again = True
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+
+    # Inside
+
+    def _on_news(self, packed: bytes) -> None:
+        try:
+            news = decode_news(packed)
+        except InvalidData as exc:
+            logger.warning("Ignored news of presence in %r: %s", self.channel, exc)
+            return
+        if news:
+            self._tell(self._roster.tell(news))
+        else:
+            self.look()
+
+    async def _look(self) -> None:
+        backoff = Backoff()
+        while self._look_again:
+            self._look_again = False
+            try:
+                is_certain = await self._read()
+            except EngineUnavailable as exc:
+                logger.debug("Could not read who is in %r: %s", self.channel, exc)
+                self._look_again = True
+                await backoff.wait()
+            else:
+                if not is_certain:
+                    self._look_again = True
+                    await asyncio.sleep(UNSETTLED)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled() and (exc := task.exception()):
+            logger.error("Could not read who is in %r.", self.channel, exc_info=exc)
+
+    async def _read(self) -> bool:
+        """Take what the engine has. Returns ``False`` if somebody is missing there who may still be here."""
+        self._roster.begin_reading()
+        is_settled = self._is_settled()
+        entries = await self._engine.presence(self.channel)
+        found: dict[str, PresenceMember] = {}
+        for connection, data in entries.items():
+            try:
+                found[connection] = decode_member(data)
+            except InvalidData as exc:
+                logger.warning("Ignored somebody in %r: %s", self.channel, exc)
+        self._tell(self._roster.show(found, is_complete=is_settled))
+        return is_settled or all(member.connection in found for member in self._roster.members)
+
+    def _tell(self, changes: Changes) -> None:
+        for feed, (joined, left) in (
+            (self._feeds["connections"], changes),
+            (self._feeds["users"], self._users.merge(changes)),
+        ):
+            # Who has left first: a page that is loaded again leaves and comes.
+            for event, members in (("leave", left), ("join", joined)):
+                if members and len(feed):
+                    frame = _frame(event, self.channel, members)
+                    feed.publish(Publication(self.channel, frame.data, frame.kind))
+
+
+def _frame(event: str, channel: str, members: list[PresenceMember]) -> Frame:
+    return Frame("json", json.encode({"type": event, "channel": channel, "members": members}))
+
+
+def _never(feed: Feed) -> None:
+    raise AssertionError("Expected nothing to be missed: these events have no offsets.")
