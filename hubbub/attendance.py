@@ -123,6 +123,8 @@ class Attendance:
         # By the event loop's clock.
         self._next_renewal = 0.0
         self._wake = asyncio.Event()
+        # Set when trying again may work.
+        self._hope = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -171,6 +173,7 @@ class Attendance:
         self._untroubled_since = time.time()
         self._next_renewal = 0.0
         self._wake.set()
+        self._hope.set()
 
     @property
     def is_settled(self) -> bool:
@@ -187,6 +190,7 @@ class Attendance:
                 async with asyncio.timeout_at(self._next_renewal):
                     await self._wake.wait()
             self._wake.clear()
+            self._hope.clear()
             self._notice_sleep()
             waiting, self._waiting = self._waiting, []
             try:
@@ -200,7 +204,7 @@ class Attendance:
                     logger.exception("Could not tell who is here; it is tried again.")
                 self._untroubled_since = time.time()
                 _release(waiting)
-                await backoff.wait()
+                await backoff.wait(self._hope)
             finally:
                 _release(waiting)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -47,16 +48,26 @@ class PresenceMember:
     info: Any = None
 
 
-class Presence(tuple[PresenceMember, ...]):
-    """Who is in a channel: a tuple with one entry for each connection."""
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is in a channel.
 
-    __slots__ = ()
+    :param members: one for each connection.
+    """
+
+    members: list[PresenceMember]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[PresenceMember]:
+        return iter(self.members)
 
     @property
     def users(self) -> dict[str, list[PresenceMember]]:
         """The same by user, however many connections each has. Those without a user are left out."""
         users: dict[str, list[PresenceMember]] = {}
-        for member in self:
+        for member in self.members:
             if member.user is not None:
                 users.setdefault(member.user, []).append(member)
         return users

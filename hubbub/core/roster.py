@@ -38,12 +38,11 @@ class Roster:
 
     def tell(self, news: Iterable[tuple[str, PresenceMember | None]]) -> Changes:
         """Take what another node says: connections, each with who has come or with ``None`` if it left."""
-        changes = Changes([], [])
-        for connection, member in news:
-            if self._told is not None:
-                self._told.add(connection)
-            self._change(connection, member, changes)
-        return changes
+        # Who comes and goes in the same breath has not been here.
+        last = dict(news)
+        if self._told is not None:
+            self._told.update(last)
+        return self._change(last)
 
     def begin_reading(self) -> None:
         """Somebody asks the engine, and is about to :meth:`show` what it has."""
@@ -56,24 +55,25 @@ class Roster:
             anew who is there, which takes a moment.
         """
         told, self._told = self._told or set(), None
-        changes = Changes([], [])
-        for connection, member in found.items():
-            if connection not in told:
-                self._change(connection, member, changes)
+        news: dict[str, PresenceMember | None] = {
+            connection: member for connection, member in found.items() if connection not in told
+        }
         if is_complete:
-            for connection in self._members.keys() - found.keys() - told:
-                self._change(connection, None, changes)
-        return changes
+            news |= dict.fromkeys(self._members.keys() - found.keys() - told)
+        return self._change(news)
 
-    def _change(self, connection: str, member: PresenceMember | None, changes: Changes) -> None:
-        before = self._members.get(connection)
-        if member is not None:
-            self._members[connection] = member
-            if before is None:
-                changes.joined.append(member)
-        elif before is not None:
-            del self._members[connection]
-            changes.left.append(before)
+    def _change(self, news: Mapping[str, PresenceMember | None]) -> Changes:
+        changes = Changes([], [])
+        for connection, member in news.items():
+            before = self._members.get(connection)
+            if member is not None:
+                self._members[connection] = member
+                if before is None:
+                    changes.joined.append(member)
+            elif before is not None:
+                del self._members[connection]
+                changes.left.append(before)
+        return changes
 
 
 class Users:
