@@ -241,6 +241,9 @@ class Node:
         :param data: from :func:`hubbub.attendance.encode_member`.
         """
         await self._attendance.enter(channel, connection, data)
+        # The news is on its way to this node too; but who comes is to find itself there.
+        if (watch := self._watches.get(channel)) is not None:
+            watch.tell(connection, decode_member(data))
 
     async def watch(self, channel: str, member: Member, what: JoinLeave) -> None:
         """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves.

@@ -101,6 +101,10 @@ class Watch:
         for feed in self._feeds.values():
             feed.leave(member)
 
+    def tell(self, connection: str, member: PresenceMember) -> None:
+        """Somebody has come."""
+        self._tell(self._roster.tell([(connection, member)]))
+
     def look(self) -> None:
         """Compare with what the engine has: something may have been missed."""
         self._look_again = True

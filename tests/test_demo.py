@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,8 +45,9 @@ def room() -> str:
     return f"room {next(numbers)}"
 
 
-def come_in(server: Server, room: str, name: str) -> Connect:
-    return connect(f"{server.ws}/chat?{urlencode({'room': room, 'name': name})}")
+def come_in(server: Server, room: str, name: str, since: str | None = None) -> Connect:
+    query = {"room": room, "name": name} | ({} if since is None else {"since": since})
+    return connect(f"{server.ws}/chat?{urlencode(query)}")
 
 
 async def receive_until(client: ClientConnection, type_: str) -> Any:
@@ -57,23 +59,23 @@ async def receive_until(client: ClientConnection, type_: str) -> Any:
 
 @asynccontextmanager
 async def guest(server: Server, room: str, name: str) -> AsyncIterator[ClientConnection]:
-    """Someone who has been welcomed and told who is here. Which of the two comes first is not promised."""
+    """Someone who has been told who is here, and welcomed."""
     async with come_in(server, room, name) as client:
-        assert {(await receive_json(client))["type"], (await receive_json(client))["type"]} == {
-            "welcome",
-            "here",
-        }
+        assert name in users(await receive_until(client, "presence"))
+        await receive_until(client, "welcome")
         yield client
 
 
-async def receive_until_alone(client: ClientConnection, name: str) -> list[str]:
-    """Who is said to have left until ``name`` is the only one here."""
-    left = []
-    while True:
-        message = await receive_until(client, "here")
-        left.append(message["left"])
-        if message["people"] == [name]:
-            return left
+def users(message: Any) -> list[str]:
+    return sorted(member["user"] for member in message["members"])
+
+
+async def receive_coming_and_going(client: ClientConnection, type_: str, count: int) -> list[str]:
+    """The next ``count`` who come, or leave."""
+    names: list[str] = []
+    while len(names) < count:
+        names += users(await receive_until(client, type_))
+    return sorted(names)
 
 
 async def say(client: ClientConnection, text: str, id: str | None = None) -> str:  # noqa: A002
@@ -87,32 +89,28 @@ async def say(client: ClientConnection, text: str, id: str | None = None) -> str
 
 async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
     async with come_in(server, room, "Ann") as ann:
-        messages = {
-            message["type"]: message for message in (await receive_json(ann), await receive_json(ann))
-        }
-        assert messages["welcome"] == {"type": "welcome", "name": "Ann", "recent": []}
-        here = messages["here"]
-        assert (here["people"], here["came"], here["left"]) == (["Ann"], "Ann", None)
+        presence, welcome = await receive_json(ann), await receive_json(ann)
+        assert (presence["type"], users(presence)) == ("presence", ["Ann"])
+        assert welcome.pop("epoch")
+        assert welcome.pop("process") != os.getpid()
+        assert welcome == {"type": "welcome", "name": "Ann", "offset": 0, "gap": False}
         async with come_in(server, room, "Bob") as bob:
-            for client in (ann, bob):
-                here = await receive_until(client, "here")
-                assert (here["people"], here["came"], here["left"]) == (["Ann", "Bob"], "Bob", None)
-        here = await receive_json(ann)
-        assert (here["people"], here["came"], here["left"]) == (["Ann"], None, "Bob")
+            assert users(await receive_until(bob, "presence")) == ["Ann", "Bob"]
+            assert users(await receive_json(ann)) == ["Bob"]
+        left = await receive_json(ann)
+        assert (left["type"], users(left)) == ("leave", ["Bob"])
 
 
 async def test_a_person_in_two_tabs_comes_once_and_leaves_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         async with guest(server, room, "Bob") as first:
-            assert (await receive_json(ann))["came"] == "Bob"
+            assert (await receive_json(ann))["type"] == "join"
             async with guest(server, room, "Bob"):
-                here = await receive_json(ann)
-                assert (here["people"], here["came"], here["left"]) == (["Ann", "Bob"], None, None)
-            # Whatever there might be about the second tab's end would be in front of this.
+                pass
+            # Whatever there might be about the second tab would be in front of this.
             await say(first, "still here")
             assert (await receive_json(ann))["type"] == "said"
-        here = await receive_json(ann)
-        assert (here["people"], here["left"]) == (["Ann"], "Bob")
+        assert (await receive_json(ann))["type"] == "leave"
 
 
 async def test_rooms_are_separate(server: Server, room: str) -> None:
@@ -128,12 +126,12 @@ async def test_rooms_are_separate(server: Server, room: str) -> None:
 async def test_vanishing_is_announced_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         bob = await come_in(server, room, "Bob")
-        assert (await receive_json(ann))["came"] == "Bob"
+        assert users(await receive_json(ann)) == ["Bob"]
         reset(bob)
-        assert await receive_until_alone(ann, "Ann") == ["Bob"]
+        assert await receive_coming_and_going(ann, "leave", 1) == ["Bob"]
         # Whatever else there might be about Bob would be in front of this.
-        await say(ann, "gone?")
-        assert (await receive_json(ann))["type"] == "said"
+        id_ = await say(ann, "gone?")
+        assert (await receive_json(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 
@@ -141,14 +139,13 @@ async def test_many_that_vanish_at_once_are_each_announced_once(server: Server, 
     async with guest(server, room, "Ann") as ann:
         names = [f"guest {n:02}" for n in range(20)]
         clients = await asyncio.gather(*(come_in(server, room, name) for name in names))
-        while len((await receive_until(ann, "here"))["people"]) < 21:
-            pass
+        assert await receive_coming_and_going(ann, "join", 20) == names
         for client in clients:
             reset(client)
-        assert sorted(await receive_until_alone(ann, "Ann")) == names
+        assert await receive_coming_and_going(ann, "leave", 20) == names
 
 
-async def test_leaving_is_announced_when_the_server_stops(tmp_path: Path, room: str) -> None:
+async def test_everyone_is_told_to_come_back_when_the_server_stops(tmp_path: Path, room: str) -> None:
     async with serve(DEMO, tmp_path / "log") as server:
         async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
             assert await server.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
@@ -157,20 +154,38 @@ async def test_leaving_is_announced_when_the_server_stops(tmp_path: Path, room: 
         assert "Traceback" not in server.log
 
 
-async def test_after_a_restart_who_is_here_is_right(tmp_path: Path, room: str) -> None:
+async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:
     port = free_port()
+    env = {"HUBBUB_DEMO_URL": f"sqlite:///{tmp_path}/demo.db"}
     async with (
-        serve(DEMO, tmp_path / "log", port=port) as server,
+        serve(DEMO, tmp_path / "log", port=port, env=env) as server,
         guest(server, room, "Ann") as ann,
-        guest(server, room, "Bob"),
+        guest(server, room, "Bob") as bob,
     ):
+        await say(ann, "seen by Bob")
+        seen = await receive_until(bob, "said")
+        await say(ann, "not seen by him")
+        await receive_until(ann, "accepted")
         assert await server.stop(signal.SIGKILL) == -signal.SIGKILL
         await asyncio.wait_for(ann.wait_closed(), DEADLINE)
-    async with (
-        serve(DEMO, tmp_path / "log", port=port) as server,
-        come_in(server, room, "Ann") as ann,
-    ):
-        assert (await receive_until(ann, "here"))["people"] == ["Ann"]
+    async with serve(DEMO, tmp_path / "log", port=port, env=env) as server:
+        async with come_in(server, room, "Cat") as cat:
+            assert (await receive_until(cat, "said")) == seen
+            welcome = await receive_until(cat, "welcome")
+        since = f"{welcome['offset'] - 1} {welcome['epoch']}"
+        async with come_in(server, room, "Bob", since) as bob:
+            assert (await receive_until(bob, "said"))["text"] == "not seen by him"
+            assert not (await receive_until(bob, "welcome"))["gap"]
+            # Ann is not here any more. It takes a while until that is certain.
+            assert await receive_coming_and_going(bob, "leave", 1) == ["Ann"]
+
+
+async def test_who_comes_back_too_late_is_told(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann:
+        await say(ann, "hello")
+        async with come_in(server, room, "Bob", "7 another-epoch") as bob:
+            assert (await receive_until(bob, "said"))["text"] == "hello"
+            assert (await receive_until(bob, "welcome"))["gap"]
 
 
 # Messages
@@ -194,16 +209,17 @@ async def test_who_comes_later_gets_the_last_messages(server: Server, room: str)
             pass
     # Also when the room was empty in between.
     async with come_in(server, room, "Bob") as bob:
-        welcome = await receive_until(bob, "welcome")
-    assert [said["text"] for said in welcome["recent"]] == [f"message {n}" for n in range(5, demo.RECENT + 5)]
+        texts = [(await receive_until(bob, "said"))["text"] for _ in range(demo.RECENT)]
+        assert (await receive_until(bob, "welcome"))["offset"] == demo.RECENT + 5
+    assert texts == [f"message {n}" for n in range(5, demo.RECENT + 5)]
 
 
 async def test_what_is_sent_again_is_said_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
         id_ = await say(ann, "once")
-        first = await receive_until(ann, "said")
-        await say(ann, "once", id_)
-        assert await receive_until(ann, "said") == first
+        for _ in range(2):
+            assert (await receive_until(ann, "accepted"))["id"] == id_
+            await say(ann, "once", id_)
         await say(ann, "then")
         assert [(await receive_until(bob, "said"))["text"] for _ in range(2)] == ["once", "then"]
 
@@ -244,8 +260,8 @@ async def test_garbage_is_answered_and_the_socket_stays(
         await ann.send(garbage)
         error = await receive_json(ann)
         assert (error["type"], error["code"]) == ("error", 107)
-        await say(ann, "still here")
-        assert (await receive_json(ann))["text"] == "still here"
+        id_ = await say(ann, "still here")
+        assert (await receive_json(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 
@@ -322,38 +338,3 @@ async def test_the_hub_of_the_mounted_chat_runs(server: Server) -> None:
     async with connect(f"{server.ws}/examples/chat/ws/7") as client:
         await client.send("hello")
         assert {await receive(client), await receive(client)} == {"You wrote: hello", "Client #7 says: hello"}
-
-
-async def test_empty_rooms_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "rooms", {})
-    async with demo.hub, demo.presence("kept", "Ann"):
-        for n in range(demo.EMPTY_ROOMS + 10):
-            async with demo.presence(f"room:{n}", "Bob"):
-                pass
-        assert len(demo.rooms) == demo.EMPTY_ROOMS + 1
-        assert "kept" in demo.rooms
-        assert "room:9" not in demo.rooms
-
-
-async def test_a_cancelled_handler_announces_the_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "rooms", {})
-    announced: list[tuple[str | None, str | None]] = []
-
-    async def publish(channel: str, data: demo.Here) -> None:
-        await asyncio.sleep(0)
-        announced.append((data.came, data.left))
-
-    monkeypatch.setattr(demo.hub, "publish", publish)
-    inside = asyncio.Event()
-
-    async def handler() -> None:
-        async with demo.presence("room", "Ann"):
-            inside.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(handler())
-    await asyncio.wait_for(inside.wait(), DEADLINE)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert announced == [("Ann", None), (None, "Ann")]

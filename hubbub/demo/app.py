@@ -1,17 +1,14 @@
 """The demo: rooms to chat in. Run: hubbub demo
 
-Everything a room is lives in this process, as the hub does on ``memory://``: who is in it, and the last
-messages for whoever comes later or comes back. The page is ``chat.html``.
+A room is a channel with a history and with presence, and nothing else: this process keeps nothing, so there
+may be several, and any of them may be killed. The page is ``chat.html``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -23,12 +20,12 @@ from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from hubbub import Hub
+from hubbub import History, Hub, Position, Unrecoverable
 
-#: Messages a room keeps for those who come later.
+#: Where the rooms are; ``hubbub demo`` sets it.
+URL = os.environ.get("HUBBUB_DEMO_URL", "memory://")
+#: Messages that somebody who comes for the first time gets.
 RECENT = 50
-#: Rooms that are remembered while nobody is in them.
-EMPTY_ROOMS = 100
 
 # Control characters and line breaks, and what turns the direction of the text behind it.
 UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -54,6 +51,13 @@ RoomName: TypeAlias = Annotated[
 ]
 
 
+# Where a page that comes back left off: offset and epoch.
+Since: TypeAlias = Annotated[str, Query(pattern=r"^[0-9]{1,15} [0-9A-Za-z-]{1,40}$")]
+
+# The parts of a channel's name are divided by these.
+IN_CHANNEL = str.maketrans({":": "%3A", "/": "%2F", "%": "%25"})
+
+
 # What a page sends. Its own id for a message lets it send that again after a lost connection: a message
 # that is known already is not said twice.
 
@@ -71,7 +75,7 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent.
+# What a page is sent; besides, who is here, who comes and who leaves, which the hub tells by itself.
 
 
 class Said(BaseModel):
@@ -82,86 +86,69 @@ class Said(BaseModel):
     at: datetime
 
 
+class Accepted(BaseModel):
+    """The page's own message is in the room, also if it was already."""
+
+    type: Literal["accepted"] = "accepted"
+    id: str
+    at: datetime
+
+
 class IsTyping(BaseModel):
     type: Literal["is_typing"] = "is_typing"
     name: str
 
 
-class Here(BaseModel):
-    """Everyone who is in the room now, and who it was that came or left."""
-
-    type: Literal["here"] = "here"
-    people: list[str]
-    came: str | None = None
-    left: str | None = None
-    at: datetime
-
-
 class Welcome(BaseModel):
+    """All that the page has missed has been sent. With its own count of what is said from now on, it knows
+    where to go on when it comes back."""
+
     type: Literal["welcome"] = "welcome"
     name: str
-    recent: list[Said]
+    offset: int
+    epoch: str
+    #: Whether there is a gap between what the page has and what it was sent.
+    gap: bool
+    #: The process that serves it.
+    process: int
 
 
-@dataclass
-class Room:
-    # A person is here once, in however many tabs.
-    tabs: Counter[str] = field(default_factory=Counter)
-    recent: deque[Said] = field(default_factory=lambda: deque(maxlen=RECENT))
-
-    def here(self, *, came: str | None = None, left: str | None = None) -> Here:
-        return Here(people=sorted(self.tabs), came=came, left=left, at=datetime.now(UTC))
-
-
-rooms: dict[str, Room] = {}
-hub = Hub()
+hub = Hub(URL, presence_ttl=10)
+hub.channel("room:{name}", history=History(size=500, ttl=7 * 86400), presence=True)
 app = FastAPI(title="Hubbub demo", openapi_url=None)
 app.include_router(hub.router)
 
 
-@asynccontextmanager
-async def presence(channel: str, name: str) -> AsyncIterator[Room]:
-    """Be here, and tell the room; at the end, however it comes, leave and tell the room."""
-    room = rooms.setdefault(channel, Room())
-    room.tabs[name] += 1
-    try:
-        await hub.publish(channel, room.here(came=name if room.tabs[name] == 1 else None))
-        yield room
-    finally:
-        room.tabs[name] -= 1
-        if not room.tabs[name]:
-            del room.tabs[name]
-            forget_rooms(channel)
-            await hub.publish(channel, room.here(left=name))
-
-
-def forget_rooms(left: str) -> None:
-    """Keep the rooms that were left last, of those in which nobody is."""
-    rooms[left] = rooms.pop(left)
-    empty = [channel for channel, room in rooms.items() if not room.tabs]
-    for channel in empty[:-EMPTY_ROOMS]:
-        del rooms[channel]
+def parse_position(since: str | None) -> Position | None:
+    if since is None:
+        return None
+    offset, _, epoch = since.partition(" ")
+    return Position(int(offset), epoch)
 
 
 @app.websocket("/chat")
-async def chat(websocket: WebSocket, room: RoomName, name: Name) -> None:
-    channel = f"room:{room}"
+async def chat(websocket: WebSocket, room: RoomName, name: Name, since: Since | None = None) -> None:
+    channel, typing = f"room:{room.translate(IN_CHANNEL)}", f"typing:{room}"
     async with hub.connection(websocket, user=name) as client:
-        await client.subscribe(channel)
-        async with presence(channel, name) as place:
-            await client.send(Welcome(name=name, recent=list(place.recent)))
-            async for message in client.iter_messages(FromPage):
-                match message:
-                    case Typing():
-                        await hub.publish(channel, IsTyping(name=name), exclude=client)
-                    case Say(id=id, text=text):
-                        said = next((said for said in place.recent if said.id == id), None)
-                        if said is not None:
-                            await client.send(said)
-                            continue
-                        said = Said(id=id, name=name, text=text, at=datetime.now(UTC))
-                        place.recent.append(said)
-                        await hub.publish(channel, said)
+        gap = False
+        try:
+            position = await client.subscribe(
+                channel, since=parse_position(since), history=RECENT, join_leave="users"
+            )
+        except Unrecoverable:
+            gap = True
+            position = await client.subscribe(channel, history=RECENT, join_leave="users")
+        await client.subscribe(typing)
+        offset, epoch = position
+        await client.send(Welcome(name=name, offset=offset, epoch=epoch, gap=gap, process=os.getpid()))
+        async for message in client.iter_messages(FromPage):
+            match message:
+                case Typing():
+                    await hub.publish(typing, IsTyping(name=name), exclude=client)
+                case Say(id=id, text=text):
+                    said = Said(id=id, name=name, text=text, at=datetime.now(UTC))
+                    await hub.publish(channel, said, idempotency_key=f"{name} {id}")
+                    await client.send(Accepted(id=id, at=said.at))
 
 
 @app.get("/chat", status_code=204)
@@ -192,8 +179,10 @@ for example in ("echo", "items", "manager", "chat"):
     module = load_example(example)
     app.mount(f"/examples/{example}", module.app)
     if example == "chat":
-        # The lifespan of a mounted app does not run, so its hub starts and stops with this app.
-        app.include_router(module.hub.router, prefix="/examples/chat")
+        # Its hub would be one process's own. The lifespan of a mounted app does not run, so it starts and
+        # stops with this one.
+        example_hub = vars(module)["hub"] = Hub(URL, namespace="example")
+        app.include_router(example_hub.router, prefix="/examples/chat")
 
 LINES = len(Path(__file__).read_text(encoding="utf-8").splitlines())
 PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8").replace("{lines}", str(LINES))
