@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
 import pytest
 
-from tests.clients import connect, receive, receive_json
+from tests.clients import DEADLINE, connect, receive, receive_json
 from tests.servers import ROOT, serve
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -136,6 +137,33 @@ async def test_the_history_example_lets_clients_catch_up(log: Path) -> None:
             async with connect(f"{url}?offset=1&epoch=another") as lost:
                 assert await receive_json(lost) == {"type": "reload"}
                 assert [(await receive_json(lost))["text"] for _ in range(4)] == ["1", "2", "3", "4"]
+
+
+async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, tmp_path: Path) -> None:
+    source = (ROOT / "examples" / "lobby.py").read_text()
+    (tmp_path / "lobby.py").write_text(source)
+    async with (
+        serve("lobby:app", log, args=("--workers", "2"), cwd=tmp_path, probe="/health") as server,
+        httpx2.AsyncClient(base_url=server.http) as http,
+        AsyncExitStack() as stack,
+    ):
+        ann = await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=ann"))
+        assert [each["user"] for each in (await receive_json(ann))["members"]] == ["ann"]
+        # Enough of them to be with both workers.
+        bobs = [await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=bob")) for _ in range(8)]
+        joined = await receive_json(ann)
+        assert (joined["type"], joined["members"][0]["user"]) == ("join", "bob")
+        assert joined["members"][0]["info"] == {"colour": "blue"}
+        for bob in bobs:
+            assert {each["user"] for each in (await receive_json(bob))["members"]} >= {"bob"}
+        assert (await http.get("/rooms/tea")).json() == {"ann": 1, "bob": 8}
+        assert (await http.delete("/users/bob")).status_code == 204
+        for bob in bobs:
+            await asyncio.wait_for(bob.wait_closed(), DEADLINE)
+            assert bob.close_code == 4003
+        assert (await receive_json(ann))["type"] == "leave"
+        assert (await http.get("/rooms/tea")).json() == {"ann": 1}
+        assert (await http.get("/health")).json()["is_ok"]
 
 
 async def test_the_shop_example_announces_what_is_committed(postgres_url: str, log: Path) -> None:

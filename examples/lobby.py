@@ -1,0 +1,37 @@
+"""Who is in a room, in however many processes. Run: hubbub run lobby:app --workers 2"""
+
+from fastapi import FastAPI, Response, WebSocket
+
+from hubbub import Health, Hub
+
+hub = Hub("sqlite:///lobby.db")
+app = FastAPI()
+app.include_router(hub.router)
+
+hub.channel("room:{name}", presence=True)
+
+
+@app.websocket("/rooms/{name}")
+async def enter(websocket: WebSocket, name: str, user: str) -> None:
+    async with hub.connection(websocket, user=user) as client:
+        await client.subscribe(f"room:{name}", info={"colour": "blue"}, join_leave="users")
+        async for text in client.iter_text():
+            await hub.publish(f"room:{name}", {"type": "said", "user": user, "text": text})
+
+
+@app.get("/rooms/{name}")
+async def who(name: str) -> dict[str, int]:
+    presence = await hub.presence(f"room:{name}")
+    return {user: len(connections) for user, connections in presence.users.items()}
+
+
+@app.delete("/users/{user}", status_code=204)
+async def throw_out(user: str) -> None:
+    await hub.disconnect(user=user, code=4003, reason="thrown out")
+
+
+@app.get("/health")
+async def health(response: Response) -> Health:
+    health = await hub.health()
+    response.status_code = 200 if health.is_ok else 503
+    return health
