@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import trustme
 from redis import Redis
+from redis.crc import key_slot
 
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
 from hubbub.engines import backoff, engine_for
 from hubbub.engines.contract import HISTORY, Collector, publication
-from hubbub.engines.redis import RedisEngine, link
-from hubbub.engines.redis import engine as redis_engine
+from hubbub.engines.redis import RedisEngine, link, servers, session, supervisor
 from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
@@ -47,10 +47,11 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed sooner."""
-    for module in (redis_engine, link):
+    for module in (link, session, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
+    for module in (link, servers, session):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(redis_engine, "PING_INTERVAL", 0.25)
+    monkeypatch.setattr(supervisor, "PING_INTERVAL", 0.25)
     monkeypatch.setattr(backoff, "RETRY_MAX", 0.5)
 
 
@@ -189,7 +190,7 @@ async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_
 async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         server.kill()
-        await collector.until(lambda: engine._session is None)
+        await collector.until(lambda: engine._supervisor.session is None)
         waiting = [
             asyncio.create_task(engine.publish(publication("chat", str(n)), HISTORY)) for n in range(9)
         ]
@@ -213,7 +214,7 @@ async def test_a_server_that_falls_silent_is_noticed(server: RedisServer) -> Non
         with server.frozen():
             assert "Redis" in await refusal(engine)
             # Also while nobody asks it for anything, and if it takes connections.
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             assert "Redis" in await refusal(engine)
         await collector.until(lambda: collector.reconnects == 1)
         await accepted(engine, "back")
@@ -322,7 +323,7 @@ async def test_a_node_that_does_not_hear_does_not_speak(redis_url: str, namespac
     ):
         await engine.subscribe("chat")
         proxy.is_silencing = True
-        await seen.until(lambda: engine._session is None)
+        await seen.until(lambda: engine._supervisor.session is None)
         # The connection for commands is fine, and so would be another one for listening, but for the silence.
         assert "Redis" in await refusal(engine)
         proxy.is_silencing = False
@@ -362,7 +363,7 @@ async def test_what_is_no_publication_is_ignored_and_logged_once(
 ) -> None:
     async with running(redis_url, namespace) as (engine, collector):
         await engine.subscribe("chat")
-        name = engine._name("chat")
+        name = engine._keys.topic("chat")
         with Redis.from_url(redis_url) as client, caplog.at_level(logging.WARNING):
             for payload in (b"", b"hello", b"1 2 3 4", b"a b c d", b"0  1.0 \xc1", b"\xff \xff 1 \x90"):
                 assert client.publish(name, payload) == 1
@@ -560,7 +561,7 @@ async def test_a_primary_that_becomes_a_replica(server: RedisServer) -> None:
             client.replicaof("127.0.0.1", free_port())
             message = await refusal(engine, history=HISTORY)
             assert "read only" in message
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             client.execute_command("REPLICAOF", "NO", "ONE")
         await collector.until(lambda: collector.reconnects >= 1)
         await accepted(engine, "back", HISTORY)
@@ -572,7 +573,7 @@ async def test_a_primary_that_becomes_a_replica_while_nothing_is_kept(server: Re
     async with running(server.url) as (engine, collector):
         with server.client() as client:
             client.replicaof("127.0.0.1", free_port())
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             assert "primary" in await refusal(engine)
 
 
@@ -635,10 +636,10 @@ async def test_channels_are_spread_over_a_cluster(redis_cluster_url: str, namesp
         )
         for channel in channels:
             await collector.heard(channel, [channel])
-        assert len(engine._links) == 6
-        session = engine._session
+        session = engine._supervisor.session
         assert session is not None
-        assert {session.slots[session.slot(engine._name(channel))] for channel in channels} == {0, 1, 2}
+        assert len(session.links) == 6
+        assert {session.node(engine._keys.topic(channel)) for channel in channels} == {0, 1, 2}
 
 
 async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> None:
@@ -650,7 +651,7 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
                 await engine.subscribe(channel, HISTORY)
                 await engine.publish(publication(channel, "1"), HISTORY)
             servers[0].kill()
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             # Its channels are not heard, so nothing is said.
             assert "cluster" in await refusal(engine)
             servers[0].start()
@@ -673,10 +674,10 @@ async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> 
             await collector.heard("chat", ["before"])
             with servers[0].client() as first, servers[1].client() as second:
                 ids = [client.execute_command("CLUSTER", "MYID") for client in (first, second)]
-                session = engine._session
+                session = engine._supervisor.session
                 assert session is not None
-                slot = session.slot(engine._name("chat"))
-                target = 1 - session.slots[slot]
+                slot = key_slot(engine._keys.topic("chat"))
+                target = 1 - session.node(engine._keys.topic("chat"))
                 # The one that gets it is told first. There are no keys to be taken along.
                 for client in ((first, second), (second, first))[1 - target][::-1]:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
