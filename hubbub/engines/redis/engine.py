@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink
 from hubbub.engines.redis.keys import Keys
+from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import PUBLISH, READ, REMOVE
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.engines.redis.url import parse_url
@@ -42,6 +43,7 @@ class RedisEngine(Engine):
         self._announce = "SPUBLISH" if target.nodes else "PUBLISH"
         self._keys = Keys(namespace, target.options["db"])
         self._supervisor = Supervisor(target, self._on_payload)
+        self._presence = Presence(self._keys, self._supervisor)
         self._sink: Sink | None = None
         # Channels in which something came that is no publication.
         self._foreign: set[str] = set()
@@ -101,6 +103,19 @@ class RedisEngine(Engine):
 
     async def remove_history(self, channel: str) -> None:
         await self._supervisor.run(REMOVE, self._stream(channel), token_hex(4))
+
+    # Presence
+
+    async def update_presence(
+        self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
+    ) -> bool:
+        return await self._presence.update(lease, min(ttl, MAX_TTL), changes, begin)
+
+    async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
+        return await self._presence.expire(min(grace, MAX_TTL))
+
+    async def presence(self, channel: str) -> Mapping[str, bytes]:
+        return await self._presence.read(channel)
 
     # Inside
 

@@ -19,9 +19,19 @@ class Script:
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
+# Of streams
+
 PUBLISH = Script("stream", "publish")
 READ = Script("stream", "read")
 REMOVE = Script("stream", "remove")
 
+# Of presence
+
+RENEW = Script("clock", "renew")
+ENTER = Script("enter")
+CLAIM = Script("clock", "claim")
+CLEAR = Script("clear")
+FORGET = Script("forget")
+
 #: What every server is told before it is used.
-SCRIPTS = (PUBLISH, READ, REMOVE)
+SCRIPTS = (PUBLISH, READ, REMOVE, RENEW, ENTER, CLAIM, CLEAR, FORGET)
