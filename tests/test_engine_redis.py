@@ -20,6 +20,7 @@ from redis.crc import key_slot
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
 from hubbub.engines import backoff, engine_for
+from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine, link, servers, session, supervisor
 from hubbub.engines.redis.url import parse_url
@@ -77,6 +78,12 @@ async def refusal(engine: RedisEngine, channel: str = "chat", history: History |
         with pytest.raises(EngineUnavailable) as info:
             await engine.publish(publication(channel, "refused"), history)
     return str(info.value)
+
+
+def is_caught_up(client: Redis) -> bool:
+    """Whether the only replica has everything that its primary has."""
+    state: Any = client.info("replication")
+    return bool(state["slave0"]["offset"] == state["master_repl_offset"])
 
 
 async def accepted(engine: RedisEngine, text: str, history: History | None = None) -> Position:
@@ -241,6 +248,66 @@ async def test_many_channels_are_subscribed_to_again(server: RedisServer) -> Non
         for number in (0, 500, 1199):
             await engine.publish(publication(f"room:{number}", "hello"))
             await collector.heard(f"room:{number}", ["hello"])
+
+
+class Telltale(Collector):
+    """A node that notes when the engine goes and comes, and makes a fuss about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def on_disconnect(self, reason: str) -> None:
+        super().on_disconnect(reason)
+        self.told.append(reason)
+        raise RuntimeError("a node that fails")
+
+    def on_reconnect(self) -> None:
+        super().on_reconnect()
+        self.told.append("back")
+        raise RuntimeError("a node that fails")
+
+
+async def test_the_node_is_told_once_that_the_server_is_away_and_once_that_it_is_back(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, telltale = RedisEngine(server.url), Telltale()
+    await engine.start(telltale)
+    for number in (1, 2):
+        server.kill()
+        await telltale.until(lambda number=number: telltale.disconnects == number)  # type: ignore[misc]
+        assert engine._supervisor.session is None
+        with caplog.at_level(logging.INFO):
+            caplog.clear()
+            # It has been tried again, in vain.
+            await telltale.until(lambda: caplog.text.count("Still without Redis") >= 2)
+        server.start()
+        await telltale.until(lambda number=number: telltale.reconnects == number)  # type: ignore[misc]
+        await engine.publish(publication("chat", "taken"))
+    await engine.stop()
+    assert telltale.told[1::2] == ["back", "back"]
+    assert [f"127.0.0.1:{server.port}" in reason for reason in telltale.told[::2]] == [True, True]
+
+
+async def test_the_node_is_not_told_that_it_stops_while_the_server_is_away(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        server.kill()
+        await collector.until(lambda: collector.disconnects == 1)
+        await engine.stop()
+        server.start()
+        await engine.start(collector)
+        await engine.publish(publication("chat", "taken"))
+    assert (collector.disconnects, collector.reconnects) == (1, 0)
+
+
+async def test_channels_of_our_own_are_channels_like_any_other(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace) as (engine, collector):
+        for name in ("\x01control", "\x01presence:room:1"):
+            await engine.subscribe(name, HISTORY)
+            assert (await engine.publish(publication(name, name), HISTORY, "key")).offset == 1
+            await collector.heard(name, [name])
+            assert [each.channel for each in (await engine.history(name)).publications] == [name]
+        assert await engine.history("control") == ([], START)
 
 
 # What is on its way
@@ -664,6 +731,37 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
                             break
                 assert position.offset == 2
                 await collector.heard(channel, ["1", "2"])
+
+
+async def test_a_replica_in_a_cluster_takes_over_for_its_primary(namespace: str) -> None:
+    with redis_cluster(replicas=1) as servers:
+        async with running(f"redis+cluster://127.0.0.1:{servers[1].port}", namespace) as (engine, collector):
+            channels = [f"room:{number}" for number in range(30)]
+            before = {}
+            for channel in channels:
+                await engine.subscribe(channel, HISTORY)
+                before[channel] = await engine.publish(publication(channel, "1"), HISTORY)
+                await collector.heard(channel, ["1"])
+            entered = [PresenceChange(channel, "a", b"data") for channel in channels]
+            assert await engine.update_presence("one", 60, entered, begin=True)
+            with servers[0].client() as client:
+                await until(lambda: is_caught_up(client))
+            servers[0].kill()
+            await collector.until(lambda: collector.reconnects >= 1)
+            session = engine._supervisor.session
+            assert session is not None
+            assert {link.where for link in session.links} == {
+                f"127.0.0.1:{each.port}" for each in servers[1:]
+            }
+            for channel in channels:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with suppress(EngineUnavailable):
+                            position = await engine.publish(publication(channel, "2"), HISTORY, "2")
+                            break
+                assert position == (2, before[channel].epoch)
+                await collector.heard(channel, ["1", "2"])
+                assert await engine.presence(channel) == {"a": b"data"}
 
 
 async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> None:
