@@ -38,8 +38,9 @@ REFRESH = 6 * 3600.0
 #: Entries or channels in one script, so that it does not hold up others for more than a few milliseconds.
 CHUNK = 500
 
-#: Scripts that are on their way at the same time.
-BATCH = 500
+#: Changes that are on their way at the same time, so that a node that enters everybody again does not hold up
+#: its own event loop.
+BATCH = 1000
 
 #: Seconds that one node has for the removal of a lease before another one goes on with it.
 TURN = 2 * ANSWER_TIMEOUT
@@ -146,6 +147,7 @@ class Presence:
         under = lease.encode() + b"\0"
         is_occupied: dict[str, bool] = {}
         answers: list[tuple[str, asyncio.Future[Any]]] = []
+        unanswered = 0
         for channel, entries in wanted.items():
             key = self._keys.presence(channel)
             for chunk in _chunks(list(entries.items())) if entries else [()]:
@@ -153,9 +155,11 @@ class Presence:
                 for connection, data in chunk:
                     arguments += (connection, b"" if data is None else under + data)
                 answers.append((channel, self._supervisor.run(ENTER, [key], lease, _ms(KEEP), *arguments)))
-                if len(answers) == BATCH:
+                unanswered += max(len(chunk), 1)
+                if unanswered >= BATCH:
                     is_occupied |= await _answered(answers)
                     answers.clear()
+                    unanswered = 0
         is_occupied |= await _answered(answers)
         return [channel for channel, is_so in is_occupied.items() if not is_so]
 
