@@ -762,6 +762,9 @@ async def test_a_replica_in_a_cluster_takes_over_for_its_primary(namespace: str)
                 assert position == (2, before[channel].epoch)
                 await collector.heard(channel, ["1", "2"])
                 assert await engine.presence(channel) == {"a": b"data"}
+            # What the replica had not got yet nobody knows: everybody is to be entered again.
+            assert not await engine.update_presence("one", 60)
+            assert await engine.update_presence("two", 60, entered, begin=True)
 
 
 async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> None:

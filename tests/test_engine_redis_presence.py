@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, cast
 
@@ -13,8 +15,8 @@ from redis import Redis, RedisCluster
 
 from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import Collector
-from hubbub.engines.redis import RedisEngine, presence
+from hubbub.engines.contract import DEADLINE, Collector
+from hubbub.engines.redis import RedisEngine, presence, supervisor
 from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable
 from tests.redis_server import redis_server
@@ -352,6 +354,69 @@ async def test_a_server_without_memory_renews_and_removes_but_enters_nobody() ->
             assert await there(engine, "chat") == ["b", "c"]
 
 
+# Servers that go away
+
+
+async def test_a_lease_survives_a_connection(place: Place) -> None:
+    async with place.nodes() as (engine,):
+        assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
+        assert engine._supervisor.session is not None
+        await engine._supervisor.session.close("cut")
+        assert await engine.update_presence("one", 60, [enters("chat", "b")])
+        assert await there(engine, "chat") == ["a", "b"]
+
+
+async def test_a_server_that_comes_back_with_older_data_is_told_who_is_there(tmp_path: Path) -> None:
+    with redis_server() as server:
+        place, collector = Place(server.url), Collector()
+        engine = RedisEngine(place.url, place.namespace)
+        await engine.start(collector)
+        assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
+        files = server.directory / "appendonlydir"
+        shutil.copytree(files, tmp_path / "older")
+        assert await engine.update_presence("one", 60, [leaves("chat"), enters("chat", "b")])
+        server.kill()
+        shutil.rmtree(files)
+        shutil.copytree(tmp_path / "older", files)
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        assert await there(engine, "chat") == ["a"]
+        assert not await engine.update_presence("one", 60)
+        assert await engine.update_presence("two", 60, [enters("chat", "b")], begin=True)
+        # Who had left goes with the lease that nobody renews any more.
+        with server.client() as client:
+            client.zadd(f"{place.namespace}:{{%leases}}", {"one": 1})
+        assert await engine.expire_presence(0) == [leaves("chat")]
+        assert await there(engine, "chat") == ["b"]
+        await engine.stop()
+
+
+async def test_while_the_server_is_away_all_that_is_asked_fails_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(supervisor, "ANSWER_TIMEOUT", 0.5)
+    with redis_server() as server:
+        collector = Collector()
+        engine = RedisEngine(server.url)
+        await engine.start(collector)
+        assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
+        server.kill()
+        async with asyncio.timeout(DEADLINE):
+            answers = await asyncio.gather(
+                *(engine.update_presence("one", 60, [enters("chat", str(n))]) for n in range(20)),
+                engine.expire_presence(0),
+                engine.presence("chat"),
+                return_exceptions=True,
+            )
+        assert {type(answer) for answer in answers} == {EngineUnavailable}
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        assert await engine.update_presence("two", 60, [enters("chat", "b")], begin=True)
+        assert await there(engine, "chat") == ["a", "b"]
+        await engine.stop()
+
+
 # Names
 
 
@@ -378,10 +443,9 @@ async def test_namespaces_and_databases_are_kept_apart(redis_url: str) -> None:
     places[1].namespace = places[0].namespace
     for number, place in enumerate(places):
         async with place.nodes() as (engine,):
-            assert await engine.update_presence("one", 60, [enters("chat", str(number))], begin=True)
+            assert await engine.update_presence("one", -1, [enters("chat", str(number))], begin=True)
             assert await there(engine, "chat") == [str(number)]
     async with places[0].nodes() as (engine,):
-        assert await engine.update_presence("one", -1)
         assert await engine.expire_presence(0) == [leaves("chat", "0")]
     async with places[1].nodes() as (engine,):
         assert await there(engine, "chat") == ["1"]

@@ -13,6 +13,9 @@ In a cluster they lie on different nodes, and what takes several steps may stop 
 
 Entries under a lease that nobody knows do not count: the server has lost the lease, or a node wrote them that
 had slept until its lease was gone. Whoever reads the channel leaves them out, and removes them.
+
+A server that was restarted, or a replica that took over, may have lost the last of what was acknowledged, and
+does not know what. So a lease is good for one *generation* of servers only.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class Presence:
         self._supervisor = supervisor
         # Updates are made one after another, for each takes several steps.
         self._turn = asyncio.Lock()
+        # Lease -> the supervisor's generation when it was begun.
+        self._begun: dict[str, int] = {}
 
     async def update(self, lease: str, ttl: float, changes: Sequence[PresenceChange], begin: bool) -> bool:
         """See :meth:`~hubbub.engines.base.Engine.update_presence`."""
@@ -73,8 +78,16 @@ class Presence:
             if any(data is not None for data in entries.values())
         ]
         async with self._in_turn():
+            if begin:
+                self._begun[lease] = self._supervisor.generation
+            elif self._begun.get(lease) != self._supervisor.generation:
+                # Some of what is under it may be lost, or back although it had left. Who is entered again
+                # moves to a new lease; what remains lapses with this one.
+                self._begun.pop(lease, None)
+                return False
             old = await self._renew(lease, ttl, entered, begin)
             if old is None:
+                del self._begun[lease]
                 return False
             for channel in old:
                 # Also without a change, its entries are made to live on.

@@ -4,6 +4,7 @@ the first of them breaks."""
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
@@ -18,6 +19,9 @@ from hubbub.exceptions import EngineUnavailable
 
 #: Channels that are named in one SUBSCRIBE after a reconnection.
 SUBSCRIBE_CHUNK = 500
+
+# A process, and the history of what it was told: the latter changes when another one takes over.
+_IDENTITY = re.compile(rb"^((?:run_id|master_replid):\w+)", re.MULTILINE)
 
 
 class Session:
@@ -43,6 +47,9 @@ class Session:
         self.where = where
         #: Why it has ended; empty as long as it has not.
         self.trouble = ""
+        #: What tells the data of these servers from what others have, or the same ones after a restart, which
+        #: may have lost some of it; ``None`` if they do not tell.
+        self.identity: frozenset[bytes] | None = None
         self._on_end = on_end
         # A cluster's own publish/subscribe, which stays on the node of the channel.
         self._sharded = "S" if layout.slots else ""
@@ -71,6 +78,7 @@ class Session:
                     await each.connect()
                 for each in self._commands:
                     await _prepare(each)
+                self.identity = await self._identify()
             # However many there are: as long as answers come, it goes on.
             await self._subscribe_all(topics)
             if self.trouble:
@@ -133,6 +141,18 @@ class Session:
         for link in self.links:
             link.close(reason)
 
+    async def _identify(self) -> frozenset[bytes] | None:
+        found: set[bytes] = set()
+        for link in self._commands:
+            try:
+                found.update(_IDENTITY.findall(await link.ask("INFO")))
+            except EngineUnavailable:
+                if link.is_closed:
+                    raise
+                # The user may not ask.
+                return None
+        return frozenset(found)
+
     def _cannot_listen(self, request: Request) -> None:
         request.fail(f"Expected {self.where} to stay as it was, but it is changing.")
 
@@ -169,8 +189,7 @@ async def _prepare(commands: Link) -> None:
     :raises EngineUnavailable: it is a replica. What is published there without history would be taken, but
         reach nobody elsewhere.
     """
-    for script in SCRIPTS:
-        await commands.ask("SCRIPT", "LOAD", script.source)
+    await asyncio.gather(*(commands.ask("SCRIPT", "LOAD", script.source) for script in SCRIPTS))
     try:
         role, *_ = await commands.ask("ROLE")
     except EngineUnavailable:

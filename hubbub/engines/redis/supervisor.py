@@ -43,6 +43,9 @@ class Supervisor:
         self._sink: Sink | None = None
         #: ``None`` while the engine is away.
         self.session: Session | None = None
+        #: Rises whenever the servers may have lost some of what they were told: they were restarted, or
+        #: others took over.
+        self.generation = 0
         # The session, or the one that is about to be.
         self._latest: Session | None = None
         # What is subscribed to: the channel for each topic.
@@ -65,6 +68,7 @@ class Supervisor:
             raise RuntimeError("Expected start() to be called once before stop(), but got it twice.")
         self._lost.clear()
         self.session = await self._open()
+        self.generation += 1
         self._sink = sink
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._supervise())
@@ -148,6 +152,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         since = loop.time()
+        identity = self.session.identity if self.session is not None else None
         while True:
             await self._lost.wait()
             self._lost.clear()
@@ -171,6 +176,9 @@ class Supervisor:
             since = loop.time()
             # Nothing is awaited between the last look at what is subscribed to, in Session.open(), and this.
             self.session = session
+            if session.identity is None or session.identity != identity:
+                self.generation += 1
+            identity = session.identity
             logger.info("Redis at %s is back.", self._target.where)
             while self._waiting:
                 session.send(self._waiting.popleft())
