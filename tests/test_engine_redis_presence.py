@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from secrets import token_hex
 from typing import Any, cast
 
@@ -269,6 +270,100 @@ async def test_what_was_removed_before_the_server_went_is_told(
             with pytest.raises(EngineUnavailable, match="gone"):
                 await engine.expire_presence(0)
         assert await engine.expire_presence(0) == [leaves("room:7")]
+
+
+class Worker:
+    """A node whose members come and go. It dies in the middle of things; another one takes its members."""
+
+    def __init__(
+        self, name: str, engine: RedisEngine, random: Random, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self.random = random
+        #: (channel, connection) -> data.
+        self.members: dict[tuple[str, str], bytes] = {}
+        self.is_mortal = True
+        self.lease = ""
+        self._leases = 0
+        for step in ("_renew", "_enter", "_forget", "_clear", "_remove"):
+            monkeypatch.setattr(engine._presence, step, self._mortal(getattr(engine._presence, step)))
+
+    def _mortal(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        async def dying(*arguments: Any) -> Any:
+            if self.is_mortal and self.random.random() < 0.03:
+                raise Crash
+            answer = await step(*arguments)
+            if self.is_mortal and self.random.random() < 0.03:
+                raise Crash
+            return answer
+
+        return dying
+
+    async def begin(self) -> None:
+        is_there = False
+        entered = [PresenceChange(*key, data) for key, data in self.members.items()]
+        while not is_there:
+            self._leases += 1
+            self.lease = f"{self.name}.{self._leases}"
+            with suppress(Crash):
+                is_there = await self.engine.update_presence(self.lease, 60, entered, begin=True)
+
+    async def live(self, turns: int) -> None:
+        await self.begin()
+        for turn in range(turns):
+            changes = []
+            for _ in range(self.random.randrange(10)):
+                key = (f"room:{self.random.randrange(6)}", f"{self.name}:{self.random.randrange(30)}")
+                data = None if key in self.members else str(turn).encode()
+                changes.append(PresenceChange(*key, data))
+                if data is None:
+                    del self.members[key]
+                else:
+                    self.members[key] = data
+            # Now and then it is late, and somebody else is quicker.
+            ttl = self.random.choice((60, 60, -1))
+            try:
+                is_there = await self.engine.update_presence(self.lease, ttl, changes)
+            except Crash:
+                is_there = False
+            if not is_there:
+                await self.begin()
+            with suppress(Crash):
+                await self.engine.expire_presence(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whoever_dies_wherever_in_the_end_exactly_those_are_there_who_are(
+    place: Place, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(presence, "CHUNK", 3)
+    monkeypatch.setattr(presence, "BATCH", 5)
+    monkeypatch.setattr(presence, "TURN", -1)
+    async with place.nodes(3) as engines:
+        random = Random(seed)
+        workers = [Worker(str(number), each, random, monkeypatch) for number, each in enumerate(engines)]
+        await asyncio.gather(*(worker.live(40) for worker in workers))
+        for worker in workers:
+            worker.is_mortal = False
+            if not await worker.engine.update_presence(worker.lease, 60):
+                await worker.begin()
+        with place.client() as client:
+            leases = f"{place.namespace}:{{%leases}}"
+            for lease in cast(list[bytes], client.zrange(leases, 0, -1)):
+                if lease.decode() not in [worker.lease for worker in workers]:
+                    client.zadd(leases, {lease: 1})
+        await engines[0].expire_presence(0)
+        there = {
+            (f"room:{number}", connection): data
+            for number in range(6)
+            for connection, data in (await engines[0].presence(f"room:{number}")).items()
+        }
+        assert there == {key: data for worker in workers for key, data in worker.members.items()}
+        for worker in workers:
+            assert await worker.engine.update_presence(worker.lease, -1)
+        assert sorted(await engines[0].expire_presence(0)) == sorted(leaves(*key) for key in there)
+        assert place.ttls() == {}
 
 
 # What the server loses
