@@ -134,8 +134,9 @@ def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
-    """A cluster of primaries that have the same share each."""
+def redis_cluster(size: int = 3, replicas: int = 0) -> Iterator[list[RedisServer]]:
+    """A cluster of primaries that have the same share each. Behind them in the list come the replicas: of the
+    first one, the second, and so on, as many as there are."""
     with ExitStack() as stack:
         options = (
             "cluster-enabled",
@@ -145,10 +146,10 @@ def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
             "cluster-require-full-coverage",
             "no",
         )
-        servers = [stack.enter_context(redis_server(*options)) for _ in range(size)]
+        servers = [stack.enter_context(redis_server(*options)) for _ in range(size + replicas)]
         clients = [stack.enter_context(server.client()) for server in servers]
         bounds = [16384 * number // size for number in range(size + 1)]
-        for number, client in enumerate(clients):
+        for number, client in enumerate(clients[:size]):
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for server in servers[1:]:
@@ -161,6 +162,11 @@ def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
         ):
             assert time.monotonic() < deadline, "the cluster did not come together"
             time.sleep(0.05)
+        for primary, replica in zip(clients, clients[size:], strict=False):
+            replica.execute_command("CLUSTER", "REPLICATE", primary.execute_command("CLUSTER", "MYID"))
+            while replica.info("replication").get("master_link_status") != "up":
+                assert time.monotonic() < deadline, "the replica did not come up"
+                time.sleep(0.05)
         yield servers
 
 

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 import trustme
 from redis import Redis
+from redis.crc import key_slot
 
 from hubbub.channels import Channel
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
 from hubbub.engines import backoff, engine_for
+from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
-from hubbub.engines.redis import RedisEngine, link
-from hubbub.engines.redis import engine as redis_engine
+from hubbub.engines.redis import RedisEngine, link, servers, session, supervisor
 from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 from hubbub.node import Node
@@ -48,10 +49,11 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed sooner."""
-    for module in (redis_engine, link):
+    for module in (link, session, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
+    for module in (link, servers, session):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(redis_engine, "PING_INTERVAL", 0.25)
+    monkeypatch.setattr(supervisor, "PING_INTERVAL", 0.25)
     monkeypatch.setattr(backoff, "RETRY_MAX", 0.5)
 
 
@@ -77,6 +79,12 @@ async def refusal(engine: RedisEngine, channel: str = "chat", history: History |
         with pytest.raises(EngineUnavailable) as info:
             await engine.publish(publication(channel, "refused"), history)
     return str(info.value)
+
+
+def is_caught_up(client: Redis) -> bool:
+    """Whether the only replica has everything that its primary has."""
+    state: Any = client.info("replication")
+    return bool(state["slave0"]["offset"] == state["master_repl_offset"])
 
 
 async def accepted(engine: RedisEngine, text: str, history: History | None = None) -> Position:
@@ -190,7 +198,7 @@ async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_
 async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         server.kill()
-        await collector.until(lambda: engine._session is None)
+        await collector.until(lambda: engine._supervisor.session is None)
         waiting = [
             asyncio.create_task(engine.publish(publication("chat", str(n)), HISTORY)) for n in range(9)
         ]
@@ -214,7 +222,7 @@ async def test_a_server_that_falls_silent_is_noticed(server: RedisServer) -> Non
         with server.frozen():
             assert "Redis" in await refusal(engine)
             # Also while nobody asks it for anything, and if it takes connections.
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             assert "Redis" in await refusal(engine)
         await collector.until(lambda: collector.reconnects == 1)
         await accepted(engine, "back")
@@ -241,6 +249,66 @@ async def test_many_channels_are_subscribed_to_again(server: RedisServer) -> Non
         for number in (0, 500, 1199):
             await engine.publish(publication(f"room:{number}", "hello"))
             await collector.heard(f"room:{number}", ["hello"])
+
+
+class Telltale(Collector):
+    """A node that notes when the engine goes and comes, and makes a fuss about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def on_disconnect(self, reason: str) -> None:
+        super().on_disconnect(reason)
+        self.told.append(reason)
+        raise RuntimeError("a node that fails")
+
+    def on_reconnect(self) -> None:
+        super().on_reconnect()
+        self.told.append("back")
+        raise RuntimeError("a node that fails")
+
+
+async def test_the_node_is_told_once_that_the_server_is_away_and_once_that_it_is_back(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, telltale = RedisEngine(server.url), Telltale()
+    await engine.start(telltale)
+    for number in (1, 2):
+        server.kill()
+        await telltale.until(lambda number=number: telltale.disconnects == number)  # type: ignore[misc]
+        assert engine._supervisor.session is None
+        with caplog.at_level(logging.INFO):
+            caplog.clear()
+            # It has been tried again, in vain.
+            await telltale.until(lambda: caplog.text.count("Still without Redis") >= 2)
+        server.start()
+        await telltale.until(lambda number=number: telltale.reconnects == number)  # type: ignore[misc]
+        await engine.publish(publication("chat", "taken"))
+    await engine.stop()
+    assert telltale.told[1::2] == ["back", "back"]
+    assert [f"127.0.0.1:{server.port}" in reason for reason in telltale.told[::2]] == [True, True]
+
+
+async def test_the_node_is_not_told_that_it_stops_while_the_server_is_away(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        server.kill()
+        await collector.until(lambda: collector.disconnects == 1)
+        await engine.stop()
+        server.start()
+        await engine.start(collector)
+        await engine.publish(publication("chat", "taken"))
+    assert (collector.disconnects, collector.reconnects) == (1, 0)
+
+
+async def test_channels_of_our_own_are_channels_like_any_other(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace) as (engine, collector):
+        for name in ("\x01control", "\x01presence:room:1"):
+            await engine.subscribe(name, HISTORY)
+            assert (await engine.publish(publication(name, name), HISTORY, "key")).offset == 1
+            await collector.heard(name, [name])
+            assert [each.channel for each in (await engine.history(name)).publications] == [name]
+        assert await engine.history("control") == ([], START)
 
 
 # What is on its way
@@ -323,7 +391,7 @@ async def test_a_node_that_does_not_hear_does_not_speak(redis_url: str, namespac
     ):
         await engine.subscribe("chat")
         proxy.is_silencing = True
-        await seen.until(lambda: engine._session is None)
+        await seen.until(lambda: engine._supervisor.session is None)
         # The connection for commands is fine, and so would be another one for listening, but for the silence.
         assert "Redis" in await refusal(engine)
         proxy.is_silencing = False
@@ -363,7 +431,7 @@ async def test_what_is_no_publication_is_ignored_and_logged_once(
 ) -> None:
     async with running(redis_url, namespace) as (engine, collector):
         await engine.subscribe("chat")
-        name = engine._name("chat")
+        name = engine._keys.topic("chat")
         with Redis.from_url(redis_url) as client, caplog.at_level(logging.WARNING):
             for payload in (b"", b"hello", b"1 2 3 4", b"a b c d", b"0  1.0 \xc1", b"\xff \xff 1 \x90"):
                 assert client.publish(name, payload) == 1
@@ -561,7 +629,7 @@ async def test_a_primary_that_becomes_a_replica(server: RedisServer) -> None:
             client.replicaof("127.0.0.1", free_port())
             message = await refusal(engine, history=HISTORY)
             assert "read only" in message
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             client.execute_command("REPLICAOF", "NO", "ONE")
         await collector.until(lambda: collector.reconnects >= 1)
         await accepted(engine, "back", HISTORY)
@@ -573,7 +641,7 @@ async def test_a_primary_that_becomes_a_replica_while_nothing_is_kept(server: Re
     async with running(server.url) as (engine, collector):
         with server.client() as client:
             client.replicaof("127.0.0.1", free_port())
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             assert "primary" in await refusal(engine)
 
 
@@ -636,10 +704,10 @@ async def test_channels_are_spread_over_a_cluster(redis_cluster_url: str, namesp
         )
         for channel in channels:
             await collector.heard(channel, [channel])
-        assert len(engine._links) == 6
-        session = engine._session
+        session = engine._supervisor.session
         assert session is not None
-        assert {session.slots[session.slot(engine._name(channel))] for channel in channels} == {0, 1, 2}
+        assert len(session.links) == 6
+        assert {session.node(engine._keys.topic(channel)) for channel in channels} == {0, 1, 2}
 
 
 async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> None:
@@ -651,7 +719,7 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
                 await engine.subscribe(channel, HISTORY)
                 await engine.publish(publication(channel, "1"), HISTORY)
             servers[0].kill()
-            await collector.until(lambda: engine._session is None)
+            await collector.until(lambda: engine._supervisor.session is None)
             # Its channels are not heard, so nothing is said.
             assert "cluster" in await refusal(engine)
             servers[0].start()
@@ -666,6 +734,40 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
                 await collector.heard(channel, ["1", "2"])
 
 
+async def test_a_replica_in_a_cluster_takes_over_for_its_primary(namespace: str) -> None:
+    with redis_cluster(replicas=1) as servers:
+        async with running(f"redis+cluster://127.0.0.1:{servers[1].port}", namespace) as (engine, collector):
+            channels = [f"room:{number}" for number in range(30)]
+            before = {}
+            for channel in channels:
+                await engine.subscribe(channel, HISTORY)
+                before[channel] = await engine.publish(publication(channel, "1"), HISTORY)
+                await collector.heard(channel, ["1"])
+            entered = [PresenceChange(channel, "a", b"data") for channel in channels]
+            assert await engine.update_presence("one", 60, entered, begin=True)
+            with servers[0].client() as client:
+                await until(lambda: is_caught_up(client))
+            servers[0].kill()
+            await collector.until(lambda: collector.reconnects >= 1)
+            session = engine._supervisor.session
+            assert session is not None
+            assert {link.where for link in session.links} == {
+                f"127.0.0.1:{each.port}" for each in servers[1:]
+            }
+            for channel in channels:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with suppress(EngineUnavailable):
+                            position = await engine.publish(publication(channel, "2"), HISTORY, "2")
+                            break
+                assert position == (2, before[channel].epoch)
+                await collector.heard(channel, ["1", "2"])
+                assert await engine.presence(channel) == {"a": b"data"}
+            # What the replica had not got yet nobody knows: everybody is to be entered again.
+            assert not await engine.update_presence("one", 60)
+            assert await engine.update_presence("two", 60, entered, begin=True)
+
+
 async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> None:
     with redis_cluster(2) as servers:
         async with running(f"redis+cluster://127.0.0.1:{servers[0].port}", namespace) as (engine, collector):
@@ -674,10 +776,10 @@ async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> 
             await collector.heard("chat", ["before"])
             with servers[0].client() as first, servers[1].client() as second:
                 ids = [client.execute_command("CLUSTER", "MYID") for client in (first, second)]
-                session = engine._session
+                session = engine._supervisor.session
                 assert session is not None
-                slot = session.slot(engine._name("chat"))
-                target = 1 - session.slots[slot]
+                slot = key_slot(engine._keys.topic("chat"))
+                target = 1 - session.node(engine._keys.topic("chat"))
                 # The one that gets it is told first. There are no keys to be taken along.
                 for client in ((first, second), (second, first))[1 - target][::-1]:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])

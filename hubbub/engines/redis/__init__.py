@@ -16,7 +16,17 @@ all live and die together; publications stay on the primary of their channel (sh
 
 What a channel keeps lies in two keys and is only touched by the scripts in ``lua``, each of which is
 one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
-new epoch with the next publication.
+new epoch with the next publication. Who is in a channel lies in one more key, see ``presence.py``.
+
+=================  =======================================================================================
+``engine.py``      what hubs ask for: publications and histories
+``presence.py``    who is in which channel, and under which lease
+``scripts.py``     the scripts in ``lua``; ``keys.py``: what things are called in Redis
+``supervisor.py``  one session after another; what waits while there is none; telling the node of outages
+``session.py``     the connections that live and die together
+``servers.py``     which servers those go to; ``url.py``: what the URL says about it
+``link.py``        one connection, and what is on its way there and back
+=================  =======================================================================================
 """
 
 from hubbub.engines.redis.engine import RedisEngine

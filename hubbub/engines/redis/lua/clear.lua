@@ -1,0 +1,33 @@
+-- Remove a channel's entries under a lease, a part of them at a time. Whoever is entered under another lease by
+-- now stays.
+--
+-- KEYS[1]  see enter.lua.
+-- ARGV     the lease, '0' or the cursor that was returned last, how many entries to look at.
+-- Returns  a cursor, '0' when all is done; and the connections that are removed.
+
+local lease, cursor, limit = unpack(ARGV)
+local counter, mine = '#' .. lease, lease .. '\0'
+
+if redis.call('HEXISTS', KEYS[1], counter) == 0 then
+  return {'0', {}}
+end
+local following, entries = unpack(redis.call('HSCAN', KEYS[1], cursor, 'COUNT', limit))
+local removed = {}
+for index = 1, #entries, 2 do
+  local field, entry = entries[index], entries[index + 1]
+  if string.sub(field, 1, 1) == '=' and string.sub(entry, 1, #mine) == mine then
+    -- A scan may come across the same one twice.
+    if redis.call('HDEL', KEYS[1], field) == 1 then
+      table.insert(removed, string.sub(field, 2))
+    end
+  end
+end
+local left = 1
+if #removed > 0 then
+  left = redis.call('HINCRBY', KEYS[1], counter, -#removed)
+end
+if following == '0' or left <= 0 then
+  redis.call('HDEL', KEYS[1], counter)
+  return {'0', removed}
+end
+return {following, removed}

@@ -1,0 +1,20 @@
+-- Forget channels in which there are no entries under a lease any more; and the lease, if it is being removed and
+-- there are no others.
+--
+-- KEYS     see renew.lua.
+-- ARGV     the lease, channels.
+-- Returns  whether nothing is left of it (1 or 0).
+
+local lease = ARGV[1]
+
+for index = 2, #ARGV do
+  redis.call('ZREM', KEYS[2], ARGV[index])
+end
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  return 0
+end
+local lapses = redis.call('ZSCORE', KEYS[1], lease)
+if lapses and tonumber(lapses) < 0 then
+  redis.call('ZREM', KEYS[1], lease)
+end
+return 1
