@@ -243,7 +243,7 @@ class Attendance:
                 self._lease, self._ttl * LEASE, changes, begin=not self._has_begun
             )
             if not is_there:
-                logger.warning("This node was taken for dead; it says again who is here.")
+                logger.info("The engine has this node's lease no more: it is told again who is here.")
                 self._lease = token_hex(8)
                 self._has_begun = False
                 continue

@@ -15,6 +15,17 @@ from tests.servers import SERVERS
 __all__ = ["log", "postgres", "postgres_url", "server_name"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a server of their module run in one process, one after another; all others wherever
+    there is time."""
+    for item in items:
+        loop = item.get_closest_marker("asyncio")
+        if loop is not None and loop.kwargs.get("loop_scope") == "module":
+            # A module that is run on several servers shares each of them.
+            server = getattr(item, "callspec", None) and item.callspec.params.get("server")  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {server or ''}"))
+
+
 @pytest.fixture(params=SERVERS)
 def server_name(request: pytest.FixtureRequest) -> str:
     """Each of the servers that Hubbub works on."""
