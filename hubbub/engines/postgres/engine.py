@@ -6,10 +6,9 @@ import asyncio
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.resources import files
 from itertools import islice
 from random import random
 from secrets import token_hex
@@ -19,8 +18,10 @@ import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import Engine, Page, PresenceChange, Sink
 from hubbub.engines.postgres.address import DEADLINE, Address
+from hubbub.engines.postgres.errors import ERRORS, why
+from hubbub.engines.postgres.schema import HANDOVER, Schema
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.types import History
@@ -30,9 +31,6 @@ logger = logging.getLogger("hubbub.postgres")
 T = TypeVar("T")
 Listening: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-#: The version of the schema in ``schema.sql``.
-VERSION = 1
 
 #: Seconds between two reads that no notification has asked for.
 POLL = 1.0
@@ -49,12 +47,6 @@ CLOSE = 1.0
 #: Publications to one channel, and their bytes, that are accepted in one transaction.
 BATCH_SIZE, BATCH_BYTES = 100, 1_048_576
 
-#: Seconds that a publication to a channel without history is kept after its transaction, to be handed over.
-HANDOVER = 60.0
-
-#: Seconds that a stream is remembered after its last publication is gone. After that it begins anew.
-STREAM_TTL = 3600.0
-
 #: Seconds between two rounds of removing what has expired, rows removed at once, and seconds between two
 #: rounds of forgetting streams.
 PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
@@ -63,20 +55,13 @@ PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 _NAMESPACE = re.compile(r"(?!pg_)[A-Za-z0-9_.:-]{1,63}")
 
 #: Begins notifications that are not about a channel; no channel's name begins with it.
-_HEARING = "\x01"
-
-_INSTALLED = """
-SELECT current_user AS user, current_database() AS database,
-    EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS has_schema,
-    EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = 'state') AS has_tables
-"""
+_HEARING = "\x02"
 
 _APPEND = """
 SELECT a."offset", a.epoch
 FROM unnest($2::bytea[], $3::text[], $4::bigint[], $5::float8[], $6::text[], $7::text[], $8::text[])
     WITH ORDINALITY AS b (data, kind, size, ttl, key, exclude, id, number)
-CROSS JOIN LATERAL {schema}.append($1, b.data, b.kind, b.size, b.ttl, b.key, b.exclude, b.id) AS a
+CROSS JOIN LATERAL {schema}.accept($1, b.data, b.kind, b.size, b.ttl, b.key, b.exclude, b.id) AS a
 ORDER BY b.number
 """
 
@@ -157,11 +142,12 @@ class PostgresEngine(Engine):
                 f"'pg_', but got {namespace!r}."
             )
         self._address = Address(url)
-        self._append = self._sql(_APPEND)
-        self._read = self._sql(_READ)
-        self._set_back = self._sql(_SET_BACK)
-        self._forwards = self._sql(_HISTORY).replace("{direction}", "ASC")
-        self._backwards = self._sql(_HISTORY).replace("{direction}", "DESC")
+        self._schema = Schema(namespace, self._address)
+        self._append = self._schema.sql(_APPEND)
+        self._read = self._schema.sql(_READ)
+        self._set_back = self._schema.sql(_SET_BACK)
+        self._forwards = self._schema.sql(_HISTORY).replace("{direction}", "ASC")
+        self._backwards = self._schema.sql(_HISTORY).replace("{direction}", "DESC")
 
         self._sink: Sink | None = None
         self._listening: Listening | None = None
@@ -206,11 +192,11 @@ class PostgresEngine(Engine):
         if tasks:
             await asyncio.wait(tasks, timeout=DEADLINE)
         for queue in self._queues.values():
-            self._fail(queue, self._unavailable("the engine has been stopped."))
+            self._fail(queue, self._address.unavailable("the engine has been stopped."))
         self._queues.clear()
         self._subscriptions.clear()
         self._stirred.clear()
-        with suppress(*_ERRORS):
+        with suppress(*ERRORS):
             async with asyncio.timeout(CLOSE):
                 if self._listening is not None:
                     await self._listening.close()
@@ -254,7 +240,7 @@ class PostgresEngine(Engine):
         :raises TypeError: it is something else.
         """
         offset, epoch = await append_in(
-            using, _quote(self.namespace), _arguments(publication, history, idempotency_key)
+            using, self._schema.quoted, _arguments(publication, history, idempotency_key)
         )
         return Position(offset, epoch)
 
@@ -263,13 +249,13 @@ class PostgresEngine(Engine):
     async def subscribe(self, channel: str, history: History | None = None) -> Position:
         async def subscribe(connection: Any) -> asyncpg.Record | None:
             row = await connection.fetchrow(
-                self._sql("SELECT * FROM {schema}.streams WHERE channel = $1"), channel
+                self._schema.sql("SELECT * FROM {schema}.streams WHERE channel = $1"), channel
             )
             if history is None or (
                 row is not None and (row["size"], row["ttl"]) == (history.size, history.ttl)
             ):
                 return row  # type: ignore[no-any-return]
-            declare = self._sql("SELECT * FROM {schema}.declare($1, $2, $3)")
+            declare = self._schema.sql("SELECT * FROM {schema}.declare($1, $2, $3)")
             return await connection.fetchrow(declare, channel, history.size, history.ttl)  # type: ignore[no-any-return]
 
         stream = await self._ask(subscribe)
@@ -307,8 +293,30 @@ class PostgresEngine(Engine):
         return Page([_publication(row) for row in rows if row["sequence"] is not None], position)
 
     async def remove_history(self, channel: str) -> None:
-        remove = self._sql("SELECT {schema}.remove_history($1)")
+        remove = self._schema.sql("SELECT {schema}.remove_history($1)")
         await self._ask(lambda connection: connection.execute(remove, channel))
+
+    # Presence
+
+    async def update_presence(
+        self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
+    ) -> bool:
+        update = self._schema.sql("SELECT {schema}.update_presence($1, $2, $3, $4, $5, $6)")
+        channels, connections, data = zip(*changes, strict=True) if changes else ((), (), ())
+        is_there: bool = await self._ask(
+            lambda connection: connection.fetchval(update, lease, ttl, begin, channels, connections, data)
+        )
+        return is_there
+
+    async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
+        expire = self._schema.sql("SELECT * FROM {schema}.expire_presence($1)")
+        removed = await self._ask(lambda connection: connection.fetch(expire, grace))
+        return [PresenceChange(row["channel"], row["connection"], None) for row in removed]
+
+    async def presence(self, channel: str) -> Mapping[str, bytes]:
+        find = self._schema.sql("SELECT connection, data FROM {schema}.presence WHERE channel = $1")
+        found = await self._ask(lambda connection: connection.fetch(find, channel))
+        return {row["connection"]: row["data"] for row in found}
 
     # Inside: asking the database
 
@@ -317,16 +325,10 @@ class PostgresEngine(Engine):
             raise HubNotRunning("The PostgreSQL engine has not been started.")
         return self._sink
 
-    def _sql(self, template: str) -> str:
-        return template.replace("{schema}", _quote(self.namespace))
-
-    def _unavailable(self, why: object) -> EngineUnavailable:
-        return EngineUnavailable(f"PostgreSQL at {self._address} cannot be used: {why}")
-
     def _late(self, hint: str) -> EngineUnavailable:
         if not self._hearing.is_set():
-            return self._unavailable(self._trouble)
-        return self._unavailable(f"no answer within {DEADLINE:g} s. {hint}")
+            return self._address.unavailable(self._trouble)
+        return self._address.unavailable(f"no answer within {DEADLINE:g} s. {hint}")
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
@@ -351,14 +353,14 @@ class PostgresEngine(Engine):
             task.cancel()
             raise self._late("Are all connections of the pool busy?")
         if task.cancelled():
-            raise self._unavailable("the engine has been stopped.")
+            raise self._address.unavailable("the engine has been stopped.")
         exc = task.exception()
         if exc is None:
             return task.result()  # type: ignore[no-any-return]
-        if isinstance(exc, _ERRORS):
+        if isinstance(exc, ERRORS):
             # If the tables are gone, the reading task sees it too, and heals it.
             self._wake.set()
-            raise self._unavailable(_why(exc)) from exc
+            raise self._address.unavailable(why(exc)) from exc
         raise exc
 
     async def _asked(self, question: Callable[[Any], Awaitable[T]]) -> T:
@@ -389,7 +391,7 @@ class PostgresEngine(Engine):
             try:
                 rows = await self._ask(partial(self._append_batch, channel, batch))
             except asyncio.CancelledError:
-                self._fail(batch, self._unavailable("the engine has been stopped."))
+                self._fail(batch, self._address.unavailable("the engine has been stopped."))
                 raise
             except Exception as exc:
                 self._fail(batch, exc)
@@ -420,14 +422,19 @@ class PostgresEngine(Engine):
                 if is_back:
                     self._started().on_reconnect()
                 await self._listen()
-            except _ERRORS as exc:
-                self._trouble = _why(exc)
-                logger.warning("Lost PostgreSQL at %s: %s", self._address, _why(exc))
+            except ERRORS as exc:
+                self._trouble = why(exc)
+                logger.warning("Lost PostgreSQL at %s: %s", self._address, why(exc))
             except Exception as exc:
-                self._trouble = _why(exc)
+                self._trouble = why(exc)
                 logger.exception("Reading from PostgreSQL at %s failed.", self._address)
             self._hearing.clear()
             self._disconnect()
+            try:
+                self._started().on_disconnect(f"Lost PostgreSQL at {self._address}: {self._trouble}")
+            except Exception:
+                # Without this task, nothing would ever be heard again.
+                logger.exception("Telling that PostgreSQL at %s is away failed.", self._address)
             await self._reconnect()
             is_back = True
 
@@ -549,11 +556,11 @@ class PostgresEngine(Engine):
             try:
                 installation = await self._connect()
             except EngineUnavailable as exc:
-                self._trouble = _why(exc.__cause__ or exc)
+                self._trouble = why(exc.__cause__ or exc)
                 logger.warning("%s", exc)
             except Exception as exc:
                 # Whatever it is, giving up would be worse.
-                self._trouble = _why(exc)
+                self._trouble = why(exc)
                 logger.exception("Connecting to PostgreSQL at %s failed.", self._address)
             else:
                 break
@@ -580,7 +587,7 @@ class PostgresEngine(Engine):
             async with asyncio.timeout(DEADLINE):
                 listening = await asyncpg.connect(address.dsn, **address.listen, **address.options)
                 self._listening = listening
-                installation = await self._install(listening)
+                installation = await self._schema.install(listening)
                 await listening.add_listener(self.namespace, self._on_notify)
                 listening.add_termination_listener(lambda _: self._wake.set())
                 self._pool = asyncpg.create_pool(
@@ -589,7 +596,7 @@ class PostgresEngine(Engine):
                 await self._pool
                 is_connected = True
                 # Without parameters, which would be a statement to prepare.
-                await self._pool.execute(f"NOTIFY {_quote(self.namespace)}, '{self._token}'")
+                await self._pool.execute(f"NOTIFY {self._schema.quoted}, '{self._token}'")
                 await self._heard.wait()
             return installation
         except BaseException as exc:
@@ -597,15 +604,17 @@ class PostgresEngine(Engine):
             if isinstance(exc, EngineUnavailable):
                 raise
             if isinstance(exc, TimeoutError) and is_connected:
-                raise self._unavailable(
+                raise self._address.unavailable(
                     "LISTEN does not work there. If this is a pooler that gives a connection for a "
                     "transaction only, add '?listen=host:port' to the URL, with PostgreSQL's own address."
                 ) from None
             if isinstance(exc, asyncpg.ClientConfigurationError | ValueError):
                 # Their messages may repeat the URL.
-                raise self._unavailable("the URL has a part that asyncpg does not understand.") from None
-            if isinstance(exc, _ERRORS):
-                raise self._unavailable(_why(exc)) from exc
+                raise self._address.unavailable(
+                    "the URL has a part that asyncpg does not understand."
+                ) from None
+            if isinstance(exc, ERRORS):
+                raise self._address.unavailable(why(exc)) from exc
             raise
 
     def _disconnect(self) -> None:
@@ -615,57 +624,6 @@ class PostgresEngine(Engine):
         if self._listening is not None:
             self._listening.terminate()
         self._pool = self._listening = None
-
-    async def _install(self, connection: Listening) -> str:
-        """Make the schema if there is none. Returns the id of the installation."""
-        if connection.get_server_version().major < 13:
-            raise self._unavailable("it is older than PostgreSQL 13.")
-        async with connection.transaction():
-            found = await connection.fetchrow(_INSTALLED, self.namespace)
-            assert found is not None
-            if not found["has_tables"]:
-                # Several workers start at once: one makes it, the others wait and find it.
-                await connection.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended('hubbub install ' || $1, 0))",
-                    self.namespace,
-                )
-                found = await connection.fetchrow(_INSTALLED, self.namespace)
-                assert found is not None
-            if not found["has_tables"]:
-                try:
-                    if not found["has_schema"]:
-                        await connection.execute(self._sql("CREATE SCHEMA {schema}"))
-                    await connection.execute(self._schema())
-                except asyncpg.InsufficientPrivilegeError as exc:
-                    user, database = found["user"], found["database"]
-                    raise self._unavailable(
-                        f"{user} may not make the schema {self.namespace!r} ({exc}). As somebody who may, "
-                        f"run: CREATE SCHEMA {_quote(self.namespace)} AUTHORIZATION {_quote(user)}; "
-                        f"or: GRANT CREATE ON DATABASE {_quote(database)} TO {_quote(user)};"
-                    ) from exc
-            state = await connection.fetchrow(self._sql("SELECT version, id FROM {schema}.state"))
-            if state is None or state["version"] != VERSION:
-                version = None if state is None else state["version"]
-                raise self._unavailable(
-                    f"the schema {self.namespace!r} is of version {version}, but this version of Hubbub "
-                    f"knows {VERSION}. Upgrade Hubbub here, or give this hub another namespace."
-                )
-            return str(state["id"])
-
-    def _schema(self) -> str:
-        sql = self._sql(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
-        defaults = History()
-        for name, value in {
-            "name": f"'{self.namespace}'",
-            "version": VERSION,
-            "handover": HANDOVER,
-            "window": IDEMPOTENCY_WINDOW,
-            "stream_ttl": STREAM_TTL,
-            "default_size": defaults.size,
-            "default_ttl": defaults.ttl,
-        }.items():
-            sql = sql.replace(f"{{{name}}}", str(value))
-        return sql
 
     # Inside: removing what has expired
 
@@ -694,19 +652,14 @@ class PostgresEngine(Engine):
                 logger.debug("Could not prune: %s", exc)
 
     async def _prune_streams(self) -> None:
-        prune = self._sql("SELECT {schema}.prune_streams($1, $2)")
+        prune = self._schema.sql("SELECT {schema}.prune_streams($1, $2)")
         in_use = list(self._subscriptions)
         await self._ask(lambda connection: connection.execute(prune, in_use, PRUNE_LIMIT))
 
     async def _prune_step(self, snapshot: str) -> int:
-        prune = self._sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
+        prune = self._schema.sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
         removed = await self._ask(lambda connection: connection.fetchval(prune, snapshot, PRUNE_LIMIT))
         return int(removed)
-
-
-def _quote(name: str) -> str:
-    """``name`` as an identifier in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _arguments(publication: Publication, history: History | None, key: str | None) -> tuple[Any, ...]:
@@ -727,13 +680,3 @@ def _publication(row: asyncpg.Record) -> Publication:
         row["epoch"],
         row["seconds"],
     )
-
-
-#: What a database or a network that does not do as expected raises.
-_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-
-def _why(exc: BaseException) -> str:
-    if isinstance(exc, TimeoutError) and not str(exc):
-        return f"no answer within {DEADLINE:g} s."
-    return str(exc) or type(exc).__name__
