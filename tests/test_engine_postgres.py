@@ -26,7 +26,7 @@ from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.memory import MemoryEngine
-from hubbub.engines.postgres import PostgresEngine, address, schema
+from hubbub.engines.postgres import PostgresEngine, address, reader, schema
 from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -431,7 +431,7 @@ async def test_a_burst_larger_than_one_read_arrives_whole(
 async def test_large_publications_are_read_in_portions(
     monkeypatch: pytest.MonkeyPatch, node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
-    monkeypatch.setattr(module, "READ_BYTES", 1000)
+    monkeypatch.setattr(reader, "READ_BYTES", 1000)
     engine, collector = node
     for channel in ("a", "b"):
         await engine.subscribe(channel)

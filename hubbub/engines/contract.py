@@ -161,6 +161,8 @@ class EngineContract:
 
     async def test_odd_names_and_texts_are_channels_like_any_other(self) -> None:
         names = ["a b", "größe:ß", "*", "x" * 255, "{tag}", "a'b\"c;--", "%s", "日本/語"]
+        # Hubs have channels for themselves, too.
+        names += ["\x01control", "\x01presence:" + "ü" * 255]
         async with self.started() as (engine, collector):
             for name in names:
                 await engine.subscribe(name)

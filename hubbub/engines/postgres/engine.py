@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import islice
 from random import random
 from secrets import token_hex
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -21,7 +18,10 @@ from hubbub.engines.backoff import Backoff
 from hubbub.engines.base import Engine, Page, PresenceChange, Sink
 from hubbub.engines.postgres.address import DEADLINE, Address
 from hubbub.engines.postgres.errors import ERRORS, why
-from hubbub.engines.postgres.schema import HANDOVER, Schema
+from hubbub.engines.postgres.queues import Item, Queues
+from hubbub.engines.postgres.reader import Reader
+from hubbub.engines.postgres.rows import as_arguments, as_publication
+from hubbub.engines.postgres.schema import HANDOVER, Connection, Schema
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.types import History
@@ -29,14 +29,10 @@ from hubbub.types import History
 logger = logging.getLogger("hubbub.postgres")
 
 T = TypeVar("T")
-Listening: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 #: Seconds between two reads that no notification has asked for.
 POLL = 1.0
-
-#: What is read at once: channels, publications, publications of one channel, bytes (and one of them more).
-READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_388_608
 
 #: Seconds between two notifications by which a node finds out whether it hears.
 HEARING_CHECK = 10.0
@@ -44,46 +40,20 @@ HEARING_CHECK = 10.0
 #: Seconds that saying goodbye may take.
 CLOSE = 1.0
 
-#: Publications to one channel, and their bytes, that are accepted in one transaction.
-BATCH_SIZE, BATCH_BYTES = 100, 1_048_576
-
 #: Seconds between two rounds of removing what has expired, rows removed at once, and seconds between two
 #: rounds of forgetting streams.
 PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 
-#: The name of a schema, and of what one listens to. PostgreSQL would cut off what is longer.
-_NAMESPACE = re.compile(r"(?!pg_)[A-Za-z0-9_.:-]{1,63}")
-
 #: Begins notifications that are not about a channel; no channel's name begins with it.
 _HEARING = "\x02"
 
-_APPEND = """
+# Accepts a batch of publications to one channel.
+_ACCEPT = """
 SELECT a."offset", a.epoch
 FROM unnest($2::bytea[], $3::text[], $4::bigint[], $5::float8[], $6::text[], $7::text[], $8::text[])
     WITH ORDINALITY AS b (data, kind, size, ttl, key, exclude, id, number)
 CROSS JOIN LATERAL {schema}.accept($1, b.data, b.kind, b.size, b.ttl, b.key, b.exclude, b.id) AS a
 ORDER BY b.number
-"""
-
-# For each channel what comes after what has been seen, all as of one moment.
-_READ = """
-SELECT *, extract(epoch FROM time)::float8 AS seconds FROM (
-    SELECT p.*, c.number,
-        sum(octet_length(p.data)) OVER (ORDER BY c.number, p.sequence) - octet_length(p.data) AS bytes_before
-    FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS c (channel, seen, number)
-    CROSS JOIN LATERAL (
-        SELECT * FROM {schema}.publications o
-        WHERE o.channel = c.channel AND o.sequence > c.seen ORDER BY o.sequence LIMIT $3
-    ) AS p
-) AS found
-WHERE bytes_before < $5
-ORDER BY number, sequence LIMIT $4
-"""
-
-# Streams that stand before what has been seen of them.
-_SET_BACK = """
-SELECT s.channel, s.sequence FROM unnest($1::text[], $2::bigint[]) AS c (channel, seen)
-JOIN {schema}.streams s ON s.channel = c.channel AND s.sequence < c.seen
 """
 
 # A channel of which nothing is found, or nothing new, is one row without a publication.
@@ -105,24 +75,6 @@ ORDER BY p.sequence {direction}
 """
 
 
-class Subscription:
-    """What this node has seen of a channel."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self, seen: int) -> None:
-        self.seen = seen
-
-
-class Item(NamedTuple):
-    """A publication that waits to be accepted."""
-
-    publication: Publication
-    history: History | None
-    key: str | None
-    accepted: asyncio.Future[Position]
-
-
 class PostgresEngine(Engine):
     """One schema of a PostgreSQL database, named after the namespace.
 
@@ -136,21 +88,14 @@ class PostgresEngine(Engine):
 
     def __init__(self, url: str, namespace: str = "hubbub") -> None:
         super().__init__(url, namespace)
-        if not _NAMESPACE.fullmatch(namespace):
-            raise ValueError(
-                "Expected a namespace of 1 to 63 letters, digits or any of '_.:-' that does not begin with "
-                f"'pg_', but got {namespace!r}."
-            )
         self._address = Address(url)
         self._schema = Schema(namespace, self._address)
-        self._append = self._schema.sql(_APPEND)
-        self._read = self._schema.sql(_READ)
-        self._set_back = self._schema.sql(_SET_BACK)
+        self._accept_batch = self._schema.sql(_ACCEPT)
         self._forwards = self._schema.sql(_HISTORY).replace("{direction}", "ASC")
         self._backwards = self._schema.sql(_HISTORY).replace("{direction}", "DESC")
 
         self._sink: Sink | None = None
-        self._listening: Listening | None = None
+        self._listening: Connection | None = None
         self._pool: Pool | None = None
         # Set while a connection listens. Publishing waits for it: who cannot hear does not speak.
         self._hearing = asyncio.Event()
@@ -160,19 +105,16 @@ class PostgresEngine(Engine):
         # What is heard then.
         self._token = ""
         self._installation = ""
-        self._subscriptions: dict[str, Subscription] = {}
-        # Channels in which there may be something to read, in the order in which that was found out.
-        self._stirred: dict[str, None] = {}
-        self._wake = asyncio.Event()
-        # Channel -> what waits for the task that publishes to it, one transaction after another.
-        self._queues: dict[str, deque[Item]] = {}
+        self._reader = Reader(self._schema)
+        self._queues = Queues(self._accept, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # Life
 
     async def start(self, sink: Sink) -> None:
         # Anew, for they belong to the event loop on which they are used.
-        self._hearing, self._heard, self._wake = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._hearing, self._heard = asyncio.Event(), asyncio.Event()
+        self._reader = Reader(self._schema)
         self._sink = sink
         try:
             self._installation = await self._connect()
@@ -191,11 +133,7 @@ class PostgresEngine(Engine):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=DEADLINE)
-        for queue in self._queues.values():
-            self._fail(queue, self._address.unavailable("the engine has been stopped."))
-        self._queues.clear()
-        self._subscriptions.clear()
-        self._stirred.clear()
+        self._queues.close(self._address.unavailable("the engine has been stopped."))
         with suppress(*ERRORS):
             async with asyncio.timeout(CLOSE):
                 if self._listening is not None:
@@ -213,16 +151,9 @@ class PostgresEngine(Engine):
         idempotency_key: str | None = None,
     ) -> Position:
         self._started()
-        accepted: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        item = Item(publication, history, idempotency_key, accepted)
-        queue = self._queues.get(publication.channel)
-        if queue is None:
-            queue = self._queues[publication.channel] = deque()
-            self._spawn(self._publish(publication.channel, queue))
-        queue.append(item)
         try:
             async with asyncio.timeout(DEADLINE):
-                return await accepted
+                return await self._queues.put(publication, history, idempotency_key)
         except TimeoutError:
             raise self._late("Is a transaction that published to the channel still open?") from None
 
@@ -240,9 +171,14 @@ class PostgresEngine(Engine):
         :raises TypeError: it is something else.
         """
         offset, epoch = await append_in(
-            using, self._schema.quoted, _arguments(publication, history, idempotency_key)
+            using, self._schema.quoted, as_arguments(publication, history, idempotency_key)
         )
         return Position(offset, epoch)
+
+    async def _accept(self, channel: str, batch: Sequence[Item]) -> Sequence[Position]:
+        columns = zip(*(as_arguments(*item[:3])[1:] for item in batch), strict=True)
+        rows = await self._ask(lambda connection: connection.fetch(self._accept_batch, channel, *columns))
+        return [Position(row["offset"], row["epoch"]) for row in rows]
 
     # Subscribing
 
@@ -260,15 +196,14 @@ class PostgresEngine(Engine):
 
         stream = await self._ask(subscribe)
         # What was committed since this was read, and announced before it came, is yet to be read.
-        self._subscriptions[channel] = Subscription(stream["sequence"] if stream else 0)
-        self._stir(channel)
+        self._reader.subscribe(channel, stream["sequence"] if stream else 0)
         if stream is None or stream["size"] is None:
             return START
         return Position(stream["sequence"] - stream["base"], stream["epoch"])
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
-        self._subscriptions.pop(channel, None)
+        self._reader.unsubscribe(channel)
 
     # History
 
@@ -290,7 +225,7 @@ class PostgresEngine(Engine):
         if not rows:
             return Page((), START)
         position = Position(rows[0]["top"], rows[0]["top_epoch"])
-        return Page([_publication(row) for row in rows if row["sequence"] is not None], position)
+        return Page([as_publication(row) for row in rows if row["sequence"] is not None], position)
 
     async def remove_history(self, channel: str) -> None:
         remove = self._schema.sql("SELECT {schema}.remove_history($1)")
@@ -359,7 +294,7 @@ class PostgresEngine(Engine):
             return task.result()  # type: ignore[no-any-return]
         if isinstance(exc, ERRORS):
             # If the tables are gone, the reading task sees it too, and heals it.
-            self._wake.set()
+            self._reader.woken.set()
             raise self._address.unavailable(why(exc)) from exc
         raise exc
 
@@ -373,44 +308,6 @@ class PostgresEngine(Engine):
             # run in the same.
             async with connection.transaction():
                 return await question(connection)
-
-    # Inside: publishing
-
-    async def _publish(self, channel: str, queue: deque[Item]) -> None:
-        """Publish what is in ``queue`` until there is no more: what comes meanwhile goes together."""
-        while queue:
-            batch: list[Item] = []
-            size = 0
-            while queue and len(batch) < BATCH_SIZE and size < BATCH_BYTES:
-                item = queue.popleft()
-                if not item.accepted.done():
-                    batch.append(item)
-                    size += len(item.publication.data)
-            if not batch:
-                continue
-            try:
-                rows = await self._ask(partial(self._append_batch, channel, batch))
-            except asyncio.CancelledError:
-                self._fail(batch, self._address.unavailable("the engine has been stopped."))
-                raise
-            except Exception as exc:
-                self._fail(batch, exc)
-            else:
-                for item, row in zip(batch, rows, strict=True):
-                    if not item.accepted.done():
-                        item.accepted.set_result(Position(row["offset"], row["epoch"]))
-        del self._queues[channel]
-
-    async def _append_batch(
-        self, channel: str, batch: Sequence[Item], connection: Any
-    ) -> Sequence[asyncpg.Record]:
-        columns = zip(*(_arguments(*item[:3])[1:] for item in batch), strict=True)
-        return await connection.fetch(self._append, channel, *columns)  # type: ignore[no-any-return]
-
-    def _fail(self, items: Sequence[Item] | deque[Item], exc: Exception) -> None:
-        for item in items:
-            if not item.accepted.done():
-                item.accepted.set_exception(exc)
 
     # Inside: listening and reading
 
@@ -447,13 +344,18 @@ class PostgresEngine(Engine):
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, polled + POLL - loop.time())):
-                    await self._wake.wait()
-            self._wake.clear()
+                    await self._reader.woken.wait()
+            self._reader.woken.clear()
             if loop.time() >= polled + POLL:
                 polled = loop.time()
-                await self._poll(listening)
+                async with asyncio.timeout(DEADLINE):
+                    is_set_back = await self._reader.poll(listening)
+                if is_set_back:
+                    # Only a server that has forgotten what it had committed: after a crash, or from a backup.
+                    logger.warning("PostgreSQL at %s was set back to an earlier state.", self._address)
+                    self._started().on_reconnect()
             async with asyncio.timeout(DEADLINE):
-                await self._read_stirred(listening)
+                await self._reader.read(listening, self._started().on_publication)
             if test is not None and test.done():
                 if not test.result():
                     raise TimeoutError("notifications do not arrive any more.")
@@ -462,74 +364,11 @@ class PostgresEngine(Engine):
                 tested = loop.time()
                 test = self._spawn(self._test_hearing())
 
-    async def _poll(self, listening: Listening) -> None:
-        """Look by ourselves, as if we had been notified: at all channels, or at many of them in turn."""
-        channels = list(islice(self._subscriptions, READ_CHANNELS))
-        if len(channels) < len(self._subscriptions):
-            for channel in channels:
-                self._subscriptions[channel] = self._subscriptions.pop(channel)
-        seen = [self._subscriptions[channel].seen for channel in channels]
-        async with asyncio.timeout(DEADLINE):
-            rows = await listening.fetch(self._set_back, channels, seen)
-        for row in rows:
-            # Only a server that has forgotten what it had committed: after a crash, or from a backup.
-            logger.warning("PostgreSQL at %s was set back to an earlier state.", self._address)
-            if subscription := self._subscriptions.get(row["channel"]):
-                subscription.seen = row["sequence"]
-        if rows:
-            self._started().on_reconnect()
-        for channel in channels:
-            self._stir(channel)
-
-    async def _read_stirred(self, listening: Listening) -> None:
-        channels = list(islice(self._stirred, READ_CHANNELS))
-        for channel in channels:
-            del self._stirred[channel]
-        if self._stirred:
-            self._wake.set()
-        reading = {each: self._subscriptions[each] for each in channels if each in self._subscriptions}
-        if not reading:
-            # Also an answer that says that the connection is alive.
-            await listening.execute("SELECT 1")
-            return
-        rows = await listening.fetch(
-            self._read,
-            list(reading),
-            [each.seen for each in reading.values()],
-            READ_LIMIT_CHANNEL,
-            READ_LIMIT,
-            READ_BYTES,
-        )
-        sink = self._started()
-        for row in rows:
-            subscription = reading[row["channel"]]
-            if (
-                self._subscriptions.get(row["channel"]) is subscription
-                and row["sequence"] > subscription.seen
-            ):
-                subscription.seen = row["sequence"]
-                sink.on_publication(_publication(row))
-        # Where there may be more; those first that got nothing because the others had so much.
-        counts = Counter(row["channel"] for row in rows)
-        is_cut_off = len(rows) == READ_LIMIT or sum(len(row["data"]) for row in rows) >= READ_BYTES
-        if is_cut_off:
-            for channel in reading:
-                if channel not in counts:
-                    self._stir(channel)
-        for channel, count in counts.items():
-            if count == READ_LIMIT_CHANNEL or is_cut_off:
-                self._stir(channel)
-
-    def _stir(self, channel: str) -> None:
-        if channel in self._subscriptions:
-            self._stirred[channel] = None
-            self._wake.set()
-
     def _on_notify(self, connection: object, pid: int, name: str, payload: object) -> None:
         if payload == self._token:
             self._heard.set()
         elif isinstance(payload, str):
-            self._stir(payload)
+            self._reader.stir(payload)
 
     async def _test_hearing(self) -> bool:
         """Whether what others publish is heard. Asked through another connection: a pooler that
@@ -568,10 +407,8 @@ class PostgresEngine(Engine):
         if installation != self._installation:
             # The schema has been made anew. All that is in it is new to us.
             self._installation = installation
-            for subscription in self._subscriptions.values():
-                subscription.seen = 0
-        for channel in self._subscriptions:
-            self._stir(channel)
+            self._reader.forget()
+        self._reader.stir_all()
         self._hearing.set()
 
     async def _connect(self) -> str:
@@ -589,7 +426,7 @@ class PostgresEngine(Engine):
                 self._listening = listening
                 installation = await self._schema.install(listening)
                 await listening.add_listener(self.namespace, self._on_notify)
-                listening.add_termination_listener(lambda _: self._wake.set())
+                listening.add_termination_listener(lambda _: self._reader.woken.set())
                 self._pool = asyncpg.create_pool(
                     address.dsn, min_size=1, max_size=address.pool_size, **address.options
                 )
@@ -653,30 +490,10 @@ class PostgresEngine(Engine):
 
     async def _prune_streams(self) -> None:
         prune = self._schema.sql("SELECT {schema}.prune_streams($1, $2)")
-        in_use = list(self._subscriptions)
+        in_use = self._reader.channels
         await self._ask(lambda connection: connection.execute(prune, in_use, PRUNE_LIMIT))
 
     async def _prune_step(self, snapshot: str) -> int:
         prune = self._schema.sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
         removed = await self._ask(lambda connection: connection.fetchval(prune, snapshot, PRUNE_LIMIT))
         return int(removed)
-
-
-def _arguments(publication: Publication, history: History | None, key: str | None) -> tuple[Any, ...]:
-    """What the database's function ``append`` is called with."""
-    size, ttl = (history.size, history.ttl) if history is not None else (None, None)
-    channel, data, kind = publication.channel, publication.data, publication.kind
-    return channel, data, kind, size, ttl, key, publication.exclude, publication.id
-
-
-def _publication(row: asyncpg.Record) -> Publication:
-    return Publication(
-        row["channel"],
-        row["data"],
-        row["kind"],
-        row["exclude"],
-        row["id"],
-        row["offset"],
-        row["epoch"],
-        row["seconds"],
-    )

@@ -7,6 +7,7 @@ several workers that start at once, one does it.
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import TypeAlias
 
@@ -28,6 +29,9 @@ HANDOVER = 60.0
 #: Seconds that a stream is remembered after its last publication is gone. After that it begins anew.
 STREAM_TTL = 3600.0
 
+#: The name of a schema, and of what one listens to. PostgreSQL would cut off what is longer.
+_NAMESPACE = re.compile(r"(?!pg_)[A-Za-z0-9_.:-]{1,63}")
+
 _FIND = """
 SELECT current_user AS user, current_database() AS database,
     EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS has_schema,
@@ -47,9 +51,15 @@ class Schema:
 
     :param namespace: its name.
     :param address: of the database, for messages.
+    :raises ValueError: no schema can have that name.
     """
 
     def __init__(self, namespace: str, address: Address) -> None:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise ValueError(
+                "Expected a namespace of 1 to 63 letters, digits or any of '_.:-' that does not begin with "
+                f"'pg_', but got {namespace!r}."
+            )
         self._namespace = namespace
         self._address = address
         #: Its name as an identifier in SQL.
