@@ -99,7 +99,7 @@ class PostgresEngine(Engine):
         self._pool: Pool | None = None
         # Set while a connection listens. Publishing waits for it: who cannot hear does not speak.
         self._hearing = asyncio.Event()
-        # Why it does not.
+        # Why it does not, as who asks meanwhile is told.
         self._trouble = ""
         self._heard = asyncio.Event()
         # What is heard then.
@@ -262,7 +262,7 @@ class PostgresEngine(Engine):
 
     def _late(self, hint: str) -> EngineUnavailable:
         if not self._hearing.is_set():
-            return self._address.unavailable(self._trouble)
+            return EngineUnavailable(self._trouble)
         return self._address.unavailable(f"no answer within {DEADLINE:g} s. {hint}")
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -320,15 +320,15 @@ class PostgresEngine(Engine):
                     self._started().on_reconnect()
                 await self._listen()
             except ERRORS as exc:
-                self._trouble = why(exc)
-                logger.warning("Lost PostgreSQL at %s: %s", self._address, why(exc))
+                self._trouble = f"Lost PostgreSQL at {self._address}: {why(exc)}"
+                logger.warning("%s", self._trouble)
             except Exception as exc:
-                self._trouble = why(exc)
-                logger.exception("Reading from PostgreSQL at %s failed.", self._address)
+                self._trouble = f"Reading from PostgreSQL at {self._address} failed: {why(exc)}"
+                logger.exception("%s", self._trouble)
             self._hearing.clear()
             self._disconnect()
             try:
-                self._started().on_disconnect(f"Lost PostgreSQL at {self._address}: {self._trouble}")
+                self._started().on_disconnect(self._trouble)
             except Exception:
                 # Without this task, nothing would ever be heard again.
                 logger.exception("Telling that PostgreSQL at %s is away failed.", self._address)
@@ -395,11 +395,11 @@ class PostgresEngine(Engine):
             try:
                 installation = await self._connect()
             except EngineUnavailable as exc:
-                self._trouble = why(exc.__cause__ or exc)
+                self._trouble = str(exc)
                 logger.warning("%s", exc)
             except Exception as exc:
                 # Whatever it is, giving up would be worse.
-                self._trouble = why(exc)
+                self._trouble = str(self._address.unavailable(why(exc)))
                 logger.exception("Connecting to PostgreSQL at %s failed.", self._address)
             else:
                 break

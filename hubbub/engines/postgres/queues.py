@@ -1,4 +1,4 @@
-"""What waits to be accepted, channel by channel: what comes in one transaction's time is the next one."""
+"""What waits to be accepted, channel by channel: all that comes during one transaction is for the next."""
 
 from __future__ import annotations
 
