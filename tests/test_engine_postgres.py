@@ -471,18 +471,6 @@ def leaves(channel: str, connection: str) -> PresenceChange:
     return PresenceChange(channel, connection, None)
 
 
-async def test_of_many_that_expire_leases_at_once_each_is_removed_by_one(
-    node: tuple[PostgresEngine, Collector],
-) -> None:
-    engine, _ = node
-    for number in range(20):
-        entered = [enters(f"room:{room}", str(number)) for room in range(10)]
-        assert await engine.update_presence(str(number), 0, entered, begin=True)
-    answers = await asyncio.gather(*(engine.expire_presence(-1) for _ in range(10)))
-    assert sum(map(len, answers)) == 200
-    assert len({change for each in answers for change in each}) == 200
-
-
 async def test_of_one_who_dies_while_removing_a_lease_another_takes_over(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:

@@ -361,19 +361,6 @@ async def test_namespaces_have_leases_and_presence_of_their_own(path: Path) -> N
         assert list(await a.expire_presence(-1)) == [PresenceChange("chat", "1", None)]
 
 
-async def test_of_many_that_expire_leases_at_once_each_is_removed_by_one(path: Path) -> None:
-    async with started(path) as (engine, _):
-        others = [make(path) for _ in range(4)]
-        await asyncio.gather(*(each.start(Collector()) for each in others))
-        for number in range(20):
-            entered = [PresenceChange(f"room:{room}", str(number), b"") for room in range(10)]
-            assert await engine.update_presence(str(number), 0, entered, begin=True)
-        answers = await asyncio.gather(*(each.expire_presence(-1) for each in others))
-        assert sum(map(len, answers)) == 200
-        assert len({change for each in answers for change in each}) == 200
-        await asyncio.gather(*(each.stop() for each in others))
-
-
 async def test_a_burst_longer_than_the_history_is_heard_in_full(path: Path) -> None:
     short = History(size=2, ttl=60)
     async with started(path) as (engine, _), started(path) as (other, collector):
