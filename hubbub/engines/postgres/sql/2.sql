@@ -1,7 +1,7 @@
 -- Version 2: presence, and which versions can use a schema.
 
--- The oldest version of Hubbub's schema that one has to know to use this one. What is only added keeps it as it is:
--- then older workers go on, while others bring the schema to their version.
+-- The version that one has to know at least to use this schema. A step that only adds something leaves it as it is:
+-- then workers that do not know that step can still connect.
 ALTER TABLE {schema}.state ADD COLUMN usable_from integer NOT NULL DEFAULT 2;
 
 -- What nodes enter somebody under, and when that lapses unless it is renewed.
