@@ -7,7 +7,9 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
 from secrets import token_hex
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -21,9 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from hubbub import Hub
 from hubbub.core.publication import START, Position
 from hubbub.engines import engine_for
+from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.memory import MemoryEngine
-from hubbub.engines.postgres import PostgresEngine, address
+from hubbub.engines.postgres import PostgresEngine, address, reader, schema
 from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -251,6 +254,8 @@ async def test_the_simple_call_and_every_kind_of_data(
     [
         "'', 'x'",
         "repeat('x', 256), 'x'",
+        "E'\\x01control', 'x'",
+        "E'\\x01presence:chat', '{}'::json",
         "E'a\\nb', 'x'",
         "E'a\\u2028b', 'x'",
         "NULL, 'x'",
@@ -265,6 +270,31 @@ async def test_what_cannot_be_published_is_refused(
 ) -> None:
     with pytest.raises(asyncpg.PostgresError):
         await other.execute(f'SELECT "{namespace}".publish({arguments})')
+
+
+async def test_hubs_have_channels_that_are_closed_to_others(
+    node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
+) -> None:
+    engine, collector = node
+    names = ["\x01control", "\x01presence:" + "ü" * 255, "\x01" + "x" * 279]
+    for name in names:
+        await engine.subscribe(name)
+    for name in names:
+        assert await engine.publish(publication(name, "1")) == START
+        await collector.heard(name, ["1"])
+    for name in ("\x01", "\x01\x01a", "a\x01", "\x02a", "\x01" + "x" * 280):
+        with pytest.raises(EngineUnavailable, match="without control characters"):
+            await engine.publish(publication(name, "1"))
+    async with asyncpg_connection(postgres_url) as using:
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            await engine.publish_in(publication("\x01control", "1"), None, None, using)
+    role = f"role_{token_hex(4)}"
+    await other.execute(f'CREATE ROLE {role}; GRANT USAGE ON SCHEMA "{namespace}" TO {role}; SET ROLE {role}')
+    accept = f"""SELECT "{namespace}".accept($1, '', 'text', NULL, NULL, NULL, NULL, NULL)"""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await other.execute(accept, "\x01control")
+    await other.execute("RESET ROLE")
+    await other.execute(accept, "\x01control")
 
 
 async def test_a_trigger_publishes(
@@ -401,7 +431,7 @@ async def test_a_burst_larger_than_one_read_arrives_whole(
 async def test_large_publications_are_read_in_portions(
     monkeypatch: pytest.MonkeyPatch, node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
-    monkeypatch.setattr(module, "READ_BYTES", 1000)
+    monkeypatch.setattr(reader, "READ_BYTES", 1000)
     engine, collector = node
     for channel in ("a", "b"):
         await engine.subscribe(channel)
@@ -430,6 +460,98 @@ async def test_what_no_notification_tells_of_is_found(
     await collector.heard("chat", ["1"])
 
 
+# Presence
+
+
+def enters(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, connection.encode())
+
+
+def leaves(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, None)
+
+
+async def test_of_one_who_dies_while_removing_a_lease_another_takes_over(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    assert await engine.update_presence("one", 0, [enters("chat", "a")], begin=True)
+    transaction = other.transaction()
+    await transaction.start()
+    assert len(await other.fetch(f'SELECT * FROM "{namespace}".expire_presence(-1)')) == 1
+    # It is at it, and nobody waits for it.
+    assert list(await engine.expire_presence(-1)) == []
+    await transaction.rollback()
+    assert list(await engine.expire_presence(-1)) == [leaves("chat", "a")]
+
+
+async def test_a_lease_that_is_being_renewed_is_not_removed(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    assert await engine.update_presence("one", 0, [enters("chat", "a")], begin=True)
+    async with other.transaction():
+        await other.execute(
+            f"""SELECT "{namespace}".update_presence('one', 60, false, '{{}}', '{{}}', '{{}}')"""
+        )
+        assert list(await engine.expire_presence(-1)) == []
+    assert list(await engine.expire_presence(0)) == []
+    assert list(await engine.presence("chat")) == ["a"]
+
+
+async def test_who_enters_again_while_the_old_lease_is_removed_stays(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    entered = [enters("chat", name) for name in "abc"]
+    assert await engine.update_presence("old", 0, entered, begin=True)
+    async with other.transaction():
+        await other.execute(
+            f"""SELECT "{namespace}".update_presence('new', 60, true, '{{chat}}', '{{b}}', '{{new}}')"""
+        )
+        removing = asyncio.create_task(engine.expire_presence(-1))
+        await until(other, "EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    assert sorted(await removing) == [leaves("chat", "a"), leaves("chat", "c")]
+    assert await engine.presence("chat") == {"b": b"new"}
+
+
+async def test_nobody_waits_for_somebody_who_waits_for_him(
+    node: tuple[PostgresEngine, Collector], postgres_url: str, other: Any, namespace: str
+) -> None:
+    """The same connections come and go under leases of several nodes, which are removed meanwhile. PostgreSQL
+    ends one of two that wait for each other with an error."""
+    engine, _ = node
+    keys = [(f"room:{room}", str(connection)) for room in range(10) for connection in range(10)]
+
+    async def come_and_go(engine: PostgresEngine, name: str) -> None:
+        random = Random(name)
+        for number in range(25):
+            changes = [
+                PresenceChange(*key, name.encode() if random.random() < 0.7 else None)
+                for key in random.sample(keys, 60)
+            ]
+            # Every other lease lapses at once.
+            lease = f"{name}:{number}"
+            assert await engine.update_presence(lease, 60 * (number % 2), changes[:30], begin=True)
+            # It may have been removed already.
+            await engine.update_presence(lease, 60 * (number % 2), changes[30:])
+
+    async def remove(engine: PostgresEngine) -> None:
+        for _ in range(50):
+            await engine.expire_presence(0)
+
+    async with asyncio.timeout(DEADLINE), started(postgres_url, namespace) as (second, _):
+        await asyncio.gather(
+            *(come_and_go(each, f"{number}") for number, each in enumerate([engine, second] * 3)),
+            *(remove(each) for each in (engine, second)),
+        )
+        await engine.expire_presence(-1)
+        left = await second.expire_presence(-60)
+    assert left
+    for table in ("leases", "presence"):
+        assert await other.fetchval(f'SELECT count(*) FROM "{namespace}".{table}') == 0
+
+
 # Healing
 
 
@@ -442,8 +564,11 @@ async def test_a_server_that_comes_back_is_found_again(
     await engine.subscribe("plain")
     await engine.publish(publication("chat", "1"), HISTORY)
     await collector.heard("chat", ["1"])
+    assert await engine.update_presence("lease", 60, [enters("chat", "a")], begin=True)
+    assert collector.disconnects == 0
     await asyncio.to_thread(postgres.stop)
     try:
+        await collector.until(lambda: collector.disconnects == 1)
         for _ in range(2):
             async with asyncio.timeout(address.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
@@ -451,16 +576,22 @@ async def test_a_server_that_comes_back_is_found_again(
             async with asyncio.timeout(address.DEADLINE + 5):
                 with pytest.raises(EngineUnavailable):
                     await engine.history("chat")
+            async with asyncio.timeout(address.DEADLINE + 5):
+                with pytest.raises(EngineUnavailable):
+                    await engine.update_presence("lease", 60)
         with pytest.raises(EngineUnavailable, match=f"127.0.0.1:{postgres.port}/postgres"):
             await PostgresEngine(postgres.url).start(Collector())
-        assert collector.reconnects == 0
+        # However often it is tried, it is away once.
+        assert (collector.disconnects, collector.reconnects) == (1, 0)
     finally:
         await asyncio.to_thread(postgres.start)
     position = await publish_when_possible(engine, "chat", "2")
     await engine.publish(publication("plain", "3"))
     await collector.heard("chat", ["1", "2"])
     await collector.heard("plain", ["3"])
-    assert collector.reconnects == 1
+    assert (collector.disconnects, collector.reconnects) == (1, 1)
+    assert await engine.update_presence("lease", 60)
+    assert list(await engine.presence("chat")) == ["a"]
     assert [each.offset for each in collector.publications if each.channel == "chat"] == [1, 2]
     assert (await engine.history("chat")).position == position
 
@@ -477,9 +608,38 @@ async def test_a_listener_that_is_cut_off_listens_again(
         # What is published meanwhile by others is not lost either.
         await other.execute(f"""SELECT "{namespace}".publish('chat', '{number}')""")
         await collector.until(lambda n=number: collector.reconnects == n)  # type: ignore[misc]
+        assert collector.disconnects == number
         await publish_when_possible(engine, "kept", str(number))
     await collector.heard("chat", ["1", "2", "3"])
     await collector.heard("kept", ["1", "2", "3"])
+
+
+class Troubled(Collector):
+    """A node that does not take it well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def on_disconnect(self, reason: str) -> None:
+        super().on_disconnect(reason)
+        self.reasons.append(reason)
+        raise RuntimeError("what now?")
+
+
+async def test_a_node_that_fails_when_it_is_told_does_not_keep_the_engine_from_healing(
+    other: Any, postgres_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, collector = PostgresEngine(postgres_url, namespace), Troubled()
+    await engine.start(collector)
+    assert engine._listening is not None
+    await other.execute("SELECT pg_terminate_backend($1)", engine._listening.get_server_pid())
+    await collector.until(lambda: collector.reconnects == 1)
+    assert len(collector.reasons) == 1
+    assert collector.reasons[0].startswith("Lost PostgreSQL at ")
+    assert "what now?" in caplog.text
+    await engine.stop()
+    assert len(collector.reasons) == 1
 
 
 class DeafEngine(PostgresEngine):
@@ -501,8 +661,9 @@ async def test_who_does_not_hear_does_not_publish_and_connects_again(
     await engine.start(collector)
     await engine.subscribe("chat")
     engine.is_deaf = True
-    await collector.until(lambda: not engine._hearing.is_set())
-    with pytest.raises(EngineUnavailable, match=r"do not arrive|LISTEN"):
+    await collector.until(lambda: collector.disconnects == 1)
+    assert not engine._hearing.is_set()
+    with pytest.raises(EngineUnavailable, match=r"Lost .*do not arrive|cannot be used: LISTEN"):
         await engine.publish(publication("chat", "0"))
     engine.is_deaf = False
     await collector.until(lambda: collector.reconnects == 1)
@@ -515,10 +676,11 @@ async def test_where_one_cannot_listen_one_cannot_start(
     monkeypatch: pytest.MonkeyPatch, postgres_url: str, namespace: str
 ) -> None:
     monkeypatch.setattr(module, "DEADLINE", 1.0)
-    engine = DeafEngine(postgres_url, namespace)
+    engine, collector = DeafEngine(postgres_url, namespace), Collector()
     engine.is_deaf = True
     with pytest.raises(EngineUnavailable, match=r"LISTEN does not work there.*'\?listen=host:port'"):
-        await engine.start(Collector())
+        await engine.start(collector)
+    assert (collector.disconnects, collector.reconnects) == (0, 0)
 
 
 async def test_tables_that_are_dropped_are_made_again(
@@ -530,8 +692,11 @@ async def test_tables_that_are_dropped_are_made_again(
     await engine.publish(publication("chat", "1"), HISTORY)
     await engine.publish(publication("plain", "1"))
     await collector.heard("plain", ["1"])
+    assert await engine.update_presence("lease", 60, [enters("chat", "a")], begin=True)
     await other.execute(f'DROP SCHEMA "{namespace}" CASCADE')
     await collector.until(lambda: collector.reconnects == 1)
+    assert collector.disconnects == 1
+    assert not await engine.update_presence("lease", 60)
     after = await publish_when_possible(engine, "chat", "2")
     await engine.publish(publication("plain", "2"))
     assert after.offset == 1
@@ -553,6 +718,8 @@ async def test_a_stream_that_was_set_back_is_read_on(
         DELETE FROM "{namespace}".publications
     """)
     await collector.until(lambda: collector.reconnects == 1)
+    # It was never away.
+    assert collector.disconnects == 0
     await engine.publish(publication("plain", "2"))
     await collector.heard("plain", ["1", "2"])
 
@@ -594,12 +761,82 @@ async def test_two_that_start_at_once_make_one_schema(postgres_url: str, namespa
         await asyncio.gather(*(engine.stop() for engine in engines))
 
 
+async def make_version_1(connection: Any, namespace: str) -> None:
+    sql = (Path(__file__).parent / "schemas" / "postgres-1.sql").read_text(encoding="utf-8")
+    await connection.execute(f'CREATE SCHEMA "{namespace}"')
+    await connection.execute(sql.replace("{schema}", f'"{namespace}"').replace("{name}", f"'{namespace}'"))
+
+
+async def test_a_schema_of_version_1_is_taken_over_while_it_is_in_use(
+    other: Any, postgres_url: str, namespace: str
+) -> None:
+    await make_version_1(other, namespace)
+    append = f'SELECT * FROM "{namespace}".append($1, $2, $3, $4, $5, $6, $7, $8)'
+    first = await other.fetchrow(append, "chat", b"1", "text", 100, 60.0, "key", None, "id 1")
+    async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+        # Somebody has published, and not committed yet.
+        async with asyncpg_connection(postgres_url) as using:
+            await using.execute(f"""SELECT "{namespace}".publish('chat', '2')""")
+            engines = [PostgresEngine(postgres_url, namespace) for _ in range(5)]
+            collectors = [Collector() for _ in engines]
+            # Several at once: one does it, the others wait for it.
+            await asyncio.gather(
+                *(engine.start(collector) for engine, collector in zip(engines, collectors, strict=True))
+            )
+            for engine in engines:
+                stack.push_async_callback(engine.stop)
+                assert await engine.subscribe("chat", HISTORY) == Position(*first)
+                page = await engine.history("chat")
+                assert [(each.id, each.data) for each in page.publications] == [("id 1", b"1")]
+        for collector in collectors:
+            await collector.heard("chat", ["2"])
+        state = await other.fetchrow(f'SELECT version, usable_from FROM "{namespace}".state')
+        assert tuple(state) == (2, 2)
+        assert await engines[0].publish(publication("chat", "1"), HISTORY, "key") == Position(*first)
+        assert await engines[0].publish(publication("chat", "3")) == (3, first["epoch"])
+        # What a worker of version 1 that has been there all the time does.
+        row = await other.fetchrow(append, "chat", b"4", "text", None, None, None, None, "id 4")
+        assert tuple(row) == (4, first["epoch"])
+        row = await other.fetchrow(f'SELECT * FROM "{namespace}".declare($1, $2, $3)', "chat", 50, 30.0)
+        assert (row["sequence"] - row["base"], row["size"]) == (4, 50)
+        for collector in collectors:
+            await collector.heard("chat", ["2", "3", "4"])
+        assert await engines[0].update_presence("lease", 60, [enters("chat", "a")], begin=True)
+        assert list(await engines[1].presence("chat")) == ["a"]
+
+
+async def test_who_may_not_change_a_schema_of_version_1_is_told_who_may(
+    other: Any, postgres_url: str, namespace: str
+) -> None:
+    await make_version_1(other, namespace)
+    role = f"role_{token_hex(4)}"
+    await other.execute(f"""
+        CREATE ROLE {role} LOGIN;
+        GRANT USAGE ON SCHEMA "{namespace}" TO {role};
+        GRANT ALL ON ALL TABLES IN SCHEMA "{namespace}" TO {role}
+    """)
+    parts = urlsplit(postgres_url)
+    url = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    with pytest.raises(EngineUnavailable, match=r"from version 1 to 2 .* Start .* as the schema's owner\."):
+        await PostgresEngine(url, namespace).start(Collector())
+    assert await other.fetchval(f'SELECT version FROM "{namespace}".state') == 1
+    async with started(postgres_url, namespace):
+        pass
+
+
 async def test_a_schema_of_a_newer_version_is_left_alone(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
-    await other.execute(f'UPDATE "{namespace}".state SET version = 99')
-    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 1\. Upgrade Hubbub"):
+    await other.execute(f'UPDATE "{namespace}".state SET version = 99, usable_from = 98')
+    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 2\. Upgrade Hubbub"):
         await PostgresEngine(postgres_url, namespace).start(Collector())
+    # One that says that we can use it is used as it is.
+    await other.execute(f'UPDATE "{namespace}".state SET usable_from = 2')
+    async with started(postgres_url, namespace) as (engine, collector):
+        await engine.subscribe("chat")
+        await engine.publish(publication("chat", "1"))
+        await collector.heard("chat", ["1"])
+    assert await other.fetchval(f'SELECT version FROM "{namespace}".state') == 99
 
 
 async def test_who_may_not_make_the_schema_is_told_what_to_run(
@@ -674,6 +911,10 @@ async def test_parameters_of_the_url(postgres_url: str, namespace: str) -> None:
         await engine.subscribe("chat")
         await asyncio.gather(*(engine.publish(publication("chat", "1")) for _ in range(10)))
         await collector.heard("chat", ["1"] * 10)
+        assert await engine.update_presence("lease", 0, [enters("chat", "a")], begin=True)
+        assert await engine.presence("chat") == {"a": b"a"}
+        assert list(await engine.expire_presence(-1)) == [leaves("chat", "a")]
+        assert not await engine.update_presence("lease", 60)
 
 
 # Removing what has expired
@@ -728,7 +969,8 @@ async def test_the_engine_prunes_by_itself(
     monkeypatch: pytest.MonkeyPatch, other: Any, postgres_url: str, namespace: str
 ) -> None:
     monkeypatch.setattr(module, "PRUNE", 0.1)
-    monkeypatch.setattr(module, "HANDOVER", 0.1)
+    for each in (module, schema):
+        monkeypatch.setattr(each, "HANDOVER", 0.1)
     monkeypatch.setattr(module, "PRUNE_STREAMS", 0.1)
     async with started(postgres_url, namespace) as (engine, collector):
         await engine.subscribe("chat", HISTORY)

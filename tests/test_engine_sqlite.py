@@ -20,6 +20,7 @@ import pytest
 
 from hubbub.core.publication import START, Position
 from hubbub.engines import engine_for
+from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import DEADLINE, HISTORY, Collector, publication
 from hubbub.engines.sqlite import SQLiteEngine
 from hubbub.engines.sqlite import engine as engine_module
@@ -196,10 +197,48 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(path: Path)
     assert path.read_bytes() == b"a letter, not a database" * 100
 
 
-async def test_a_schema_of_another_version_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("version", [99, -1])
+async def test_a_schema_of_a_version_that_is_not_known_is_refused(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    await refused(path, "schema version 1, but got 99")
+        connection.execute(f"PRAGMA user_version = {version}")
+    await refused(path, f"schema version 2 or an earlier one, but got {version}")
+    assert rows(path, "PRAGMA user_version") == [(version,)]
+
+
+async def test_a_file_of_version_1_is_taken_over_while_it_is_in_use(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
+    async with started(path) as (old, heard_by_old):
+        await old.subscribe("chat", HISTORY)
+        first = await old.publish(publication("chat", "1"), HISTORY, "key")
+        assert rows(path, "PRAGMA user_version") == [(1,)]
+        assert rows(path, "SELECT name FROM sqlite_schema WHERE name = 'hubbub_presence'") == []
+        monkeypatch.undo()
+        # All of them find the old version.
+        engines = [make(path) for _ in range(5)]
+        await asyncio.gather(*(engine.start(Collector()) for engine in engines))
+        assert rows(path, "PRAGMA user_version") == [(2,)]
+        for engine in engines:
+            assert [each.data for each in (await engine.history("chat")).publications] == [b"1"]
+            assert await engine.publish(publication("chat", "1"), HISTORY, "key") == first
+        assert await engines[0].update_presence("lease", 60, [PresenceChange("chat", "a", b"")], begin=True)
+        assert await engines[1].presence("chat") == {"a": b""}
+        # Who has had the file open goes on.
+        assert await engines[0].publish(publication("chat", "2")) == (2, first.epoch)
+        assert await old.publish(publication("chat", "3")) == (3, first.epoch)
+        await heard_by_old.heard("chat", ["1", "2", "3"])
+        assert (heard_by_old.disconnects, heard_by_old.reconnects) == (0, 0)
+        await asyncio.gather(*(engine.stop() for engine in engines))
+
+
+async def test_a_step_to_a_version_is_taken_in_full_or_not_at_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(store_module.STEPS, 2, [*store_module.STEPS[2], "CREATE TABLE hubbub_streams (a)"])
+    await refused(path, "hubbub_streams already exists")
+    assert rows(path, "PRAGMA user_version") == [(0,)]
+    assert rows(path, "SELECT name FROM sqlite_schema") == []
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everything")
@@ -309,6 +348,17 @@ async def test_namespaces_share_a_file_and_nothing_else(path: Path) -> None:
         await heard_by_b.heard("chat", ["to b"])
         await a.remove_history("chat")
         assert [each.data for each in (await b.history("chat")).publications] == [b"to b"]
+
+
+async def test_namespaces_have_leases_and_presence_of_their_own(path: Path) -> None:
+    async with started(path, "a") as (a, _), started(path, "b") as (b, _):
+        entered = [PresenceChange("chat", "1", b"in a")]
+        assert await a.update_presence("lease", 0, entered, begin=True)
+        assert not await b.update_presence("lease", 60)
+        assert await b.presence("chat") == {}
+        assert list(await b.expire_presence(-1)) == []
+        assert await a.presence("chat") == {"1": b"in a"}
+        assert list(await a.expire_presence(-1)) == [PresenceChange("chat", "1", None)]
 
 
 async def test_a_burst_longer_than_the_history_is_heard_in_full(path: Path) -> None:
@@ -432,14 +482,76 @@ async def test_a_directory_that_is_away_is_waited_for(path: Path, tmp_path: Path
     directory.mkdir()
     async with started(directory / "hub.db") as (engine, collector):
         await engine.subscribe("chat")
-        directory.rename(elsewhere)
-        with pytest.raises(EngineUnavailable, match="directory"):
-            await engine.publish(publication("chat", "1"))
-        assert collector.reconnects == 0
-        elsewhere.rename(directory)
-        await collector.until(lambda: collector.reconnects == 1)
+        for number in (1, 2):
+            directory.rename(elsewhere)
+            # Told before anybody could ask, and only once, however often it is tried.
+            for _ in range(2):
+                with pytest.raises(EngineUnavailable, match="directory"):
+                    await engine.publish(publication("chat", "never"))
+                assert (collector.disconnects, collector.reconnects) == (number, number - 1)
+            elsewhere.rename(directory)
+            await collector.until(lambda n=number: collector.reconnects == n)  # type: ignore[misc]
+            assert collector.disconnects == number
         await engine.publish(publication("chat", "2"))
         await collector.heard("chat", ["2"])
+
+
+async def test_a_file_that_cannot_be_used_for_several_reasons_is_away_once(tmp_path: Path) -> None:
+    directory, elsewhere, useless = tmp_path / "here", tmp_path / "there", tmp_path / "useless"
+    directory.mkdir()
+    useless.mkdir()
+    (useless / "hub.db").write_bytes(b"a letter, not a database" * 100)
+    async with started(directory / "hub.db") as (engine, collector):
+        directory.rename(elsewhere)
+        await collector.until(lambda: collector.disconnects == 1)
+        useless.rename(directory)
+        reason = ""
+        async with asyncio.timeout(DEADLINE):
+            while "not a database" not in reason:
+                with pytest.raises(EngineUnavailable) as info:
+                    await engine.history("chat")
+                reason = str(info.value)
+        directory.rename(useless)
+        elsewhere.rename(directory)
+        await collector.until(lambda: collector.reconnects == 1)
+        assert collector.disconnects == 1
+
+
+async def test_a_file_that_is_locked_when_it_is_to_be_opened_again_is_away(path: Path) -> None:
+    async with started(path) as (engine, collector):
+
+        def fail(store: store_module.Store, now: float) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        with locked(path):
+            with pytest.raises(EngineUnavailable, match="disk I/O error"):
+                await engine._do(fail, writes=False)
+            await collector.until(lambda: collector.disconnects == 1)
+            publishing = asyncio.create_task(engine.publish(publication("chat", "1")))
+            assert collector.reconnects == 0
+        assert await publishing == START
+        assert (collector.disconnects, collector.reconnects) == (1, 1)
+
+
+async def test_who_stops_while_the_file_is_away_is_told_nothing_more(tmp_path: Path) -> None:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    async with started(directory / "hub.db") as (_, collector):
+        directory.rename(tmp_path / "there")
+        await collector.until(lambda: collector.disconnects == 1)
+    assert (collector.disconnects, collector.reconnects) == (1, 0)
+
+
+async def test_presence_in_a_file_that_is_lost_is_entered_again(path: Path) -> None:
+    async with started(path) as (engine, collector), started(path) as (other, _):
+        entered = [PresenceChange("chat", "a", b"data")]
+        assert await engine.update_presence("one", 60, entered, begin=True)
+        remove(path)
+        await collector.until(lambda: collector.reconnects == 1)
+        assert not await engine.update_presence("one", 60)
+        assert await other.presence("chat") == {}
+        assert await engine.update_presence("two", 60, entered, begin=True)
+        assert await other.presence("chat") == {"a": b"data"}
 
 
 async def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(

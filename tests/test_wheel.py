@@ -32,7 +32,7 @@ def unpacked(tmp_path: Path) -> Path:
 
 def test_the_wheel_is_typed_and_names_its_extras(unpacked: Path) -> None:
     assert (unpacked / "hubbub" / "py.typed").exists()
-    assert (unpacked / "hubbub" / "engines" / "postgres" / "schema.sql").exists()
+    assert (unpacked / "hubbub" / "engines" / "postgres" / "sql" / "functions.sql").exists()
     metadata = next(unpacked.glob("hubbub-*.dist-info/METADATA")).read_text()
     for extra in ("all", "metrics", "nats", "postgres", "protobuf", "redis"):
         assert f"Provides-Extra: {extra}\n" in metadata

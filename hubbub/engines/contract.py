@@ -161,6 +161,8 @@ class EngineContract:
 
     async def test_odd_names_and_texts_are_channels_like_any_other(self) -> None:
         names = ["a b", "größe:ß", "*", "x" * 255, "{tag}", "a'b\"c;--", "%s", "日本/語"]
+        # Hubs have channels for themselves, too.
+        names += ["\x01control", "\x01presence:" + "ü" * 255]
         async with self.started() as (engine, collector):
             for name in names:
                 await engine.subscribe(name)
@@ -363,6 +365,17 @@ class EngineContract:
             assert sorted(await other.presence("chat")) == ["a"]
             assert await engine.update_presence("new", 60, [_leaves("chat", "a")])
             assert await other.presence("chat") == {}
+
+    async def test_of_many_that_remove_leases_at_once_each_is_removed_by_one(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            for number in range(20):
+                entered = [_enters(f"room:{room}", str(number)) for room in range(10)]
+                assert await engine.update_presence(str(number), 0, entered, begin=True)
+            await asyncio.sleep(0.05)
+            answers = await asyncio.gather(*(each.expire_presence(0) for each in (engine, other) * 5))
+            assert sum(map(len, answers)) == 200
+            assert len({change for each in answers for change in each}) == 200
 
     async def test_presence_of_many(self) -> None:
         async with self.nodes() as nodes:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from hubbub.exceptions import InvalidURL
+from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 #: Seconds that one answer of the database may take.
 DEADLINE = 5.0
@@ -62,6 +62,10 @@ class Address:
 
     def __str__(self) -> str:
         return self._name
+
+    def unavailable(self, why: object) -> EngineUnavailable:
+        """What to raise when nothing can be done here."""
+        return EngineUnavailable(f"PostgreSQL at {self} cannot be used: {why}")
 
 
 def _number(options: dict[str, str], name: str, default: int, least: int) -> int:

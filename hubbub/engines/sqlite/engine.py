@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Page, Sink
+from hubbub.engines.base import Engine, Page, PresenceChange, Sink
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -92,6 +93,26 @@ class SQLiteEngine(Engine):
 
     async def remove_history(self, channel: str) -> None:
         await self._do(lambda store, now: store.remove_history(channel, now))
+
+    async def update_presence(
+        self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
+    ) -> bool:
+        is_there: bool = await self._do(
+            lambda store, now: store.presence.update(lease, ttl, changes, begin, now)
+        )
+        return is_there
+
+    async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
+        removed: Sequence[PresenceChange] = await self._do(
+            lambda store, now: store.presence.expire(now - grace)
+        )
+        return removed
+
+    async def presence(self, channel: str) -> Mapping[str, bytes]:
+        found: Mapping[str, bytes] = await self._do(
+            lambda store, now: store.presence.of(channel), writes=False
+        )
+        return found
 
     # Inside
 

@@ -1,4 +1,5 @@
 """What is in the file: streams, publications and idempotency keys, read and written with plain calls.
+Presence has a module of its own.
 
 One process writes at a time (``BEGIN IMMEDIATE``), so the ids of publications rise in the order in which they
 are committed: whoever has read up to an id will never see a smaller one appear.
@@ -17,12 +18,17 @@ from typing import Any, NamedTuple
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
 from hubbub.engines.base import IDEMPOTENCY_WINDOW, Page
+from hubbub.engines.sqlite.presence import Presence
 from hubbub.exceptions import EngineUnavailable
 from hubbub.types import History
 
-#: What we write in ``PRAGMA user_version``.
-SCHEMA_VERSION = 1
-SCHEMA = (files(__package__) / "schema.sql").read_text("utf-8").split(";")
+#: The version of the tables, which is in ``PRAGMA user_version``, and the statements that lead to each
+#: version from the one before it.
+SCHEMA_VERSION = 2
+STEPS = {
+    version: (files(__package__) / "sql" / f"{version}.sql").read_text("utf-8").split(";")
+    for version in range(1, SCHEMA_VERSION + 1)
+}
 
 #: Seconds that everything published stays in the file at least, for processes that are behind.
 KEEP = 60.0
@@ -74,6 +80,7 @@ class Store:
         # that its other connections have on it.
         before = _identity(path)
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        self.presence = Presence(self._connection, namespace)
         try:
             self._prepare()
             self._identity = _identity(path)
@@ -258,17 +265,18 @@ class Store:
             )
         # Safe when a process dies; when the machine does, the last moments may be lost, but nothing is torn.
         self._execute("PRAGMA synchronous = NORMAL")
-        # One process at a time makes the tables.
+        # One process at a time makes the tables, or brings them to our version. Older processes that have the
+        # file open go on: they look at the version only when they open it.
         with self.transaction():
             (version,) = self._one("PRAGMA user_version")
-            if version == 0:
-                for statement in SCHEMA:
-                    self._execute(statement)
-            elif version != SCHEMA_VERSION:
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise EngineUnavailable(
-                    f"Expected {self._path!r} to have schema version {SCHEMA_VERSION}, but got {version}: it "
-                    "belongs to another version of Hubbub, or to something else."
+                    f"Expected {self._path!r} to have schema version {SCHEMA_VERSION} or an earlier one, but "
+                    f"got {version}: it belongs to a newer version of Hubbub, or to something else."
                 )
+            for step in range(version + 1, SCHEMA_VERSION + 1):
+                for statement in STEPS[step]:
+                    self._execute(statement)
             # Also if it is that already: only at the first write does SQLite say that a file is read-only.
             self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
@@ -99,7 +100,8 @@ class Worker(Thread):
         self._version = 0
         self._may_have_news = False
         self._looked = 0.0
-        self._reconnected = False
+        # What the sink is to be told, besides publications.
+        self._events: list[Callable[[], None]] = []
         # The time of the next pruning and forgetting.
         self._prune_at = self._forget_at = 0.0
 
@@ -116,11 +118,13 @@ class Worker(Thread):
         self._stopping = True
         self._jobs.put(None)
 
-    def _hand_over(self, outcomes: list[Outcome], news: list[Publication], reconnected: bool) -> None:
+    def _hand_over(
+        self, outcomes: list[Outcome], events: list[Callable[[], None]], news: list[Publication]
+    ) -> None:
         try:
             if not self._stopping:
-                if reconnected:
-                    self._sink.on_reconnect()
+                for event in events:
+                    event()
                 for publication in news:
                     self._sink.on_publication(publication)
         finally:
@@ -202,6 +206,9 @@ class Worker(Thread):
             if not is_busy(exc):
                 self._lose(exc)
                 return RETRY
+            if self._store is None and self._was_open:
+                # Closed to be opened again, and now another process is at it. Jobs wait until it works.
+                self._go_away(exc)
         finally:
             self._flush()
         if has_news or self._waiting:
@@ -223,7 +230,7 @@ class Worker(Thread):
             self._store = store
             if self._was_open:
                 logger.warning("Opened %r again.", self._path)
-                self._reconnected = True
+                self._events.append(self._sink.on_reconnect)
             self._is_lost = False
             self._was_open = True
             self._outcomes.append((self.opened, None, None))
@@ -249,11 +256,18 @@ class Worker(Thread):
         if not self._was_open:
             self._failed = True
             self._outcomes.append((self.opened, None, error))
-        elif not self._is_lost:
-            self._is_lost = True
-            logger.error("%s Trying again until it works.", error)
+        else:
+            self._go_away(error)
         self._outcomes += [(job.future, None, error) for job in self._waiting]
         self._waiting = []
+
+    def _go_away(self, exc: Exception) -> None:
+        """Say, once, that the file is not to be had for now."""
+        if not self._is_lost:
+            self._is_lost = True
+            reason = str(self._explained(exc))
+            logger.error("%s Trying again until it works.", reason)
+            self._events.append(partial(self._sink.on_disconnect, reason))
 
     def _close(self) -> None:
         if self._store is not None:
@@ -323,7 +337,7 @@ class Worker(Thread):
         now = time.monotonic()
         if now - self._looked > KEEP / 2:
             # So far behind, some may have been pruned unseen.
-            self._reconnected = True
+            self._events.append(self._sink.on_reconnect)
         self._looked = now
         self._version = version
         self._may_have_news = len(rows) == MAX_NEWS
@@ -358,10 +372,10 @@ class Worker(Thread):
     def _flush(self, news: list[Publication] | None = None) -> None:
         """Hand over what there is to the event loop, in one go."""
         outcomes, self._outcomes = self._outcomes, []
-        reconnected, self._reconnected = self._reconnected, False
-        if outcomes or news or reconnected:
+        events, self._events = self._events, []
+        if outcomes or events or news:
             self._handing_over |= bool(news)
-            self._loop.call_soon_threadsafe(self._hand_over, outcomes, news or [], reconnected)
+            self._loop.call_soon_threadsafe(self._hand_over, outcomes, events, news or [])
 
     def _explained(self, exc: Exception) -> Exception:
         """``exc`` as those who wait for a job are to get it."""

@@ -1,4 +1,5 @@
--- The tables of a file, shared by all namespaces in it. Statements are told apart by their semicolons alone.
+-- Version 1 of the tables of a file, which are shared by all namespaces in it. Statements are told apart by their
+-- semicolons alone. What a version adds or changes is in the file with its number, and none is edited later.
 
 -- One row per channel that has a history. top is the offset of its last publication, used when that was.
 CREATE TABLE hubbub_streams (

@@ -1,5 +1,4 @@
--- What the engine for postgresql:// keeps in a database: one schema, named after the hub's namespace.
--- {schema} is its name as an identifier, {name} the same as a string. PostgreSQL 13 or newer.
+-- What version 1 of the schema was: what is there when a newer version of Hubbub starts for the first time.
 
 CREATE TABLE {schema}.state (
     version integer NOT NULL,
@@ -104,8 +103,8 @@ BEGIN
             'Expected history_size and history_ttl to be greater than 0, but got %s and %s.', _size, _ttl);
     END IF;
     IF _size IS NOT NULL OR _ttl IS NOT NULL THEN
-        _size := coalesce(_size, {default_size});
-        _ttl := coalesce(_ttl, {default_ttl});
+        _size := coalesce(_size, 100);
+        _ttl := coalesce(_ttl, 300);
     END IF;
     _stream := {schema}.lock_stream(_channel, _size, _ttl);
     -- Not before: later publications are not to seem earlier.
@@ -132,12 +131,12 @@ BEGIN
     INSERT INTO {schema}.publications (channel, sequence, "offset", epoch, time, expires, kind, exclude, id, data)
     VALUES (
         _channel, _stream.sequence, "offset", epoch, _now,
-        _now + make_interval(secs => greatest(least(coalesce(_stream.ttl, 0), 3e9), {handover})),
+        _now + make_interval(secs => greatest(least(coalesce(_stream.ttl, 0), 3e9), 60.0)),
         _kind, _exclude, coalesce(_id, gen_random_uuid()::text), _data
     );
     IF _key IS NOT NULL THEN
         INSERT INTO {schema}.keys (channel, key, "offset", epoch, expires)
-        VALUES (_channel, _key, "offset", epoch, _now + make_interval(secs => {window}))
+        VALUES (_channel, _key, "offset", epoch, _now + make_interval(secs => 300.0))
         ON CONFLICT ON CONSTRAINT keys_pkey DO UPDATE SET
             "offset" = excluded."offset", epoch = excluded.epoch, expires = excluded.expires;
     END IF;
@@ -261,7 +260,7 @@ BEGIN
     );
     DELETE FROM {schema}.streams s WHERE s.channel IN (
         SELECT o.channel FROM {schema}.streams o
-        WHERE o.used < _now - make_interval(secs => {stream_ttl} + least(coalesce(o.ttl, 0), 3e9))
+        WHERE o.used < _now - make_interval(secs => 3600.0 + least(coalesce(o.ttl, 0), 3e9))
         LIMIT _limit FOR UPDATE SKIP LOCKED
     );
     GET DIAGNOSTICS _removed = ROW_COUNT;
@@ -269,4 +268,4 @@ BEGIN
 END
 $$;
 
-INSERT INTO {schema}.state (version) VALUES ({version});
+INSERT INTO {schema}.state (version) VALUES (1);

@@ -1,0 +1,31 @@
+"""A publication as the database has it: what its functions are called with, and what its tables hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from hubbub.core.publication import Publication
+from hubbub.types import History
+
+
+def as_arguments(publication: Publication, history: History | None, key: str | None) -> tuple[Any, ...]:
+    """What the database's functions ``append`` and ``accept`` are called with."""
+    size, ttl = (history.size, history.ttl) if history is not None else (None, None)
+    channel, data, kind = publication.channel, publication.data, publication.kind
+    return channel, data, kind, size, ttl, key, publication.exclude, publication.id
+
+
+def as_publication(row: asyncpg.Record) -> Publication:
+    """The publication in a row of the table, whose ``seconds`` is its time."""
+    return Publication(
+        row["channel"],
+        row["data"],
+        row["kind"],
+        row["exclude"],
+        row["id"],
+        row["offset"],
+        row["epoch"],
+        row["seconds"],
+    )
