@@ -160,6 +160,7 @@ class Engine(ABC):
     # Presence: who is in a channel, kept where all nodes can read it. What a node enters there, it enters
     # under a *lease*, a name it makes up and renews. When the node is gone, others remove what is under it.
 
+    @abstractmethod
     async def update_presence(
         self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
     ) -> bool:
@@ -173,8 +174,8 @@ class Engine(ABC):
         :return: ``False`` if the lease is not there (any more): nothing has been done, and what was under it
             is not there either. The node begins a new one, and enters everybody again.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
         """Remove the leases that lapsed more than ``grace`` seconds ago, with everything under them. Several
         nodes may do so at once, and one may die in the midst of it: another goes on.
@@ -182,11 +183,10 @@ class Engine(ABC):
         :return: what this call has removed, as changes without data. What was entered again under another
             lease is not among it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def presence(self, channel: str) -> Mapping[str, bytes]:
         """Who is in ``channel``: the data of each connection, under all leases that have not been removed."""
-        raise NotImplementedError
 
     # For ``hubbub doctor``
 
