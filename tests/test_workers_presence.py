@@ -1,0 +1,187 @@
+"""Who is here, on real engines and real workers: killed, stopped, and cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from tests.clients import connect, eventually
+from tests.redis_server import redis_server
+from tests.servers import ROOT, Server, serve
+
+#: Seconds within which those of a killed worker have left.
+TTL = 3.0
+
+
+class Guest:
+    """A client in the room that checks that what it is told adds up."""
+
+    def __init__(self, socket: ClientConnection, user: str, pid: int) -> None:
+        self.socket = socket
+        self.user = user
+        self.pid = pid
+        self.here: dict[str, str] = {}
+        #: How often it was told what about whom.
+        self.told: Counter[str] = Counter()
+        self.listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        async for frame in self.socket:
+            event = json.loads(frame)
+            for member in event["members"]:
+                self.told[f"{event['type']} {member['user']}"] += 1
+                if event["type"] == "leave":
+                    assert self.here.pop(member["connection"]) == member["user"]
+                else:
+                    assert member["connection"] not in self.here
+                    self.here[member["connection"]] = member["user"]
+
+    @property
+    def users(self) -> list[str]:
+        return sorted(self.here.values())
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@asynccontextmanager
+async def two_workers(log: Path, url: str, ttl: float = TTL) -> AsyncIterator[Server]:
+    env = {
+        "HUBBUB_TEST_URL": url,
+        "HUBBUB_TEST_NAMESPACE": f"test_{token_hex(4)}",
+        "HUBBUB_TEST_TTL": str(ttl),
+    }
+    args = ["--workers", "2", "--drain-seconds", "2"]
+    async with serve("tests.apps.present:app", log, args=args, cwd=ROOT, probe="/pid", env=env) as server:
+        pids: set[int] = set()
+
+        async def both_serve() -> bool:
+            pids.add((await server.get_json("/pid"))["pid"])
+            return len(pids) == 2
+
+        await eventually(both_serve)
+        yield server
+
+
+@asynccontextmanager
+async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
+    """So many guests, some of them with either worker."""
+    present: list[Guest] = []
+    try:
+        while len(present) < count:
+            user = f"guest-{len(present):02}"
+            socket = await connect(f"{server.ws}/room/{user}")
+            pid = json.loads(await asyncio.wait_for(socket.recv(), 10))["pid"]
+            if len(present) == count - 1 and {pid, *(guest.pid for guest in present)} == {pid}:
+                await socket.close()
+                continue
+            present.append(Guest(socket, user, pid))
+        users = [guest.user for guest in present]
+        await eventually(lambda: all(guest.users == users for guest in present))
+        yield present
+    finally:
+        for guest in present:
+            guest.listening.cancel()
+            await guest.socket.close()
+
+
+async def who(server: Server) -> Any:
+    async with httpx2.AsyncClient() as client:
+        return (await client.get(f"{server.http}/who")).json()
+
+
+def split(present: Sequence[Guest]) -> tuple[list[Guest], list[Guest]]:
+    """Those who are with the first one's worker, and the others."""
+    pid = present[0].pid
+    return [each for each in present if each.pid == pid], [each for each in present if each.pid != pid]
+
+
+@pytest.mark.timeout(180)
+async def test_those_of_a_killed_worker_leave_once(engine_url: str, log: Path) -> None:
+    async with two_workers(log, engine_url) as server, guests(server, 12) as present:
+        doomed, others = split(present)
+        assert await who(server) == [guest.user for guest in present]
+        os.kill(doomed[0].pid, signal.SIGKILL)
+        rest = sorted(guest.user for guest in others)
+        await eventually(lambda: all(guest.users == rest for guest in others))
+        for guest in others:
+            leaves = {what: times for what, times in guest.told.items() if what.startswith("leave")}
+            assert leaves == {f"leave {each.user}": 1 for each in doomed}
+
+        async def all_agree() -> bool:
+            return bool(await who(server) == rest)
+
+        await eventually(all_agree)
+
+
+@pytest.mark.timeout(180)
+async def test_a_worker_that_was_stopped_for_long_comes_back(engine_url: str, log: Path) -> None:
+    async with two_workers(log, engine_url) as server, guests(server, 12) as present:
+        stopped, others = split(present)
+        os.kill(stopped[0].pid, signal.SIGSTOP)
+        try:
+            rest = sorted(guest.user for guest in others)
+            await eventually(lambda: all(guest.users == rest for guest in others))
+        finally:
+            os.kill(stopped[0].pid, signal.SIGCONT)
+        users = [guest.user for guest in present]
+        await eventually(lambda: all(guest.users == users for guest in present), timeout=60)
+        for guest in others:
+            assert {guest.told[f"leave {each.user}"] for each in stopped} == {1}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("keeps_data", [True, False])
+async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool) -> None:
+    with redis_server() as redis:
+        async with two_workers(log, redis.url, ttl=10) as server, guests(server, 12) as present:
+            redis.kill()
+            if not keeps_data:
+                redis.forget()
+            redis.start()
+
+            async def is_back() -> bool:
+                state = await server.get_json("/state")
+                return bool(state["is_ok"] and state["outages"])
+
+            await eventually(is_back)
+            users = [guest.user for guest in present]
+
+            async def all_are_there() -> bool:
+                return bool(await who(server) == users)
+
+            await eventually(all_are_there, timeout=60)
+            # Time in which somebody could be taken for dead.
+            await asyncio.sleep(12)
+            assert await who(server) == users
+            for guest in present:
+                assert guest.users == users
+                assert not any(what.startswith("leave") for what in guest.told)
+
+
+async def test_a_user_is_disconnected_in_every_worker(engine_url: str, log: Path) -> None:
+    async with two_workers(log, engine_url) as server, guests(server, 8) as present:
+        sockets = [await connect(f"{server.ws}/room/somebody") for _ in range(8)]
+        async with httpx2.AsyncClient() as client:
+            assert (await client.delete(f"{server.http}/users/somebody")).status_code == 200
+        for socket in sockets:
+            await asyncio.wait_for(socket.wait_closed(), 10)
+            assert socket.close_code == 3503
+        assert all(guest.socket.close_code is None for guest in present)
