@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -397,6 +398,47 @@ async def test_all_come_back_after_the_server_was_killed(
         await expect(example.get_by_role("status")).to_contain_text("You are client", timeout=30_000)
         await example.get_by_role("textbox").press("Enter")
         await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
+
+
+async def test_workers_that_are_killed_cost_nobody_a_message(
+    open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    command = (
+        "hubbub",
+        "demo",
+        "--port",
+        "{port}",
+        "--workers",
+        "2",
+        "--url",
+        f"sqlite:///{tmp_path}/demo.db",
+    )
+    async with serve(DEMO, tmp_path / "log", command=command) as server:
+        demo = Demo(open_page, f"{server.http}/")
+        tabs = [await demo.come_in(room, name) for name in ("Ann", "Bob", "Cat")]
+        for tab in tabs:
+            await tab.shows_people("Ann", "Bob", "Cat")
+        said: list[str] = []
+        for tab in tabs:
+            served_by = await tab.status.get_attribute("title")
+            assert served_by is not None
+            pid = int(served_by.rpartition(" ")[2])
+            # Whoever is served by it is away for a moment, and the others go on.
+            os.kill(pid, signal.SIGKILL)
+            for other in tabs:
+                said.append(f"message {len(said)}")
+                await other.say(said[-1])
+            await expect(tab.status).to_have_text("Connected")
+            await expect(tab.status).not_to_have_attribute("title", served_by)
+        for tab in tabs:
+            await expect(tab.log.locator(".waiting")).to_have_count(0)
+            await expect(tab.log.locator(".said")).to_have_count(len(said))
+            await tab.shows_people("Ann", "Bob", "Cat")
+        shown = [await tab.log.locator(".said .text").all_inner_texts() for tab in tabs]
+        assert sorted(shown[0]) == sorted(said)
+        assert shown[0] == shown[1] == shown[2]
+        await expect(tabs[0].log.get_by_text("Messages may be missing.")).to_have_count(0)
 
 
 @pytest.mark.parametrize("trigger", ["button", "online", "visibilitychange"])
