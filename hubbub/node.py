@@ -1,23 +1,22 @@
-"""A node: one process's share of a hub. Its feeds, its connections, and the one timer they share."""
+"""A node: one process's share of a hub. Its connections, and all that they need."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from hubbub.attendance import Attendance, companion, decode_member
+from hubbub.attendance import Attendance, decode_member
 from hubbub.channels import Channel
 from hubbub.control import CONTROL, CONTROL_HISTORY, Disconnect, decode_command, encode_command
-from hubbub.core.feed import Feed, Member
+from hubbub.core.feed import Member
 from hubbub.core.listener import Listener
-from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
-from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import Engine, Page
-from hubbub.exceptions import EngineUnavailable, InvalidData, Unrecoverable
+from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
+from hubbub.engines.base import Engine
+from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.subscriptions import Subscriptions
 from hubbub.types import Health, History, JoinLeave, Presence
 from hubbub.watch import Watch
 
@@ -25,18 +24,6 @@ logger = logging.getLogger("hubbub.node")
 
 #: Seconds between two looks at all connections.
 TICK = 1.0
-
-#: Seconds that a channel without members stays subscribed to: whoever reloads a page is back within that.
-LINGER = 5.0
-
-#: Seconds between two looks at whether the engine has more of a channel than has come.
-TAIL_CHECK = 30.0
-
-#: Histories read at a time.
-READS = 16
-
-#: Seconds that who joins waits for a repair that is under way.
-REPAIR_TIMEOUT = 5.0
 
 #: A publisher that never waits for anything would keep the loop from ever flushing what it publishes.
 #: After this many bytes it is made to give way for one turn.
@@ -85,18 +72,10 @@ class Node:
         self.let_go = 0
         # Messages dropped for connections that have ended since.
         self._dropped = 0
-        self._feeds: dict[str, Feed] = {}
-        # Channels that were joined or left lately, and when. Those without members are given up in a while.
-        self._lingering: dict[str, float] = {}
-        self._joining: Counter[str] = Counter()
-        # The task that subscribes to a channel or leaves it; one at a time.
-        self._changing: dict[str, asyncio.Task[None]] = {}
-        self._repairs: dict[str, asyncio.Task[None]] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._reads = asyncio.Semaphore(READS)
-        self._tail_checked = self.loop.time()
+        self._subscriptions = Subscriptions(engine, self._history_of)
         self._attendance = Attendance(engine, presence_ttl)
         self._watches: dict[str, Watch] = {}
+        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._control = Listener("control", self._on_command, self._on_commands_lost)
         self._ids = publication_ids()
         # Since when the engine is away, why, and how often it has been.
@@ -109,9 +88,6 @@ class Node:
         # Set when the node stops: what clients are told, also those that come in meanwhile.
         self._ending: tuple[int, str] | None = None
         self._ticker: asyncio.TimerHandle | None = None
-        # Bytes collected by feeds since the last flush.
-        self._collected = 0
-        self._flushes: list[Callable[[], None]] = []
 
     async def start(self, *, keeps_presence: bool = False) -> None:
         """
@@ -144,16 +120,12 @@ class Node:
         await self._attendance.stop()
         for watch in self._watches.values():
             watch.close()
-        tasks = [*self._repairs.values(), *self._changing.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._subscriptions.stop()
         await self._engine.stop()
 
     def stats(self) -> dict[str, Any]:
         connections = self._connections.values()
-        feeds = [feed for channel, feed in self._feeds.items() if not channel.startswith(INTERNAL)]
+        feeds = [feed for feed in self._subscriptions if not feed.channel.startswith(INTERNAL)]
         return {
             "connections": len(connections),
             "subscriptions": sum(map(len, feeds)),
@@ -199,34 +171,11 @@ class Node:
     async def join(
         self, channel: str, member: Member, since: Position | None = None, history: int = 0
     ) -> Position:
-        """Let ``member`` into ``channel``, and hand it first what was published after ``since``, or else the
-        last ``history`` publications. Returns the position from which it goes on.
-
-        :raises Unrecoverable: not everything since ``since`` is there.
-        :raises EngineUnavailable: the engine cannot be reached.
-        """
-        # A channel that somebody is joining is not left, however long that takes.
-        self._joining[channel] += 1
-        try:
-            feed = await self._feed(channel)
-            if since is not None:
-                await self._resume(feed, member, since)
-            elif history:
-                await self._join_with_history(feed, member, history)
-            else:
-                feed.join(member)
-            return feed.position
-        finally:
-            self._joining[channel] -= 1
-            if self._joining[channel] == 0:
-                del self._joining[channel]
-            self._linger(channel)
+        """See :meth:`hubbub.subscriptions.Subscriptions.join`."""
+        return await self._subscriptions.join(channel, member, since, history)
 
     def leave(self, channel: str, member: Member) -> None:
-        feed = self._feeds.get(channel)
-        if feed is not None:
-            feed.leave(member)
-            self._linger(channel)
+        self._subscriptions.leave(channel, member)
         self._attendance.leave(channel, member.id)
         if (watch := self._watches.get(channel)) is not None:
             watch.remove(member)
@@ -250,12 +199,10 @@ class Node:
 
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        async with self._lock(companion(channel)):
+        async with self._opening.setdefault(channel, asyncio.Lock()):
             watch = self._watches.get(channel)
             if watch is None:
-                watch = Watch(
-                    channel, self._engine, self, self._schedule, lambda: self._attendance.is_settled
-                )
+                watch = Watch(channel, self._engine, self._subscriptions, lambda: self._attendance.is_settled)
                 await watch.open()
                 self._watches[channel] = watch
         # Nothing is awaited in between: one that nobody watches is closed.
@@ -272,115 +219,13 @@ class Node:
 
     def position(self, channel: str) -> Position:
         """Where ``channel``, which has members here, stands."""
-        return self._feeds[channel].position
+        return self._subscriptions.position(channel)
 
     def _history_of(self, channel: str) -> History | None:
         if channel == CONTROL:
             return CONTROL_HISTORY
         declared = self._channel_of(channel)
         return None if declared is None else declared.history
-
-    async def _feed(self, channel: str) -> Feed:
-        """The channel's feed, subscribed to."""
-        while True:
-            changing = self._changing.get(channel)
-            # One that is done is not waited for: that would not give the loop a turn to forget it.
-            if changing is not None and not changing.done():
-                # Shared by all who wait for it, so that one who is cancelled does not stop it.
-                await asyncio.shield(changing)
-            elif (feed := self._feeds.get(channel)) is not None:
-                return feed
-            else:
-                self._change(channel, self._subscribe(channel))
-
-    async def _resume(self, feed: Feed, member: Member, since: Position) -> None:
-        # A client that is ahead of us comes from a node that was further on: the engine will know.
-        is_ahead = since.epoch == feed.position.epoch and since.offset > feed.position.offset
-        if not is_ahead and feed.resume(member, since):
-            return
-        # One at a time for each channel: the first to read fills the feed's memory for the others.
-        async with self._lock(feed.channel):
-            if not is_ahead and feed.resume(member, since):
-                return
-            page = await self._read(feed, since)
-            # From here on, nothing is awaited.
-            feed.remember(page.publications, page.position)
-            if not feed.resume(member, since, page.publications):
-                raise Unrecoverable(feed.channel, *feed.position)
-
-    async def _join_with_history(self, feed: Feed, member: Member, history: int) -> None:
-        async with self._lock(feed.channel):
-            page = await self._read(feed, limit=history, reverse=True)
-            publications = page.publications[::-1]
-            feed.remember(publications, page.position)
-            offset, epoch = feed.position
-            first = publications[0].offset if publications and publications[0].epoch == epoch else offset + 1
-            since = Position(max(first - 1, offset - history), epoch)
-            if not feed.resume(member, since, publications):
-                feed.join(member)
-
-    async def _read(
-        self, feed: Feed, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
-        """A page of the channel's history, at a moment when the feed is not being repaired."""
-        while True:
-            if repair := self._repairs.get(feed.channel):
-                await asyncio.wait([repair], timeout=REPAIR_TIMEOUT)
-                if not repair.done():
-                    raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")
-            page = await self._engine.history(feed.channel, since, limit, reverse)
-            if not feed.is_repairing:
-                return page
-
-    def _lock(self, channel: str) -> asyncio.Lock:
-        return self._locks.setdefault(channel, asyncio.Lock())
-
-    # Subscriptions to the engine
-
-    def _change(self, channel: str, change: Coroutine[Any, Any, None]) -> None:
-        def done(task: asyncio.Task[None]) -> None:
-            if self._changing.get(channel) is task:
-                del self._changing[channel]
-            # Whoever waits gets it; and if nobody does any more, it is not worth a warning.
-            task.cancelled() or task.exception()
-
-        task = self._changing[channel] = self.loop.create_task(change)
-        task.add_done_callback(done)
-
-    async def _subscribe(self, channel: str) -> None:
-        feed = self._feeds[channel] = Feed(channel, self._schedule, self._repair)
-        # What comes before the position is known waits in the feed, as during a repair.
-        feed.is_repairing = True
-        try:
-            feed.position = await self._engine.subscribe(channel, self._history_of(channel))
-        except BaseException:
-            del self._feeds[channel]
-            raise
-        feed.repaired((), feed.position)
-
-    async def _unsubscribe(self, channel: str) -> None:
-        del self._feeds[channel]
-        try:
-            await self._engine.unsubscribe(channel)
-        except EngineUnavailable as exc:
-            logger.debug("Could not unsubscribe from %r: %s", channel, exc)
-
-    def _linger(self, channel: str) -> None:
-        """Leave the channel in a while if nobody is in it then."""
-        # Anew at the end: they are in the order of their time.
-        self._lingering.pop(channel, None)
-        self._lingering[channel] = self.loop.time()
-
-    def _leave_lingering(self, now: float) -> None:
-        for channel, since in list(self._lingering.items()):
-            if since + LINGER > now:
-                break
-            del self._lingering[channel]
-            feed = self._feeds.get(channel)
-            if feed is None or channel in self._changing:
-                continue
-            if len(feed) == 0 and channel not in self._joining:
-                self._change(channel, self._unsubscribe(channel))
 
     # Publications
 
@@ -391,16 +236,14 @@ class Node:
         if using is not None:
             return await self._engine.publish_in(publication, history, idempotency_key, using)
         position = await self._engine.publish(publication, history, idempotency_key)
-        if self._collected > YIELD_AFTER:
+        if self._subscriptions.collected > YIELD_AFTER:
             await asyncio.sleep(0)
         return position
 
     # For the engine
 
     def on_publication(self, publication: Publication) -> None:
-        feed = self._feeds.get(publication.channel)
-        if feed is not None and (frame := feed.publish(publication)):
-            self._collected += frame.cost
+        self._subscriptions.publish(publication)
 
     def on_disconnect(self, reason: str) -> None:
         self._outages += 1
@@ -412,7 +255,9 @@ class Node:
         self._away_since = None
         self._trouble = ""
         self._attendance.has_trouble()
-        self._verify()
+        # Whatever there is here: the engine may have more, or other.
+        self._subscriptions.verify()
+        self._look()
 
     # Commands
 
@@ -442,69 +287,20 @@ class Node:
     def _on_commands_lost(self) -> None:
         logger.warning("The engine has lost what nodes asked of one another, such as to disconnect a user.")
 
-    # Repairs
-
-    def _verify(self) -> None:
-        """Whatever there is here: the engine may have more, or other."""
-        for feed in self._feeds.values():
-            feed.verify()
-        for watch in self._watches.values():
-            watch.look()
-
-    def _repair(self, feed: Feed) -> None:
-        task = self.loop.create_task(self._read_missing(feed))
-        self._repairs[feed.channel] = task
-        task.add_done_callback(lambda _: self._repaired(feed.channel, task))
-
-    def _repaired(self, channel: str, task: asyncio.Task[None]) -> None:
-        # The repair may have asked for another one.
-        if self._repairs.get(channel) is task:
-            del self._repairs[channel]
-        if not task.cancelled() and (exc := task.exception()):
-            logger.error("Could not repair %r.", channel, exc_info=exc)
-
-    async def _read_missing(self, feed: Feed) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                async with self._reads:
-                    page = await self._engine.history(feed.channel, feed.since)
-            except Exception as exc:
-                if not isinstance(exc, EngineUnavailable):
-                    logger.exception("Could not read the history of %r; it is tried again.", feed.channel)
-                await backoff.wait()
-            else:
-                feed.repaired(page.publications, page.position)
-                return
-
     # The event loop
-
-    def _schedule(self, flush: Callable[[], None]) -> None:
-        # One callback for all the feeds that were published to in this turn.
-        if not self._flushes:
-            self.loop.call_soon(self._flush)
-        self._flushes.append(flush)
-
-    def _flush(self) -> None:
-        flushes, self._flushes = self._flushes, []
-        self._collected = 0
-        for flush in flushes:
-            flush()
 
     def _tick(self) -> None:
         self._ticker = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
-        self._leave_lingering(now)
+        if self._subscriptions.tick(now):
+            self._look()
         for channel, watch in list(self._watches.items()):
             if len(watch) == 0:
                 del self._watches[channel]
                 watch.close()
-        if self._engine.across_processes and now - self._tail_checked > TAIL_CHECK:
-            self._tail_checked = now
-            for feed in self._feeds.values():
-                if feed.position != START:
-                    feed.verify()
-            for watch in self._watches.values():
-                watch.look()
+
+    def _look(self) -> None:
+        for watch in self._watches.values():
+            watch.look()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from msgspec import json
 
 from hubbub.attendance import companion, decode_member, decode_news
-from hubbub.core.feed import Feed, Member, Schedule, deliver
+from hubbub.core.feed import Feed, Member, deliver
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.listener import Listener
 from hubbub.core.publication import Position, Publication
@@ -18,6 +17,7 @@ from hubbub.core.roster import Changes, Roster, Users
 from hubbub.engines.backoff import Backoff
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.subscriptions import Subscriptions
 from hubbub.types import JoinLeave, PresenceMember
 
 logger = logging.getLogger("hubbub.watch")
@@ -30,20 +30,12 @@ UNSETTLED = 1.0
 _POSITION = Position(0, "presence")
 
 
-class Subscriptions(Protocol):
-    """What a watch asks of its node."""
-
-    async def join(self, channel: str, member: Member) -> Position: ...
-    def leave(self, channel: str, member: Member) -> None: ...
-
-
 class Watch:
     """Who is in one channel, for those on this node who want to know.
 
     :param channel: the channel.
     :param engine: where who is there can be read.
-    :param subscriptions: joins channels of the engine.
-    :param schedule: asks the event loop to call back soon.
+    :param subscriptions: the channels that the node is in.
     :param is_settled: whether the engine is known to have everybody.
     """
 
@@ -52,7 +44,6 @@ class Watch:
         channel: str,
         engine: Engine,
         subscriptions: Subscriptions,
-        schedule: Schedule,
         is_settled: Callable[[], bool],
     ) -> None:
         self.channel = channel
@@ -61,8 +52,8 @@ class Watch:
         self._is_settled = is_settled
         self._roster, self._users = Roster(), Users()
         self._feeds: dict[JoinLeave, Feed] = {
-            "connections": Feed(channel, schedule, _never, _POSITION),
-            "users": Feed(channel, schedule, _never, _POSITION),
+            "connections": Feed(channel, subscriptions.schedule, _never, _POSITION),
+            "users": Feed(channel, subscriptions.schedule, _never, _POSITION),
         }
         self._listener = Listener(f"watch:{channel}", self._on_news)
         # Reads what the engine has, until nothing is in doubt.

@@ -11,8 +11,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from hubbub import EngineUnavailable, Hub
-from hubbub import node as node_module
+from hubbub import EngineUnavailable, Hub, subscriptions
 from hubbub.control import CONTROL, Disconnect
 from hubbub.core.publication import Publication
 from hubbub.node import Node
@@ -199,7 +198,7 @@ async def test_whom_to_disconnect_is_one_thing() -> None:
 def test_subscribing_while_another_task_does_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, first_fails: bool
 ) -> None:
-    monkeypatch.setattr(node_module, "LINGER", 60)
+    monkeypatch.setattr(subscriptions, "LINGER", 60)
     outcomes: list[object] = []
     app, hub = FastAPI(), Hub()
     app.include_router(hub.router)

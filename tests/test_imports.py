@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("connection", "servers"),
     ("endings", "messages", "node", "transports"),
     ("watch",),
-    ("attendance", "channels", "control"),
+    ("attendance", "channels", "control", "subscriptions"),
     ("engines",),
     ("core",),
     ("codes", "exceptions", "origins", "types"),

@@ -11,7 +11,16 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 
-from hubbub import EngineUnavailable, History, Hub, InvalidChannel, Position, Publication, Unrecoverable
+from hubbub import (
+    EngineUnavailable,
+    History,
+    Hub,
+    InvalidChannel,
+    Position,
+    Publication,
+    Unrecoverable,
+    subscriptions,
+)
 from hubbub import node as node_module
 from hubbub.channels import Channel
 from hubbub.control import CONTROL
@@ -115,7 +124,7 @@ def engine() -> FlakyEngine:
 @pytest.fixture
 async def node(engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(node_module, "TICK", 0.01)
-    monkeypatch.setattr(node_module, "LINGER", 0.05)
+    monkeypatch.setattr(subscriptions, "LINGER", 0.05)
     node = Node(engine, lambda name: Channel(name, HISTORY) if name == "chat" else None)
     await node.start()
     yield node
@@ -250,7 +259,7 @@ async def test_after_a_reconnect_the_tail_is_fetched(node: Node, engine: FlakyEn
 async def test_a_lost_tail_is_noticed_by_the_check(
     node: Node, engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "TAIL_CHECK", 0.02)
+    monkeypatch.setattr(subscriptions, "TAIL_CHECK", 0.02)
     member = Member()
     await node.join("chat", member)
     engine.loses = True
