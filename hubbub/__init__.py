@@ -17,6 +17,7 @@ from hubbub.exceptions import (
     Unrecoverable,
 )
 from hubbub.hub import Hub, Stats
+from hubbub.publisher import Publisher
 from hubbub.types import History
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "MissingExtra",
     "Position",
     "Publication",
+    "Publisher",
     "Stats",
     "Unrecoverable",
 ]

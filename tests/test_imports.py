@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hubbub",),
     ("hub",),
     ("connection", "servers"),
-    ("channels", "endings", "messages", "node", "transports"),
+    ("channels", "endings", "messages", "node", "publisher", "transports"),
     ("engines",),
     ("core",),
     ("codes", "exceptions", "origins", "types"),
