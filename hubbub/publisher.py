@@ -41,9 +41,9 @@ def shared_engine_for(url: str, namespace: str = "hubbub") -> Engine:
     if not engine.across_processes:
         raise InvalidURL(
             "Expected the URL of an engine that reaches other processes, but got "
-            f"{url.partition(':')[0]}://, which stays within one: nobody would hear. Give the app's Hub() the "
-            "URL of another engine, such as sqlite:///hub.db, and use the same here. Within the app's own "
-            "process, there is 'await hub.publish(…)'."
+            f"{url.partition(':')[0]}://, which stays within one: nobody would hear. Give the app's Hub() "
+            "the URL of another engine, such as sqlite:///hub.db, and use the same here. Within the app's "
+            "own process, there is 'await hub.publish(…)'."
         )
     return engine
 

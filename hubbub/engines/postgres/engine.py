@@ -19,8 +19,9 @@ import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Finding, Page, Sink
 from hubbub.engines.postgres.address import DEADLINE, Address
+from hubbub.engines.postgres.inspection import inspect
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.types import History
@@ -309,6 +310,11 @@ class PostgresEngine(Engine):
     async def remove_history(self, channel: str) -> None:
         remove = self._sql("SELECT {schema}.remove_history($1)")
         await self._ask(lambda connection: connection.execute(remove, channel))
+
+    async def inspect(self) -> Sequence[Finding]:
+        return await self._ask(
+            lambda connection: inspect(connection, self.namespace, self._address.pool_size)
+        )
 
     # Inside: asking the database
 

@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
 from hubbub.engines.backoff import RETRY_MAX, Backoff
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Finding, Page, Sink
+from hubbub.engines.redis.inspection import inspect
 from hubbub.engines.redis.link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, Request
 from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData
@@ -215,6 +216,12 @@ class RedisEngine(Engine):
     async def remove_history(self, channel: str) -> None:
         base = self._base(channel)
         await self._run(REMOVE, [f"{base}:meta", f"{base}:log"], token_hex(4))
+
+    async def inspect(self) -> Sequence[Finding]:
+        self._started()
+        links = self._session.commands if self._session is not None else ()
+        found = [await inspect(each.ask, each.where, is_cluster=bool(self._sharded)) for each in links]
+        return list(chain.from_iterable(found))
 
     # Names
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Page, Sink
+from hubbub.engines.base import Engine, Finding, Page, Sink
+from hubbub.engines.sqlite import inspection
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -92,6 +94,10 @@ class SQLiteEngine(Engine):
 
     async def remove_history(self, channel: str) -> None:
         await self._do(lambda store, now: store.remove_history(channel, now))
+
+    async def inspect(self) -> Sequence[Finding]:
+        self._started()
+        return await asyncio.to_thread(inspection.inspect, self._path)
 
     # Inside
 
