@@ -76,10 +76,11 @@ class Running:
 
 
 @contextmanager
-def running(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Iterator[Running]:
     """The command while it runs."""
     with subprocess.Popen(
         [HUBBUB, *words],
+        cwd=cwd,
         env={**os.environ, **ENVIRONMENT, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from hubbub.cli.doctor import hidden
+from hubbub.engines import ENGINES, EngineSpec
 from hubbub.engines.postgres.inspection import inspect as inspect_postgres
 from hubbub.engines.redis.inspection import inspect as inspect_redis
 from hubbub.engines.sqlite import inspection as sqlite_inspection
@@ -23,6 +25,9 @@ from tests.commands import hubbub
 from tests.postgres import PostgresServer
 from tests.redis_server import RedisServer, redis_server
 from tests.servers import free_port
+
+# Not the command that hides it in the package.
+doctor_module = import_module("hubbub.cli.doctor")
 
 #: What a healthy engine of any kind is told about.
 WELL = (
@@ -408,3 +413,55 @@ async def test_databases_that_are_hard_to_come_by(settings: dict[str, object], w
     assert all(each.advice for each in found)
     is_durable = any(each.text.startswith("a crash loses nothing") for each in findings)
     assert is_durable == ("off" not in settings.values())
+
+
+# Engines of others
+
+PIGEON = """
+import asyncio
+from hubbub.engines.memory import MemoryEngine
+
+class PigeonEngine(MemoryEngine):
+    across_processes = True
+    def __init__(self, url, namespace):
+        super().__init__("memory://", namespace)
+    {method}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (
+            "async def start(self, sink): raise KeyError('loft')",
+            "✗ Expected it to be there, but got KeyError: 'loft'",
+        ),
+        (
+            "async def inspect(self): raise ValueError('no feathers')",
+            "✗ Expected it to tell about itself, but got ValueError: no feathers",
+        ),
+        (
+            "async def start(self, sink): await asyncio.Event().wait()",
+            "✗ Expected it to be there within 1 s, but it did not.",
+        ),
+        # Two of them in memory: what one of them publishes, the other does not hear.
+        (
+            "pass",
+            "✗ Expected it to hand over what another process publishes within 1 s, but it did not.",
+        ),
+    ],
+)
+async def test_engines_of_others_are_looked_at_too(
+    method: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "pigeon_engine.py").write_text(PIGEON.format(method=method))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pigeon_engine", raising=False)
+    monkeypatch.setitem(ENGINES, "pigeon", EngineSpec("pigeon_engine:PigeonEngine"))
+    monkeypatch.setattr(doctor_module, "DEADLINE", 1.0)
+    assert not await doctor_module._report(doctor_module._examine("pigeon://", "hubbub"))
+    assert says in capsys.readouterr().out
