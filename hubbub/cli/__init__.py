@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -44,4 +46,8 @@ def options(
 
 def main() -> None:
     """The ``hubbub`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that lacks a letter is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from io import TextIOWrapper
 from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias
 
 import typer
@@ -181,9 +180,6 @@ def tail(
         start, history = None, EVERYTHING
     # What the engine has to say, such as that it is away.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A terminal that lacks a letter is no reason to end.
-        sys.stdout.reconfigure(errors="backslashreplace")
     printer = JSON() if as_json else Text(len(channels) > 1)
     try:
         with explained():
