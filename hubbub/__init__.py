@@ -17,6 +17,7 @@ from hubbub.exceptions import (
     Unrecoverable,
 )
 from hubbub.hub import Hub, Stats
+from hubbub.publisher import Publisher
 from hubbub.types import Health, History, Presence, PresenceMember
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "Presence",
     "PresenceMember",
     "Publication",
+    "Publisher",
     "Stats",
     "Unrecoverable",
 ]

@@ -44,7 +44,8 @@ class MissingExtra(HubbubError, ImportError):
 
 
 class HubNotRunning(HubbubError, RuntimeError):
-    """The hub was used before it started, after it stopped, or on another event loop than its own."""
+    """The hub was used before it started, after it stopped, or on another event loop than its own; or a
+    publisher after it was closed."""
 
 
 class InvalidChannel(HubbubError, ValueError):

@@ -348,7 +348,7 @@ class Hub:
         if _running_loop() is not node.loop:
             raise HubNotRunning(
                 "Expected the event loop on which the hub was started, but this is another loop or a thread. "
-                "(FastAPI runs 'def' endpoints in threads: make it 'async def'.)"
+                "(FastAPI runs 'def' endpoints in threads: make it 'async def', or use a Publisher.)"
             )
         return node
 

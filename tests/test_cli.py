@@ -49,7 +49,7 @@ def test_python_m_hubbub_is_hubbub() -> None:
     assert done.stdout == f"hubbub {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [("run",), ("demo",)])
+@pytest.mark.parametrize("command", [("run",), ("demo",), ("publish",), ("tail",), ("doctor",)])
 def test_help_shows_examples(command: Sequence[str]) -> None:
     code, text = hubbub(*command, "--help")
     assert code == 0

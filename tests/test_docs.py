@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +15,8 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from tests.clients import DEADLINE, connect, receive, receive_json
+from tests.clients import connect, receive, receive_json
+from tests.commands import DEADLINE, hubbub, running
 from tests.servers import ROOT, serve
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -21,6 +25,11 @@ EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html
 #: Commands in the docs, and nothing else, and what runs them.
 COMMANDS = {
     "hubbub run chat:app": "below",
+    "hubbub publish sqlite:///deploys.db deploys 'v3 tomorrow'": "below",
+    "hubbub publish sqlite:///deploys.db deploys "
+    """'{"version": "v3", "status": "planned"}' --json""": "below",
+    "hubbub tail sqlite:///deploys.db deploys --history 10": "below",
+    "hubbub doctor sqlite:///deploys.db": "below",
     "scripts/test": "CI",
     "scripts/bench --quick": "test_benchmarks.py, but for the installation",
     "scripts/bench": "the same",
@@ -176,3 +185,45 @@ async def test_the_shop_example_announces_what_is_committed(postgres_url: str, l
         answer = await http.post(f"{server.http}/orders", json={"item": "lamp"})
         assert answer.json() == {"item": "lamp"}
         assert await receive_json(client) == {"item": "lamp"}
+
+
+async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Path) -> None:
+    env = {"DEPLOYS_HUB": f"sqlite:///{tmp_path / 'deploys.db'}"}
+
+    async def script(*words: str) -> str:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, *words],
+            cwd=ROOT / "examples",
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return str(done.stdout)
+
+    _, _, _, shell, sick = blocks(ROOT / "docs" / "publishing.md")
+    text, json, tail = (shlex.split(line)[1:] for line in shell.code.splitlines())
+    async with (
+        serve("deploys:app", log, command="hubbub run", probe="/docs", env=env) as server,
+        connect(f"{server.ws}/deploys/live") as client,
+        httpx2.AsyncClient(base_url=server.http) as http,
+    ):
+        assert (await http.post("/deploys", params={"version": "v1"})).json() == 1
+        assert await receive_json(client) == {"version": "v1", "status": "planned"}
+        await script("tasks.py", "v1", "v2")
+        told = [await receive_json(client) for _ in range(4)]
+        for version in ("v1", "v2"):
+            assert [each["status"] for each in told if each["version"] == version] == ["building", "done"]
+        assert await script("announce.py", "v3 soon") == "This was message 6.\n"
+        assert await receive(client) == "v3 soon"
+        for words in (text, json):
+            assert (await asyncio.to_thread(hubbub, *words, cwd=tmp_path)).code == 0
+        assert await receive(client) == "v3 tomorrow"
+        assert await receive_json(client) == {"version": "v3", "status": "planned"}
+        with running(*tail, cwd=tmp_path) as watching:
+            printed = [await asyncio.to_thread(watching.out) for _ in range(8)]
+        assert printed[5].endswith("  v3 soon")
+        examined = await asyncio.to_thread(hubbub, *shlex.split(sick.code)[1:], cwd=tmp_path)
+        assert examined.out.endswith("All is well.\n")

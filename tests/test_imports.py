@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hubbub",),
     ("hub",),
     ("connection", "servers"),
-    ("endings", "messages", "node", "transports"),
+    ("endings", "messages", "node", "publisher", "transports"),
     ("watch",),
     ("attendance", "channels", "control", "subscriptions"),
     ("engines",),

@@ -1,14 +1,19 @@
-"""The command line: ``hubbub run``, ``hubbub demo``."""
+"""The command line: ``hubbub run``, ``demo``, ``publish``, ``tail``, ``doctor``."""
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from hubbub import __version__
 from hubbub.cli.demo import demo
+from hubbub.cli.doctor import doctor
+from hubbub.cli.publish import publish
 from hubbub.cli.run import run
+from hubbub.cli.tail import tail
 
 app = typer.Typer(
     name="hubbub",
@@ -19,8 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.command()(run)
-app.command()(demo)
+for command in (run, demo, publish, tail, doctor):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -41,4 +46,8 @@ def options(
 
 def main() -> None:
     """The ``hubbub`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that lacks a letter is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     app()

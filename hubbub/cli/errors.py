@@ -1,13 +1,31 @@
-"""How the command line says that something is wrong with what it was given."""
+"""How the command line says that something is wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
+from hubbub.exceptions import EngineUnavailable, HubbubError
 
-def fail(message: str) -> NoReturn:
-    """Print ``message`` to stderr and exit with status 2, as for any other wrong use of a command."""
+#: What a command exits with that was used wrongly, and one that did not succeed.
+WRONG_USE, FAILURE = 2, 1
+
+
+def fail(message: str, status: int = WRONG_USE) -> NoReturn:
+    """Print ``message`` to stderr and exit."""
     typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(status)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Exit with the message of what Hubbub raises, without a traceback."""
+    try:
+        yield
+    except EngineUnavailable as exc:
+        fail(f"{exc} To find out more, run: hubbub doctor URL", FAILURE)
+    except (HubbubError, ValueError) as exc:
+        fail(str(exc))

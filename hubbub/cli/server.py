@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 import uvicorn
 
-from hubbub.cli.supervisors import Reloader, Workers
+from hubbub.cli.lifespan import Lifespan
+from hubbub.cli.supervisors import STARTUP_FAILURE, Reloader, Workers
 from hubbub.servers.uvicorn import HubProtocol
 
 Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")]
@@ -21,8 +22,13 @@ Port: TypeAlias = Annotated[
     int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
 ]
 
-# What uvicorn exits with when the app does not start or the port is taken.
-_STARTUP_FAILURE = 3
+
+class Config(uvicorn.Config):
+    """uvicorn's settings, and its worker processes', for an app that tells in one line what it lacks."""
+
+    def load(self) -> None:
+        super().load()
+        self.loaded_app = Lifespan(self.loaded_app)
 
 
 class Server(uvicorn.Server):
@@ -59,7 +65,7 @@ def serve(
     :param compress: whether to compress what goes to clients that can take it so.
     :param options: more of what ``uvicorn.Config`` takes.
     """
-    config = uvicorn.Config(
+    config = Config(
         target,
         host=host,
         port=port,
@@ -70,16 +76,20 @@ def serve(
     )
     # The rest is what uvicorn.run() does, with classes of ours.
     server = Server(config)
+    has_failed = False
     try:
         with suppress(KeyboardInterrupt):
             if config.should_reload:
                 Reloader(config, target=uvicorn.Server(config).run, sockets=[config.bind_socket()]).run()
             elif config.workers > 1:
-                Workers(config, sockets=[config.bind_socket()]).run()
+                workers = Workers(config, sockets=[config.bind_socket()])
+                workers.run()
+                has_failed = workers.has_failed
             else:
                 server.run()
+                has_failed = not server.started
     finally:
         if config.uds:
             Path(config.uds).unlink(missing_ok=True)
-    if not (server.started or config.should_reload or config.workers > 1):
-        sys.exit(_STARTUP_FAILURE)
+    if has_failed:
+        sys.exit(STARTUP_FAILURE)

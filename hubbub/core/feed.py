@@ -339,4 +339,4 @@ class Feed:
 
 
 def _frame(publication: Publication) -> Frame:
-    return Frame(publication.kind, publication.data)
+    return Frame(publication.kind, publication.data, publication)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from hubbub.core.deflate import deflate
+from hubbub.core.publication import Publication
 from hubbub.types import Kind
 
 #: What a waiting frame is charged on top of its payload: roughly what Python keeps for the object, its
@@ -25,13 +26,16 @@ class Frame:
 
     Frames are shared: all members of a channel are sent the same object, and each wire form is made on
     first use and kept.
+
+    :param publication: what it is of, if it was published, for members that want to know more of it.
     """
 
-    __slots__ = ("_compressed", "_message", "cost", "data", "kind")
+    __slots__ = ("_compressed", "_message", "cost", "data", "kind", "publication")
 
-    def __init__(self, kind: Kind, data: bytes) -> None:
+    def __init__(self, kind: Kind, data: bytes, publication: Publication | None = None) -> None:
         self.kind = kind
         self.data = data
+        self.publication = publication
         #: Bytes that this frame counts for while it waits in an outbox.
         self.cost = len(data) + FRAME_OVERHEAD
         self._message: dict[str, Any] | None = None

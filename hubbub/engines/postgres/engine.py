@@ -15,9 +15,10 @@ import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import Engine, Page, PresenceChange, Sink
+from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink
 from hubbub.engines.postgres.address import DEADLINE, Address
 from hubbub.engines.postgres.errors import ERRORS, why
+from hubbub.engines.postgres.inspection import inspect
 from hubbub.engines.postgres.queues import Item, Queues
 from hubbub.engines.postgres.reader import Reader
 from hubbub.engines.postgres.rows import as_arguments, as_publication
@@ -252,6 +253,11 @@ class PostgresEngine(Engine):
         find = self._schema.sql("SELECT connection, data FROM {schema}.presence WHERE channel = $1")
         found = await self._ask(lambda connection: connection.fetch(find, channel))
         return {row["connection"]: row["data"] for row in found}
+
+    async def inspect(self) -> Sequence[Finding]:
+        return await self._ask(
+            lambda connection: inspect(connection, self.namespace, self._address.pool_size)
+        )
 
     # Inside: asking the database
 

@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Finding, Page, PresenceChange, Sink
 from hubbub.engines.redis.keys import Keys
 from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import PUBLISH, READ, REMOVE
@@ -116,6 +116,9 @@ class RedisEngine(Engine):
 
     async def presence(self, channel: str) -> Mapping[str, bytes]:
         return await self._presence.read(channel)
+
+    async def inspect(self) -> Sequence[Finding]:
+        return await self._supervisor.inspect()
 
     # Inside
 

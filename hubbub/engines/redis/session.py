@@ -12,6 +12,8 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from hubbub.engines.base import Finding
+from hubbub.engines.redis.inspection import inspect
 from hubbub.engines.redis.link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, OnMessage, Request
 from hubbub.engines.redis.scripts import SCRIPTS
 from hubbub.engines.redis.servers import Layout
@@ -118,6 +120,11 @@ class Session:
                 request = Request((command,), deadline=_deadline())
                 request.answer.add_done_callback(done)
                 link.send(request)
+
+    async def inspect(self) -> Sequence[Finding]:
+        """What is to be said about the servers, for ``hubbub doctor``."""
+        found = [await inspect(link.ask, link.where, is_cluster=bool(self._slots)) for link in self._commands]
+        return list(chain.from_iterable(found))
 
     def check(self, now: float) -> None:
         """Give up what is overdue, and end if a server has fallen silent."""

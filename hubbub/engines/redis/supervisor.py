@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from hubbub.engines.backoff import RETRY_MAX, Backoff
-from hubbub.engines.base import Sink
+from hubbub.engines.base import Finding, Sink
 from hubbub.engines.redis.link import ANSWER_TIMEOUT, Request
 from hubbub.engines.redis.scripts import Script
 from hubbub.engines.redis.servers import Locator
@@ -108,6 +108,11 @@ class Supervisor:
     def ask(self, command: str, key: str, *arguments: bytes | str | int) -> asyncio.Future[Any]:
         """Carry out a command where its key lies."""
         return self._send((command, key, *arguments), key)
+
+    async def inspect(self) -> Sequence[Finding]:
+        """What is to be said about the servers."""
+        self.check_started()
+        return await self.session.inspect() if self.session is not None else ()
 
     def _send(
         self, command: tuple[bytes | str | int, ...], key: str, source: str | None = None

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Page, PresenceChange, Sink
+from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink
+from hubbub.engines.sqlite import inspection
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -113,6 +114,10 @@ class SQLiteEngine(Engine):
             lambda store, now: store.presence.of(channel), writes=False
         )
         return found
+
+    async def inspect(self) -> Sequence[Finding]:
+        self._started()
+        return await asyncio.to_thread(inspection.inspect, self._path)
 
     # Inside
 

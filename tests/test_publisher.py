@@ -1,0 +1,514 @@
+"""Publishing from threads, tasks and scripts, on real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from itertools import chain
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from hubbub import (
+    EngineUnavailable,
+    History,
+    HubNotRunning,
+    InvalidChannel,
+    InvalidData,
+    InvalidURL,
+    Position,
+    Publisher,
+)
+from hubbub import publisher as publisher_module
+from hubbub.engines import Engine, engine_for
+from hubbub.engines.contract import Collector
+from tests.clients import eventually
+from tests.redis_server import RedisServer, redis_server
+from tests.servers import free_port
+
+#: Seconds after which another process is not waited for any more.
+DEADLINE = 60
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """An engine that needs no server, for what does not differ between engines."""
+    return f"sqlite:///{tmp_path / 'hub.db'}"
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{token_hex(4)}"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@asynccontextmanager
+async def hearing(url: str, *channels: str, namespace: str = "hubbub") -> AsyncIterator[Collector]:
+    """What others publish to ``channels``."""
+    engine, collector = engine_for(url, namespace), Collector()
+    await engine.start(collector)
+    try:
+        for channel in channels:
+            await engine.subscribe(channel)
+        yield collector
+    finally:
+        await engine.stop()
+
+
+def lines() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "hubbub-publisher"]
+
+
+def kept(url: str, channel: str, namespace: str = "hubbub") -> list[str]:
+    """What the channel has kept, asked for from an event loop of its own."""
+
+    async def read() -> list[str]:
+        engine = engine_for(url, namespace)
+        await engine.start(Collector())
+        try:
+            page = await engine.history(channel)
+        finally:
+            await engine.stop()
+        return [each.data.decode() for each in page.publications]
+
+    return asyncio.run(read())
+
+
+class Message(BaseModel):
+    text: str
+
+
+# What it publishes
+
+
+async def test_what_is_published_is_heard_elsewhere(engine_url: str, namespace: str) -> None:
+    def publish() -> list[Position]:
+        with Publisher(engine_url, namespace=namespace) as publisher:
+            return [
+                publisher.publish("room:1", "hello"),
+                publisher.publish("room:1", b"\xff"),
+                publisher.publish("room:1", Message(text="hi")),
+                publisher.publish("room:1", [1], exclude="ann"),
+            ]
+
+    async with hearing(engine_url, "room:1", namespace=namespace) as collector:
+        assert await asyncio.to_thread(publish) == [Position(0, "")] * 4
+        await collector.until(lambda: len(collector.publications) == 4)
+    heard = [(each.kind, each.data, each.exclude) for each in collector.publications]
+    assert heard == [
+        ("text", b"hello", None),
+        ("binary", b"\xff", None),
+        ("json", b'{"text":"hi"}', None),
+        ("json", b"[1]", "ann"),
+    ]
+    assert len({each.id for each in collector.publications}) == 4
+    assert lines() == []
+
+
+def test_a_channel_that_has_a_history_keeps_it(engine_url: str, namespace: str) -> None:
+    with Publisher(engine_url, namespace=namespace) as publisher:
+        first = publisher.publish("orders", "1", history=History(size=2, ttl=60))
+        assert [publisher.publish("orders", text) for text in "23"] == [
+            Position(2, first.epoch),
+            Position(3, first.epoch),
+        ]
+    assert kept(engine_url, "orders", namespace) == ["2", "3"]
+
+
+def test_a_key_publishes_once(engine_url: str, namespace: str) -> None:
+    history = History()
+    with Publisher(engine_url, namespace=namespace) as publisher:
+        first = publisher.publish("orders", "paid", history=history, idempotency_key="7")
+        assert publisher.publish("orders", "paid", history=history, idempotency_key="7") == first
+        assert publisher.publish("orders", "sent", history=history, idempotency_key="8") != first
+
+
+def test_what_cannot_be_published_is_refused_before_anything_is_connected(url: str) -> None:
+    with Publisher(url) as publisher:
+        with pytest.raises(InvalidChannel):
+            publisher.publish("", "hello")
+        with pytest.raises(InvalidData):
+            publisher.publish("chat", object())
+        assert lines() == []
+
+
+@pytest.mark.parametrize("url", ["memory://", "MEMORY://"])
+def test_memory_reaches_nobody(url: str) -> None:
+    with pytest.raises(InvalidURL, match=r"reaches other processes, but got \w+://, which stays within one"):
+        Publisher(url)
+
+
+# Threads
+
+
+def test_many_threads_publish_over_one_connection(engine_url: str, namespace: str) -> None:
+    threads, each = 16, 25
+    with Publisher(engine_url, namespace=namespace) as publisher, ThreadPoolExecutor(threads) as executor:
+
+        def publish(thread: int) -> list[int]:
+            return [
+                publisher.publish("chat", f"{thread}:{number}", history=History(size=1000)).offset
+                for number in range(each)
+            ]
+
+        offsets = list(executor.map(publish, range(threads)))
+        assert len(lines()) == 1
+    # Each of them in its own order, none of them lost or doubled.
+    assert all(mine == sorted(mine) for mine in offsets)
+    assert sorted(chain.from_iterable(offsets)) == list(range(1, threads * each + 1))
+    assert sorted(kept(engine_url, "chat", namespace)) == sorted(
+        f"{thread}:{number}" for thread in range(threads) for number in range(each)
+    )
+
+
+class Gate(Engine):
+    """Accepts nothing until it is opened; counts what waits."""
+
+    across_processes = True
+
+    def __init__(self) -> None:
+        super().__init__("gate://")
+        self.starts = self.stops = self.waiting = 0
+        self.trouble: Exception | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.opened = asyncio.Event()
+
+    async def start(self, sink: object) -> None:
+        self.starts += 1
+        self.loop = asyncio.get_running_loop()
+        if self.trouble is not None:
+            raise self.trouble
+
+    async def stop(self) -> None:
+        self.stops += 1
+
+    async def publish(self, *args: object) -> Position:
+        self.waiting += 1
+        try:
+            await self.opened.wait()
+        finally:
+            self.waiting -= 1
+        return Position(7, "gate")
+
+    def open(self) -> None:
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.opened.set)
+
+    async def subscribe(self, *args: object) -> Position:
+        raise AssertionError
+
+    async def unsubscribe(self, *args: object) -> None:
+        raise AssertionError
+
+    async def history(self, *args: object) -> None:  # type: ignore[override]
+        raise AssertionError
+
+    async def remove_history(self, *args: object) -> None:
+        raise AssertionError
+
+    async def update_presence(self, *args: object) -> bool:
+        raise AssertionError
+
+    async def expire_presence(self, *args: object) -> None:  # type: ignore[override]
+        raise AssertionError
+
+    async def presence(self, *args: object) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+    monkeypatch.setattr(publisher_module, "engine_for", lambda url, namespace: gate)
+    return gate
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    asyncio.run(eventually(condition))
+
+
+def test_threads_do_not_wait_for_one_another(gate: Gate) -> None:
+    with Publisher("gate://") as publisher, ThreadPoolExecutor(16) as executor:
+        answers = [executor.submit(publisher.publish, "chat", str(number)) for number in range(16)]
+        wait_until(lambda: gate.waiting == 16)
+        assert gate.starts == 1
+        gate.open()
+        assert {answer.result(DEADLINE) for answer in answers} == {(7, "gate")}
+
+
+def test_closing_waits_for_what_is_being_published(gate: Gate) -> None:
+    publisher = Publisher("gate://")
+    with ThreadPoolExecutor(2) as executor:
+        answer = executor.submit(publisher.publish, "chat", "last")
+        wait_until(lambda: gate.waiting == 1)
+        closing = executor.submit(publisher.close)
+        wait_until(lambda: publisher._is_closed)
+        assert not closing.done()
+        gate.open()
+        assert answer.result(DEADLINE) == (7, "gate")
+        closing.result(DEADLINE)
+    assert gate.stops == 1
+    publisher.close()
+    with pytest.raises(HubNotRunning, match="has been closed"):
+        publisher.publish("chat", "too late")
+
+
+def test_an_engine_that_never_answers_is_not_waited_for_for_ever(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "DEADLINE", 0.2)
+    publisher = Publisher("gate://")
+    with pytest.raises(EngineUnavailable, match=r"Expected Gate to answer within 0.2 s, but it did not"):
+        publisher.publish("chat", "hello")
+    # And what nobody waits for is not published any more.
+    wait_until(lambda: gate.waiting == 0)
+    publisher.close()
+
+
+def test_a_start_that_failed_is_tried_again_with_the_next_message(gate: Gate) -> None:
+    with Publisher("gate://") as publisher:
+        gate.trouble = EngineUnavailable("nobody there")
+        for _ in range(2):
+            with pytest.raises(EngineUnavailable, match="nobody there"):
+                publisher.publish("chat", "hello")
+        gate.trouble = None
+        gate.opened.set()
+        assert publisher.publish("chat", "hello") == (7, "gate")
+        assert gate.starts == 3
+        assert len(lines()) == 1
+    assert gate.stops == 1
+
+
+def test_a_publisher_that_nobody_has_any_more_leaves_no_thread_behind(url: str) -> None:
+    Publisher(url).publish("chat", "hello")
+    gc.collect()
+    wait_until(lambda: lines() == [])
+
+
+async def test_on_an_event_loop_it_refuses_to_block_it(url: str) -> None:
+    with Publisher(url) as publisher:
+        with pytest.raises(
+            RuntimeError, match=r"Use 'await hub\.publish\(…\)', or 'await asyncio\.to_thread"
+        ):
+            publisher.publish("chat", "hello")
+        assert await asyncio.to_thread(publisher.publish, "chat", "hello") == (0, "")
+
+
+def test_def_endpoints_publish(url: str) -> None:
+    app = FastAPI()
+    publisher = Publisher(url)
+
+    @app.post("/")
+    def say() -> int:
+        return publisher.publish("chat", "hello", history=History()).offset
+
+    with TestClient(app) as client:
+        assert [client.post("/").json() for _ in range(3)] == [1, 2, 3]
+    publisher.close()
+
+
+# Engines that go away
+
+
+@pytest.mark.parametrize("engine", ["redis://127.0.0.1:{port}", "postgresql://127.0.0.1:{port}/db"])
+def test_nobody_there_is_told_within_bounded_time_and_without_the_password(engine: str) -> None:
+    url = engine.format(port=free_port()).replace("//", "//app:s3cret@")
+    with Publisher(url) as publisher, pytest.raises(EngineUnavailable) as caught:
+        publisher.publish("chat", "hello")
+    assert "127.0.0.1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_server_that_went_and_came_back_is_found_again(server: RedisServer) -> None:
+    with Publisher(server.url) as publisher:
+        publisher.publish("chat", "before", history=History())
+        server.kill()
+        with pytest.raises(EngineUnavailable):
+            publisher.publish("chat", "lost")
+        server.start()
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                publisher.publish("chat", "after", idempotency_key="after")
+                break
+            except EngineUnavailable:
+                assert time.monotonic() < deadline
+    assert kept(server.url, "chat") == ["before", "after"]
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: RedisServer) -> None:
+    with Publisher(server.url) as publisher:
+        publisher.publish("chat", "before")
+        with server.frozen(), pytest.raises(EngineUnavailable):
+            publisher.publish("chat", "lost")
+
+
+# Processes
+
+
+def run(source: str, url: str, *, timeout: float = DEADLINE) -> str:
+    """What a program prints that is run with the URL as its argument, and ends by itself."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source, url], capture_output=True, text=True, timeout=timeout
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+MODULE = """
+import sys
+from hubbub import History, Publisher
+publisher = Publisher(sys.argv[1])
+def say(text):
+    publisher.publish("chat", text, history=History())
+"""
+
+
+def test_a_program_that_closes_nothing_ends(engine_url: str) -> None:
+    run(MODULE + "say('hello')", engine_url)
+
+
+FORK = """
+import os
+say("parent")
+pids = []
+for child in range(3):
+    pid = os.fork()
+    if pid == 0:
+        for number in range(5):
+            say(f"{child}:{number}")
+        publisher.close()
+        os._exit(0)
+    pids.append(pid)
+    say(f"parent:{child}")
+for pid in pids:
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_parent_and_children_of_a_fork_publish(engine_url: str, namespace: str) -> None:
+    source = MODULE.replace("sys.argv[1]", f"sys.argv[1], namespace={namespace!r}")
+    run(source + FORK, engine_url)
+    wanted = ["parent", *(f"{child}:{number}" for child in range(3) for number in range(5))]
+    wanted += [f"parent:{child}" for child in range(3)]
+    assert sorted(kept(engine_url, "chat", namespace)) == sorted(wanted)
+
+
+FORK_UNUSED = """
+import os
+pids = []
+for child in range(2):
+    pid = os.fork()
+    if pid == 0:
+        say(next(publisher._ids))
+        os._exit(0)
+    pids.append(pid)
+for pid in pids:
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_children_of_a_publisher_that_was_not_used_yet_have_ids_of_their_own(url: str) -> None:
+    run(MODULE + FORK_UNUSED, url)
+    first, second = kept(url, "chat")
+    assert first[:12] != second[:12]
+
+
+# Python 3.12 and newer warn of any fork while there are threads.
+FORK_WHILE_PUBLISHING = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+ended = threading.Event()
+def publish(thread):
+    number = 0
+    while not ended.is_set():
+        say(f"{thread}:{number}")
+        number += 1
+threads = [threading.Thread(target=publish, args=(each,)) for each in range(4)]
+for thread in threads:
+    thread.start()
+for child in range(10):
+    pid = os.fork()
+    if pid == 0:
+        say(f"child:{child}")
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+ended.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_a_fork_while_threads_publish_locks_nobody_out(engine_url: str, namespace: str) -> None:
+    source = MODULE.replace("sys.argv[1]", f"sys.argv[1], namespace={namespace!r}")
+    source = source.replace("History()", "History(size=100_000)")
+    run(source + FORK_WHILE_PUBLISHING, engine_url)
+    texts = kept(engine_url, "chat", namespace)
+    assert [text for text in texts if text.startswith("child")] == [f"child:{n}" for n in range(10)]
+    # Nothing that was published by the threads meanwhile is lost, doubled or out of order.
+    for thread in range(4):
+        mine = [text for text in texts if text.startswith(f"{thread}:")]
+        assert mine == [f"{thread}:{number}" for number in range(len(mine))]
+
+
+CTRL_C = """
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+say("before")
+print("said", flush=True)
+sys.stdin.readline()
+def tell():
+    while not publisher._line._outstanding:
+        time.sleep(0.01)
+    print("waiting", flush=True)
+threading.Thread(target=tell).start()
+try:
+    say("lost")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_the_waiting(server: RedisServer) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MODULE + CTRL_C, server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "said\n"
+        with server.frozen():
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "waiting\n"
+            program.send_signal(signal.SIGINT)
+            assert program.stdout.readline() == "interrupted\n"
+            # And then it ends, with the server still silent.
+            assert program.wait(DEADLINE) == 0
