@@ -1,0 +1,336 @@
+"""What may go wrong: each fault by its name, for each engine.
+
+A fault happens while clients listen and publish, and is over when its function returns: whatever it broke has
+been mended then, but for what is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import asyncpg
+
+from tests.clients import eventually
+from tests.faults.brokers import B, Broker, PostgresBroker, Proxied, RedisBroker, SQLiteFile
+from tests.faults.stage import DEADLINE, PAUSE, Stage
+from tests.proxy import Way
+
+#: Seconds: longer than any deadline of an engine; and a moment.
+LONG, SHORT = 6.5, 1.5
+
+#: Messages of each publisher that show that all is well again.
+WELL = 5
+
+
+@dataclass(frozen=True)
+class Fault(Generic[B]):
+    """Something that goes wrong.
+
+    :param strike: lets it happen, and mends it.
+    :param is_lossy: the engine loses what it had accepted. Clients are to be told.
+    :param pause: seconds between two messages of a publisher.
+    """
+
+    strike: Callable[[Stage, B], Awaitable[None]]
+    is_lossy: bool = False
+    pause: float = PAUSE
+
+    @property
+    def name(self) -> str:
+        return self.strike.__name__
+
+
+def catalogue(*faults: Fault[B]) -> Mapping[str, Fault[B]]:
+    return {fault.name: fault for fault in faults}
+
+
+# What happens to workers, whatever the engine
+
+
+async def nothing(stage: Stage, broker: Broker) -> None:
+    """But publishers hardly pause."""
+    await stage.accepted(50)
+
+
+async def worker_killed(stage: Stage, broker: Broker) -> None:
+    for _ in range(2):
+        await stage.kill(stage.random.choice(stage.pids()))
+        await stage.accepted(WELL)
+
+
+async def all_workers_killed(stage: Stage, broker: Broker) -> None:
+    for pid in stage.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+async def worker_paused(stage: Stage, broker: Broker) -> None:
+    """For longer than engines wait; then it goes on where it was."""
+    async with stage.paused(stage.random.choice(stage.pids())):
+        await asyncio.sleep(LONG)
+
+
+async def worker_hangs(stage: Stage, broker: Broker) -> None:
+    """For so long that its supervisor replaces it."""
+    pid = stage.random.choice(stage.pids())
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: pid not in stage.pids(), DEADLINE)
+
+
+async def app_restarted(stage: Stage, broker: Broker) -> None:
+    await stage.restart()
+
+
+WORKERS: tuple[Fault[Any], ...] = (
+    Fault(nothing, pause=0.01),
+    Fault(worker_killed),
+    Fault(all_workers_killed),
+    Fault(worker_paused),
+    Fault(worker_hangs),
+    Fault(app_restarted),
+)
+
+
+# SQLite
+
+
+async def file_removed(stage: Stage, broker: SQLiteFile) -> None:
+    for path in broker.files:
+        path.unlink()
+
+
+async def file_locked(stage: Stage, broker: SQLiteFile) -> None:
+    """By somebody who does not let go for longer than the engine waits."""
+    connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(LONG)
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+async def disk_full(stage: Stage, broker: SQLiteFile) -> None:
+    """No worker can write to a file."""
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in stage.pids()}
+    for pid, (_, hard) in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    await asyncio.sleep(SHORT)
+    for pid, limits in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
+    """Killed and replaced while nobody can write."""
+    connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+        await asyncio.sleep(SHORT)
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+SQLITE: Mapping[str, Fault[SQLiteFile]] = catalogue(
+    *WORKERS,
+    Fault(file_removed, is_lossy=True),
+    Fault(file_locked),
+    Fault(disk_full),
+    Fault(worker_killed_while_locked),
+)
+
+
+# The network between workers and server
+
+
+async def connections_cut(stage: Stage, broker: Proxied) -> None:
+    """All at once, then one after another: those that listen, those that publish, those of one worker."""
+    broker.proxy.cut()
+    await stage.accepted(WELL)
+    for _ in range(3):
+        broker.proxy.cut([stage.random.choice(broker.proxy.links)])
+        await stage.accepted(WELL)
+
+
+async def connections_refused(stage: Stage, broker: Proxied) -> None:
+    """Cut, and for a while there are no new ones."""
+    broker.proxy.refuse()
+    broker.proxy.cut()
+    await asyncio.sleep(2 * SHORT)
+    await broker.proxy.accept()
+
+
+async def network_stalls(stage: Stage, broker: Proxied) -> None:
+    """For longer than engines wait. Then all that was on its way arrives."""
+    broker.proxy.stall()
+    await asyncio.sleep(LONG)
+    broker.proxy.heal()
+
+
+async def network_stalls_for_a_moment(stage: Stage, broker: Proxied) -> None:
+    """So short that nobody gives up."""
+    broker.proxy.stall()
+    await asyncio.sleep(SHORT)
+    broker.proxy.heal()
+
+
+async def answers_stall(stage: Stage, broker: Proxied) -> None:
+    broker.proxy.stall(Way.TO_WORKER)
+    await asyncio.sleep(LONG)
+    broker.proxy.heal()
+
+
+async def questions_vanish(stage: Stage, broker: Proxied) -> None:
+    """What workers send is lost, on connections that seem to stand."""
+    broker.proxy.half_open(Way.TO_SERVER)
+    await asyncio.sleep(SHORT)
+    broker.proxy.heal()
+
+
+async def answers_vanish(stage: Stage, broker: Proxied) -> None:
+    """What workers send is done, and they are not told; nor what others do."""
+    broker.proxy.half_open(Way.TO_WORKER)
+    await asyncio.sleep(SHORT)
+    broker.proxy.heal()
+
+
+async def worker_killed_while_stalled(stage: Stage, broker: Proxied) -> None:
+    broker.proxy.stall()
+    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    await asyncio.sleep(SHORT)
+    broker.proxy.heal()
+
+
+async def worker_killed_while_refused(stage: Stage, broker: Proxied) -> None:
+    """The worker in its place cannot start before the server is back."""
+    broker.proxy.refuse()
+    broker.proxy.cut()
+    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    await asyncio.sleep(LONG)
+    await broker.proxy.accept()
+
+
+NETWORK: tuple[Fault[Any], ...] = (
+    Fault(connections_cut),
+    Fault(connections_refused),
+    Fault(network_stalls),
+    Fault(network_stalls_for_a_moment),
+    Fault(answers_stall),
+    Fault(questions_vanish),
+    Fault(answers_vanish),
+    Fault(worker_killed_while_stalled),
+    Fault(worker_killed_while_refused),
+)
+
+
+# Redis
+
+
+async def server_killed(stage: Stage, broker: RedisBroker) -> None:
+    """It comes back with what it has written."""
+    await asyncio.to_thread(broker.server.kill)
+    await asyncio.sleep(SHORT)
+    await asyncio.to_thread(broker.server.start)
+
+
+async def server_forgets(stage: Stage, broker: RedisBroker) -> None:
+    """It comes back with nothing."""
+    await asyncio.to_thread(broker.server.kill)
+    broker.server.forget()
+    await asyncio.to_thread(broker.server.start)
+
+
+async def server_frozen(stage: Stage, broker: RedisBroker) -> None:
+    with broker.server.frozen():
+        await asyncio.sleep(LONG)
+
+
+async def server_killed_with_a_worker(stage: Stage, broker: RedisBroker) -> None:
+    await asyncio.to_thread(broker.server.kill)
+    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    await asyncio.to_thread(broker.server.start)
+
+
+async def server_forgets_and_a_worker_is_paused(stage: Stage, broker: RedisBroker) -> None:
+    """The worker comes back to another stream than it left."""
+    async with stage.paused(stage.random.choice(stage.pids())):
+        await server_forgets(stage, broker)
+        await asyncio.sleep(SHORT)
+
+
+REDIS: Mapping[str, Fault[RedisBroker]] = catalogue(
+    *WORKERS,
+    *NETWORK,
+    Fault(server_killed),
+    Fault(server_forgets, is_lossy=True),
+    Fault(server_frozen),
+    Fault(server_killed_with_a_worker),
+    Fault(server_forgets_and_a_worker_is_paused, is_lossy=True),
+)
+
+
+# PostgreSQL
+
+
+async def server_restarted(stage: Stage, broker: PostgresBroker) -> None:
+    await asyncio.to_thread(broker.server.stop, "fast")
+    await asyncio.sleep(SHORT)
+    await asyncio.to_thread(broker.server.start)
+
+
+async def server_crashed(stage: Stage, broker: PostgresBroker) -> None:
+    await asyncio.to_thread(broker.server.stop, "immediate")
+    await asyncio.sleep(SHORT)
+    await asyncio.to_thread(broker.server.start)
+
+
+async def backends_terminated(stage: Stage, broker: PostgresBroker) -> None:
+    for _ in range(3):
+        await broker.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        await stage.accepted(WELL)
+
+
+async def schema_dropped(stage: Stage, broker: PostgresBroker) -> None:
+    """All that was there is gone, and no connection with it."""
+    await broker.execute(f'DROP SCHEMA "{stage.namespace}" CASCADE')
+
+
+async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
+    """By a transaction that published to it, stays open for long, and is rolled back."""
+    connection = await asyncpg.connect(broker.server.url)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(f"""SELECT "{stage.namespace}".publish('chat', 'taken back'::text)""")
+        await asyncio.sleep(LONG)
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def server_crashed_with_a_worker(stage: Stage, broker: PostgresBroker) -> None:
+    await asyncio.to_thread(broker.server.stop, "immediate")
+    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    await asyncio.to_thread(broker.server.start)
+
+
+POSTGRES: Mapping[str, Fault[PostgresBroker]] = catalogue(
+    *WORKERS,
+    *NETWORK,
+    Fault(server_restarted),
+    Fault(server_crashed),
+    Fault(backends_terminated),
+    Fault(schema_dropped, is_lossy=True),
+    Fault(channel_locked),
+    Fault(server_crashed_with_a_worker),
+)

@@ -1,0 +1,61 @@
+"""Whatever goes wrong, nothing is silently lost: two workers, forty clients, four publishers, and one fault
+after another.
+
+After each, all clients agree on one order, and each has every message or was told (see ``ledger.py``).
+``--fault-rounds 20`` plays each so often, and ``--fault-seed`` decides what is left to chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.brokers import PostgresBroker, RedisBroker, SQLiteFile, on_postgres, on_redis, on_sqlite
+from tests.faults.catalogue import POSTGRES, REDIS, SQLITE
+from tests.faults.conftest import Report
+from tests.faults.trial import Theatre
+
+pytestmark = [pytest.mark.asyncio(loop_scope="class"), pytest.mark.timeout(180)]
+
+
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def sqlite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre[SQLiteFile]]:
+    async with Theatre(lambda: on_sqlite(tmp_path_factory.mktemp("sqlite"))) as theatre:
+        yield theatre
+
+
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre[RedisBroker]]:
+    async with Theatre(lambda: on_redis(tmp_path_factory.mktemp("redis"))) as theatre:
+        yield theatre
+
+
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre[PostgresBroker]]:
+    async with Theatre(lambda: on_postgres(tmp_path_factory.mktemp("postgres"))) as theatre:
+        yield theatre
+
+
+# Classes, because what is to run in one process, on one stage, is a class to pytest-xdist.
+
+
+class TestSQLite:
+    @pytest.mark.parametrize("fault", SQLITE)
+    async def test(self, fault: str, sqlite: Theatre[SQLiteFile], fault_seed: str, report: Report) -> None:
+        report(await sqlite.play(fault_seed, SQLITE[fault]))
+
+
+class TestRedis:
+    @pytest.mark.parametrize("fault", REDIS)
+    async def test(self, fault: str, redis: Theatre[RedisBroker], fault_seed: str, report: Report) -> None:
+        report(await redis.play(fault_seed, REDIS[fault]))
+
+
+class TestPostgres:
+    @pytest.mark.parametrize("fault", POSTGRES)
+    async def test(
+        self, fault: str, postgres: Theatre[PostgresBroker], fault_seed: str, report: Report
+    ) -> None:
+        report(await postgres.play(fault_seed, POSTGRES[fault]))
