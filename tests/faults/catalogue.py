@@ -7,13 +7,13 @@ been mended then, but for what is lost.
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import signal
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 import asyncpg
 
@@ -36,19 +36,20 @@ class Fault(Generic[B]):
     :param strike: lets it happen, and mends it.
     :param is_lossy: the engine loses what it had accepted. Clients are to be told.
     :param pause: seconds between two messages of a publisher.
+    :param is_alone: nothing else may go wrong at the same time.
     """
 
-    strike: Callable[[Stage, B], Awaitable[None]]
+    strike: Callable[[Stage, B], Coroutine[Any, Any, None]]
     is_lossy: bool = False
     pause: float = PAUSE
+    is_alone: bool = False
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         return self.strike.__name__
 
 
-def catalogue(*faults: Fault[B]) -> Mapping[str, Fault[B]]:
-    return {fault.name: fault for fault in faults}
+#: What may go wrong, in groups. Faults of different groups may happen at once.
+Groups: TypeAlias = Sequence[Sequence[Fault[Any]]]
 
 
 # What happens to workers, whatever the engine
@@ -61,25 +62,25 @@ async def nothing(stage: Stage, broker: Broker) -> None:
 
 async def worker_killed(stage: Stage, broker: Broker) -> None:
     for _ in range(2):
-        await stage.kill(stage.random.choice(stage.pids()))
+        await stage.kill(await stage.some_pid())
         await stage.accepted(WELL)
 
 
 async def all_workers_killed(stage: Stage, broker: Broker) -> None:
     for pid in stage.pids():
-        os.kill(pid, signal.SIGKILL)
+        stage.signal(pid, signal.SIGKILL)
 
 
 async def worker_paused(stage: Stage, broker: Broker) -> None:
     """For longer than engines wait; then it goes on where it was."""
-    async with stage.paused(stage.random.choice(stage.pids())):
+    async with stage.paused(await stage.some_pid()):
         await asyncio.sleep(LONG)
 
 
 async def worker_hangs(stage: Stage, broker: Broker) -> None:
     """For so long that its supervisor replaces it."""
-    pid = stage.random.choice(stage.pids())
-    os.kill(pid, signal.SIGSTOP)
+    pid = await stage.some_pid()
+    stage.signal(pid, signal.SIGSTOP)
     await eventually(lambda: pid not in stage.pids(), DEADLINE)
 
 
@@ -87,13 +88,14 @@ async def app_restarted(stage: Stage, broker: Broker) -> None:
     await stage.restart()
 
 
-WORKERS: tuple[Fault[Any], ...] = (
+WORKERS: Sequence[Fault[Any]] = (
     Fault(nothing, pause=0.01),
     Fault(worker_killed),
     Fault(all_workers_killed),
     Fault(worker_paused),
     Fault(worker_hangs),
-    Fault(app_restarted),
+    # An app does not start without its engine.
+    Fault(app_restarted, is_alone=True),
 )
 
 
@@ -118,12 +120,19 @@ async def file_locked(stage: Stage, broker: SQLiteFile) -> None:
 
 async def disk_full(stage: Stage, broker: SQLiteFile) -> None:
     """No worker can write to a file."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in stage.pids()}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+    def limit(pid: int, size: int) -> None:
+        # It may have been killed meanwhile, by another fault.
+        with suppress(ProcessLookupError):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    pids = stage.pids()
+    for pid in pids:
+        limit(pid, 0)
     await asyncio.sleep(SHORT)
-    for pid, limits in before.items():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    for pid in pids:
+        limit(pid, resource.RLIM_INFINITY)
 
 
 async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
@@ -131,19 +140,21 @@ async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
     connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+        stage.signal(await stage.some_pid(), signal.SIGKILL)
         await asyncio.sleep(SHORT)
         connection.execute("ROLLBACK")
     finally:
         connection.close()
 
 
-SQLITE: Mapping[str, Fault[SQLiteFile]] = catalogue(
-    *WORKERS,
-    Fault(file_removed, is_lossy=True),
-    Fault(file_locked),
-    Fault(disk_full),
-    Fault(worker_killed_while_locked),
+SQLITE: Groups = (
+    WORKERS,
+    (
+        Fault(file_removed, is_lossy=True),
+        Fault(file_locked),
+        Fault(disk_full),
+        Fault(worker_killed_while_locked),
+    ),
 )
 
 
@@ -203,7 +214,7 @@ async def answers_vanish(stage: Stage, broker: Proxied) -> None:
 
 async def worker_killed_while_stalled(stage: Stage, broker: Proxied) -> None:
     broker.proxy.stall()
-    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    stage.signal(await stage.some_pid(), signal.SIGKILL)
     await asyncio.sleep(SHORT)
     broker.proxy.heal()
 
@@ -212,12 +223,12 @@ async def worker_killed_while_refused(stage: Stage, broker: Proxied) -> None:
     """The worker in its place cannot start before the server is back."""
     broker.proxy.refuse()
     broker.proxy.cut()
-    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    stage.signal(await stage.some_pid(), signal.SIGKILL)
     await asyncio.sleep(LONG)
     await broker.proxy.accept()
 
 
-NETWORK: tuple[Fault[Any], ...] = (
+NETWORK: Sequence[Fault[Any]] = (
     Fault(connections_cut),
     Fault(connections_refused),
     Fault(network_stalls),
@@ -254,25 +265,27 @@ async def server_frozen(stage: Stage, broker: RedisBroker) -> None:
 
 async def server_killed_with_a_worker(stage: Stage, broker: RedisBroker) -> None:
     await asyncio.to_thread(broker.server.kill)
-    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    stage.signal(await stage.some_pid(), signal.SIGKILL)
     await asyncio.to_thread(broker.server.start)
 
 
 async def server_forgets_and_a_worker_is_paused(stage: Stage, broker: RedisBroker) -> None:
     """The worker comes back to another stream than it left."""
-    async with stage.paused(stage.random.choice(stage.pids())):
+    async with stage.paused(await stage.some_pid()):
         await server_forgets(stage, broker)
         await asyncio.sleep(SHORT)
 
 
-REDIS: Mapping[str, Fault[RedisBroker]] = catalogue(
-    *WORKERS,
-    *NETWORK,
-    Fault(server_killed),
-    Fault(server_forgets, is_lossy=True),
-    Fault(server_frozen),
-    Fault(server_killed_with_a_worker),
-    Fault(server_forgets_and_a_worker_is_paused, is_lossy=True),
+REDIS: Groups = (
+    WORKERS,
+    NETWORK,
+    (
+        Fault(server_killed),
+        Fault(server_forgets, is_lossy=True),
+        Fault(server_frozen),
+        Fault(server_killed_with_a_worker),
+        Fault(server_forgets_and_a_worker_is_paused, is_lossy=True),
+    ),
 )
 
 
@@ -320,17 +333,19 @@ async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
 
 async def server_crashed_with_a_worker(stage: Stage, broker: PostgresBroker) -> None:
     await asyncio.to_thread(broker.server.stop, "immediate")
-    os.kill(stage.random.choice(stage.pids()), signal.SIGKILL)
+    stage.signal(await stage.some_pid(), signal.SIGKILL)
     await asyncio.to_thread(broker.server.start)
 
 
-POSTGRES: Mapping[str, Fault[PostgresBroker]] = catalogue(
-    *WORKERS,
-    *NETWORK,
-    Fault(server_restarted),
-    Fault(server_crashed),
-    Fault(backends_terminated),
-    Fault(schema_dropped, is_lossy=True),
-    Fault(channel_locked),
-    Fault(server_crashed_with_a_worker),
+POSTGRES: Groups = (
+    WORKERS,
+    NETWORK,
+    (
+        Fault(server_restarted),
+        Fault(server_crashed),
+        Fault(backends_terminated),
+        Fault(schema_dropped, is_lossy=True),
+        Fault(channel_locked),
+        Fault(server_crashed_with_a_worker),
+    ),
 )

@@ -20,19 +20,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("fault_round", range(metafunc.config.getoption("fault_rounds")))
 
 
-@pytest.fixture
-def fault_seed(pytestconfig: pytest.Config, fault_round: int) -> str:
-    """Of what is left to chance in one fault."""
-    seed = pytestconfig.getoption("fault_seed") or token_hex(4)
-    return f"{seed}-{fault_round}"
+@pytest.fixture(scope="session")
+def session_seed(pytestconfig: pytest.Config) -> str:
+    return pytestconfig.getoption("fault_seed") or token_hex(4)
 
 
 @pytest.fixture
-def report(fault_seed: str, record_property: Callable[[str, object], None]) -> Report:
+def fault_seed(session_seed: str, fault_round: int) -> str:
+    """Of what is left to chance in this round."""
+    print(f"--fault-seed {session_seed}, round {fault_round}")
+    return f"{session_seed} {fault_round}"
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Report:
     """Prints the counts, and has them added up in the end."""
 
     def report(counts: Counts) -> None:
-        print(f"seed {fault_seed}: {counts}")
+        print(counts)
         record_property("counts", asdict(counts))
 
     return report

@@ -100,9 +100,19 @@ class Stage:
         """The workers that have clients."""
         return sorted({each.pids[-1] for each in self.listeners if each.is_joined.is_set()})
 
+    async def some_pid(self) -> int:
+        """One of them, by chance."""
+        await eventually(lambda: bool(self.pids()), DEADLINE)
+        return self.random.choice(self.pids())
+
+    def signal(self, pid: int, sig: signal.Signals) -> None:
+        """To a process that may be gone: something else may have happened to it."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, sig)
+
     async def kill(self, pid: int) -> None:
         """Kill a worker, and wait until all its clients are elsewhere."""
-        os.kill(pid, signal.SIGKILL)
+        self.signal(pid, signal.SIGKILL)
         await eventually(lambda: pid not in self.pids(), DEADLINE)
         await self.joined()
 
@@ -111,15 +121,15 @@ class Stage:
         """A worker that does nothing and is not replaced: its supervisor does nothing either, as when a
         machine is suspended."""
         supervisor = self.server.process.pid
-        os.kill(supervisor, signal.SIGSTOP)
-        os.kill(pid, signal.SIGSTOP)
+        self.signal(supervisor, signal.SIGSTOP)
+        self.signal(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            self.signal(pid, signal.SIGCONT)
             # The worker is to have answered the supervisor before that notices how late it is.
             await eventually(self._answers)
-            os.kill(supervisor, signal.SIGCONT)
+            self.signal(supervisor, signal.SIGCONT)
 
     async def _answers(self) -> bool:
         try:

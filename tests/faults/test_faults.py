@@ -8,12 +8,13 @@ After each, all clients agree on one order, and each has every message or was to
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import chain
 
 import pytest
 import pytest_asyncio
 
 from tests.faults.brokers import PostgresBroker, RedisBroker, SQLiteFile, on_postgres, on_redis, on_sqlite
-from tests.faults.catalogue import POSTGRES, REDIS, SQLITE
+from tests.faults.catalogue import POSTGRES, REDIS, SQLITE, Fault
 from tests.faults.conftest import Report
 from tests.faults.trial import Theatre
 
@@ -42,20 +43,24 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Th
 
 
 class TestSQLite:
-    @pytest.mark.parametrize("fault", SQLITE)
-    async def test(self, fault: str, sqlite: Theatre[SQLiteFile], fault_seed: str, report: Report) -> None:
-        report(await sqlite.play(fault_seed, SQLITE[fault]))
+    @pytest.mark.parametrize("fault", list(chain(*SQLITE)), ids=str)
+    async def test(
+        self, fault: Fault[SQLiteFile], sqlite: Theatre[SQLiteFile], fault_seed: str, report: Report
+    ) -> None:
+        report(await sqlite.play(fault_seed, fault))
 
 
 class TestRedis:
-    @pytest.mark.parametrize("fault", REDIS)
-    async def test(self, fault: str, redis: Theatre[RedisBroker], fault_seed: str, report: Report) -> None:
-        report(await redis.play(fault_seed, REDIS[fault]))
+    @pytest.mark.parametrize("fault", list(chain(*REDIS)), ids=str)
+    async def test(
+        self, fault: Fault[RedisBroker], redis: Theatre[RedisBroker], fault_seed: str, report: Report
+    ) -> None:
+        report(await redis.play(fault_seed, fault))
 
 
 class TestPostgres:
-    @pytest.mark.parametrize("fault", POSTGRES)
+    @pytest.mark.parametrize("fault", list(chain(*POSTGRES)), ids=str)
     async def test(
-        self, fault: str, postgres: Theatre[PostgresBroker], fault_seed: str, report: Report
+        self, fault: Fault[PostgresBroker], postgres: Theatre[PostgresBroker], fault_seed: str, report: Report
     ) -> None:
-        report(await postgres.play(fault_seed, POSTGRES[fault]))
+        report(await postgres.play(fault_seed, fault))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import TaskGroup
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from random import Random
@@ -26,7 +27,7 @@ class Theatre(Generic[B]):
         self._built: tuple[Stage, B] | None = None
 
     async def play(self, seed: str, *faults: Fault[B]) -> Counts:
-        """Publish, let faults happen one after another, see that it goes on, and check.
+        """Publish, let faults happen, all at once, see that it goes on, and check.
 
         :param seed: of what is left to chance.
         :raises AssertionError: something was lost, doubled, out of order, or made up.
@@ -38,8 +39,9 @@ class Theatre(Generic[B]):
             stage.random = Random(seed)
             stage.publish(min(fault.pause for fault in faults))
             await stage.accepted(WELL)
-            for fault in faults:
-                await fault.strike(stage, broker)
+            async with TaskGroup() as group:
+                for fault in faults:
+                    group.create_task(fault.strike(stage, broker))
             await stage.joined()
             await stage.accepted(WELL)
             problems, counts = await stage.settle(any(fault.is_lossy for fault in faults))
