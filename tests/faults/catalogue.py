@@ -23,7 +23,7 @@ from tests.faults.stage import DEADLINE, PAUSE, Stage
 from tests.proxy import Way
 
 #: Seconds: longer than any deadline of an engine; and a moment.
-LONG, SHORT = 6.5, 1.5
+LONG, SHORT = 6.0, 1.5
 
 #: Messages of each publisher that show that all is well again.
 WELL = 5
