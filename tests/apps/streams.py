@@ -73,5 +73,5 @@ async def chat(websocket: WebSocket, offset: int | None = None, epoch: str = "")
             await client.close(1013, "try again later")
             return
         await client.send_json({"position": position})
-        async for _ in client.iter_text():
-            pass
+        async for text in client.iter_text():
+            await hub.publish("chat", text, idempotency_key=text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,6 +20,7 @@ import asyncpg
 
 from tests.clients import eventually
 from tests.faults.brokers import B, Broker, PostgresBroker, Proxied, RedisBroker, SQLiteFile
+from tests.faults.ledger import Loss
 from tests.faults.stage import DEADLINE, PAUSE, Stage
 from tests.proxy import Way
 
@@ -34,13 +36,13 @@ class Fault(Generic[B]):
     """Something that goes wrong.
 
     :param strike: lets it happen, and mends it.
-    :param is_lossy: the engine loses what it had accepted. Clients are to be told.
+    :param loss: what the engine loses of what it had accepted.
     :param pause: seconds between two messages of a publisher.
     :param is_alone: nothing else may go wrong at the same time.
     """
 
     strike: Callable[[Stage, B], Coroutine[Any, Any, None]]
-    is_lossy: bool = False
+    loss: Loss = Loss.NOTHING
     pause: float = PAUSE
     is_alone: bool = False
 
@@ -150,7 +152,7 @@ async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
 SQLITE: Groups = (
     WORKERS,
     (
-        Fault(file_removed, is_lossy=True),
+        Fault(file_removed, loss=Loss.EVERYTHING),
         Fault(file_locked),
         Fault(disk_full),
         Fault(worker_killed_while_locked),
@@ -219,6 +221,16 @@ async def worker_killed_while_stalled(stage: Stage, broker: Proxied) -> None:
     broker.proxy.heal()
 
 
+async def all_workers_killed_while_refused(stage: Stage, broker: Proxied) -> None:
+    """Nobody serves until the server is back."""
+    broker.proxy.refuse()
+    broker.proxy.cut()
+    for pid in stage.pids():
+        stage.signal(pid, signal.SIGKILL)
+    await asyncio.sleep(LONG)
+    await broker.proxy.accept()
+
+
 async def worker_killed_while_refused(stage: Stage, broker: Proxied) -> None:
     """The worker in its place cannot start before the server is back."""
     broker.proxy.refuse()
@@ -238,6 +250,7 @@ NETWORK: Sequence[Fault[Any]] = (
     Fault(answers_vanish),
     Fault(worker_killed_while_stalled),
     Fault(worker_killed_while_refused),
+    Fault(all_workers_killed_while_refused),
 )
 
 
@@ -256,6 +269,25 @@ async def server_forgets(stage: Stage, broker: RedisBroker) -> None:
     await asyncio.to_thread(broker.server.kill)
     broker.server.forget()
     await asyncio.to_thread(broker.server.start)
+
+
+async def server_set_back(stage: Stage, broker: RedisBroker) -> None:
+    """It comes back as it was a while ago, as one does that had not written down the last of it."""
+    files, copy = broker.server.directory / "appendonlydir", broker.server.directory / "copy"
+    await asyncio.to_thread(shutil.copytree, files, copy)
+    await stage.accepted(2 * WELL)
+    await asyncio.to_thread(broker.server.kill)
+    await asyncio.to_thread(shutil.rmtree, files)
+    await asyncio.to_thread(copy.rename, files)
+    await asyncio.to_thread(broker.server.start)
+
+
+async def server_set_back_while_workers_are_killed(stage: Stage, broker: RedisBroker) -> None:
+    """All but one: their clients come back when their offsets have been given out again."""
+    pids = stage.pids()
+    await server_set_back(stage, broker)
+    for pid in pids[1:]:
+        stage.signal(pid, signal.SIGKILL)
 
 
 async def server_frozen(stage: Stage, broker: RedisBroker) -> None:
@@ -281,10 +313,12 @@ REDIS: Groups = (
     NETWORK,
     (
         Fault(server_killed),
-        Fault(server_forgets, is_lossy=True),
+        Fault(server_forgets, loss=Loss.EVERYTHING),
+        Fault(server_set_back, loss=Loss.THE_LATEST),
+        Fault(server_set_back_while_workers_are_killed, loss=Loss.THE_LATEST),
         Fault(server_frozen),
         Fault(server_killed_with_a_worker),
-        Fault(server_forgets_and_a_worker_is_paused, is_lossy=True),
+        Fault(server_forgets_and_a_worker_is_paused, loss=Loss.EVERYTHING),
     ),
 )
 
@@ -331,6 +365,24 @@ async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
         await connection.close()
 
 
+async def stream_set_back(stage: Stage, broker: PostgresBroker) -> None:
+    """The last ten messages and their keys are gone, as after a crash of a server that does not sync."""
+    broker.proxy.refuse()
+    broker.proxy.cut()
+    await broker.execute(
+        f"""
+        BEGIN;
+        UPDATE "{stage.namespace}".streams SET sequence = sequence - 10;
+        DELETE FROM "{stage.namespace}".publications p USING "{stage.namespace}".streams s
+            WHERE p.channel = s.channel AND p.sequence > s.sequence;
+        DELETE FROM "{stage.namespace}".keys k USING "{stage.namespace}".streams s
+            WHERE k.channel = s.channel AND k."offset" > s.sequence - s.base;
+        COMMIT;
+        """
+    )
+    await broker.proxy.accept()
+
+
 async def server_crashed_with_a_worker(stage: Stage, broker: PostgresBroker) -> None:
     await asyncio.to_thread(broker.server.stop, "immediate")
     stage.signal(await stage.some_pid(), signal.SIGKILL)
@@ -344,7 +396,8 @@ POSTGRES: Groups = (
         Fault(server_restarted),
         Fault(server_crashed),
         Fault(backends_terminated),
-        Fault(schema_dropped, is_lossy=True),
+        Fault(schema_dropped, loss=Loss.EVERYTHING),
+        Fault(stream_set_back, loss=Loss.THE_LATEST),
         Fault(channel_locked),
         Fault(server_crashed_with_a_worker),
     ),

@@ -20,6 +20,17 @@ class Fate(Enum):
     ACCEPTED = auto()
 
 
+class Loss(Enum):
+    """What the engine was made to lose of what it had accepted."""
+
+    NOTHING = auto()
+    #: Clients are to be told. Idempotency keys are lost as well: what has one may be accepted once more.
+    EVERYTHING = auto()
+    #: It was set back to an earlier state, and may give out the offsets of what it has lost once more, until
+    #: that is noticed and a new epoch begins.
+    THE_LATEST = auto()
+
+
 @dataclass
 class Message:
     """One message, told apart from all others by its text.
@@ -118,8 +129,7 @@ class Ledger:
     :param accounts: of all clients.
     :param kept: the channel's history in the end, as the engine has it.
     :param top: where the channel stood then.
-    :param is_lossy: whether the engine was made to lose what it had accepted. Only then may clients be told
-        so, and a message with a key, which is lost as well, be accepted once more.
+    :param loss: what the engine has lost. If nothing, nobody may have been told so.
     """
 
     def __init__(
@@ -128,13 +138,14 @@ class Ledger:
         accounts: Sequence[Account],
         kept: Iterable[tuple[Position, str]],
         top: Position,
-        is_lossy: bool = False,
+        loss: Loss = Loss.NOTHING,
     ) -> None:
         self._messages = {message.text: message for message in messages}
         self._accounts = accounts
         self._kept = dict(kept)
         self._top = top
-        self._is_lossy = is_lossy
+        self._loss = loss
+        self._is_lossy = loss is not Loss.NOTHING
         # What is where, and who said so first.
         self._order: dict[Position, tuple[str, str]] = {}
 
@@ -174,8 +185,12 @@ class Ledger:
 
     def _put(self, position: Position, text: str, who: str) -> Iterator[str]:
         known, witness = self._order.setdefault(position, (text, who))
-        if known != text:
+        if known != text and not self._is_ambiguous(position):
             yield f"{who} has {text!r} at {position}, but {witness} has {known!r} there"
+
+    def _is_ambiguous(self, position: Position) -> bool:
+        """Whether its offset may have been given out twice."""
+        return self._loss is Loss.THE_LATEST and position.epoch != self._top.epoch
 
     def _check_places(self, text: str, positions: Sequence[Position]) -> Iterator[str]:
         message = self._messages.get(text)
@@ -186,12 +201,15 @@ class Ledger:
             yield f"{text!r} was never sent, but is at {positions}"
         for position in positions:
             for earlier in message.after.positions if message.after else ():
-                if earlier.epoch == position.epoch and earlier > position:
+                if (
+                    earlier.epoch == position.epoch
+                    and earlier > position
+                    and not self._is_ambiguous(position)
+                ):
                     yield f"{text!r} is at {position}, before {earlier}, which was accepted earlier"
-        is_repeated = self._is_lossy and message.key is not None
-        if len(positions) > 1 and not (
-            is_repeated and len({position.epoch for position in positions}) == len(positions)
-        ):
+        has_lost_key = self._is_lossy and message.key is not None
+        is_once_per_epoch = len({position.epoch for position in positions}) == len(positions)
+        if len(positions) > 1 and not (has_lost_key and (is_once_per_epoch or self._loss is Loss.THE_LATEST)):
             yield f"{text!r} is doubled: it is at {positions}"
 
     def _check_account(self, account: Account) -> Iterator[str]:

@@ -16,7 +16,7 @@ import httpx2
 
 from hubbub import Position
 from tests.clients import eventually
-from tests.faults.ledger import Counts, Fate, Ledger, Message
+from tests.faults.ledger import Counts, Fate, Ledger, Loss, Message
 from tests.faults.listeners import Listener
 from tests.faults.publishers import OverHTTP, OverWebSocket, Publisher
 from tests.servers import ROOT, Server, serve
@@ -188,10 +188,10 @@ class Stage:
 
     # The reckoning
 
-    async def settle(self, is_lossy: bool) -> tuple[list[str], Counts]:
+    async def settle(self, loss: Loss) -> tuple[list[str], Counts]:
         """End publishing, wait until every client is where the channel is, and close the books of this act.
 
-        :param is_lossy: see :class:`Ledger`.
+        :param loss: of the engine.
         :return: what is wrong, and what happened.
         """
         async with asyncio.timeout(DEADLINE):
@@ -226,7 +226,7 @@ class Stage:
             accounts,
             [(position, text) for position, text in kept.items() if position not in earlier],
             top,
-            is_lossy,
+            loss,
         )
         problems = ledger.problems()
         fates = Counter(message.fate for message in messages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hubbub import Position
-from tests.faults.ledger import Account, Counts, Fate, Ledger, Message, Run
+from tests.faults.ledger import Account, Counts, Fate, Ledger, Loss, Message, Run
 
 
 class Trial:
@@ -23,11 +23,11 @@ class Trial:
         ]
         self.kept = {Position(offset, "e"): text for offset, text in enumerate("abcdef", 1)}
         self.top = Position(6, "e")
-        self.is_lossy = False
+        self.loss = Loss.NOTHING
 
     @property
     def problems(self) -> str:
-        ledger = Ledger(self.messages.values(), self.accounts, self.kept.items(), self.top, self.is_lossy)
+        ledger = Ledger(self.messages.values(), self.accounts, self.kept.items(), self.top, self.loss)
         return "\n".join(ledger.problems())
 
     @property
@@ -149,7 +149,7 @@ def test_to_be_let_go_because_of_one_is_too(trial: Trial) -> None:
 @pytest.fixture
 def lossy(trial: Trial) -> Trial:
     """After "d" the engine forgot everything. What has a key was published again."""
-    trial.is_lossy = True
+    trial.loss = Loss.EVERYTHING
     trial.messages["c"].positions.add(Position(1, "new"))
     for offset, text in enumerate("ef", 2):
         trial.messages[text].positions = {Position(offset, "new")}
@@ -163,7 +163,7 @@ def lossy(trial: Trial) -> Trial:
 
 def test_what_is_lost_and_told_is_no_problem(lossy: Trial) -> None:
     assert lossy.problems == ""
-    assert Ledger(lossy.messages.values(), lossy.accounts, (), lossy.top, True).told == 2
+    assert Ledger(lossy.messages.values(), lossy.accounts, (), lossy.top, lossy.loss).told == 2
 
 
 def test_a_run_that_began_before_there_was_an_epoch_gets_its_name(lossy: Trial) -> None:
@@ -181,6 +181,35 @@ def test_what_is_lost_silently_is_found(lossy: Trial) -> None:
 def test_a_message_without_a_key_that_comes_again_is_found(lossy: Trial) -> None:
     lossy.messages["c"].key = None
     assert "'c' is doubled" in lossy.problems
+
+
+@pytest.fixture
+def set_back(trial: Trial) -> Trial:
+    """After "f" the engine was as it had been after "c", and accepted "x" and "c" before that was noticed."""
+    trial.loss = Loss.THE_LATEST
+    trial.messages["x"] = Message("x", fate=Fate.ACCEPTED, positions={Position(4, "e")})
+    trial.messages["c"].positions.add(Position(5, "e"))
+    trial.messages["y"] = Message("y", fate=Fate.ACCEPTED, positions={Position(1, "new")})
+    for account in trial.accounts:
+        account.runs.append(Run(Position(0, "new"), ["y"]))
+    trial.kept = {Position(1, "new"): "y"}
+    trial.top = Position(1, "new")
+    return trial
+
+
+def test_an_engine_that_is_set_back_begins_a_new_epoch(set_back: Trial) -> None:
+    assert set_back.problems == ""
+
+
+def test_whoever_goes_on_in_the_old_one_is_found(set_back: Trial) -> None:
+    # It came back after "x" and "c" had got the offsets of what it had.
+    set_back.accounts[0].runs = [Run(Position(0, "e"), [*"abcdef", "y"])]
+    assert "the first is at Position(offset=7, epoch='e'), but the channel at" in set_back.problems
+
+
+def test_two_messages_at_one_offset_of_the_new_epoch_are_found(set_back: Trial) -> None:
+    set_back.accounts[0].runs[-1].texts = ["x"]
+    assert "the first has 'x' at Position(offset=1, epoch='new')" in set_back.problems
 
 
 def test_counts_add_up() -> None:
