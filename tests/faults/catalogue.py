@@ -59,7 +59,7 @@ Groups: TypeAlias = Sequence[Sequence[Fault[Any]]]
 
 async def nothing(stage: Stage, broker: Broker) -> None:
     """But publishers hardly pause."""
-    await stage.accepted(50)
+    await stage.accepted(30)
 
 
 async def worker_killed(stage: Stage, broker: Broker) -> None:
