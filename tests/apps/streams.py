@@ -29,10 +29,13 @@ async def pid() -> dict[str, int]:
 
 
 @app.get("/history")
-async def history() -> dict[str, Any]:
-    """All that the engine has, and where the channel stands."""
+async def history(offset: int = 0, epoch: str = "") -> dict[str, Any]:
+    """Where the channel stands, and what it has kept after a position; all, if that is of another epoch."""
+    since = Position(offset, epoch)
     try:
-        page = await hub.engine.history("chat")
+        page = await hub.engine.history("chat", since)
+        if page.position.epoch != epoch:
+            page = await hub.engine.history("chat")
     except EngineUnavailable as exc:
         return {"unavailable": str(exc)}
     return {

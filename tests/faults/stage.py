@@ -197,18 +197,19 @@ class Stage:
         async with asyncio.timeout(DEADLINE):
             for publisher in self.publishers:
                 await publisher.finish()
-        top, kept = Position(0, ""), {}
+        top = Position(0, "")
+        kept: list[tuple[Position, str]] = []
 
         async def all_there() -> bool:
             nonlocal top, kept
             try:
-                answer = await self.server.get_json("/history")
+                answer = await self.server.get_json("/history?offset={}&epoch={}".format(*self._begun))
             except httpx2.TransportError:
                 return False
             if "unavailable" in answer:
                 return False
             top = Position(*answer["position"])
-            kept = {Position(offset, epoch): text for offset, epoch, text in answer["kept"]}
+            kept = [(Position(offset, epoch), text) for offset, epoch, text in answer["kept"]]
             return all(each.is_at(top) for each in self.listeners)
 
         # If somebody does not come: the ledger says who.
@@ -216,15 +217,10 @@ class Stage:
             await eventually(all_there, DEADLINE)
         messages = [message for publisher in self.publishers for message in publisher.messages]
         accounts = [each.account for each in self.listeners]
-        earlier = {
-            position
-            for position in kept
-            if position.epoch == self._begun.epoch and position.offset <= self._begun.offset
-        }
         ledger = Ledger(
             [*messages, *self._unknown],
             accounts,
-            [(position, text) for position, text in kept.items() if position not in earlier],
+            kept,
             top,
             loss,
         )
