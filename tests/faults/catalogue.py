@@ -58,7 +58,7 @@ Groups: TypeAlias = Sequence[Sequence[Fault[Any]]]
 
 
 async def nothing(stage: Stage, broker: Broker) -> None:
-    """But publishers hardly pause."""
+    """Though publishers hardly pause."""
     await stage.accepted(30)
 
 
@@ -154,8 +154,9 @@ SQLITE: Groups = (
     (
         Fault(file_removed, loss=Loss.EVERYTHING),
         Fault(file_locked),
-        Fault(disk_full),
         Fault(worker_killed_while_locked),
+        # Only Linux lets one limit another process.
+        *([Fault(disk_full)] if hasattr(resource, "prlimit") else []),
     ),
 )
 

@@ -217,13 +217,7 @@ class Stage:
             await eventually(all_there, DEADLINE)
         messages = [message for publisher in self.publishers for message in publisher.messages]
         accounts = [each.account for each in self.listeners]
-        ledger = Ledger(
-            [*messages, *self._unknown],
-            accounts,
-            kept,
-            top,
-            loss,
-        )
+        ledger = Ledger([*messages, *self._unknown], accounts, kept, top, loss)
         problems = ledger.problems()
         fates = Counter(message.fate for message in messages)
         counts = Counts(
