@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import asyncpg
+from redis import Redis
 
 from tests.faults.stage import Stage, stage
 from tests.postgres import PostgresServer, postgres_server
@@ -47,9 +48,14 @@ class SQLiteFile(Broker):
 
 
 class RedisBroker(Proxied):
-    def __init__(self, server: RedisServer, proxy: Proxy) -> None:
+    """
+    :param client: goes to the server directly.
+    """
+
+    def __init__(self, server: RedisServer, proxy: Proxy, client: Redis) -> None:
         self.server = server
         self.proxy = proxy
+        self.client = client
 
     @property
     def url(self) -> str:
@@ -86,9 +92,9 @@ async def on_sqlite(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage
 
 @asynccontextmanager
 async def on_redis(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, RedisBroker]]:
-    with redis_server() as server:
+    with redis_server() as server, server.client() as client:
         async with Proxy(server.port) as proxy:
-            broker = RedisBroker(server, proxy)
+            broker = RedisBroker(server, proxy, client)
             async with stage(broker.url, folder / "server.log", workers) as it:
                 yield it, broker
 

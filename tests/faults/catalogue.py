@@ -62,6 +62,14 @@ async def nothing(stage: Stage, broker: Broker) -> None:
     await stage.accepted(30)
 
 
+async def clients_come_and_go(stage: Stage, broker: Broker) -> None:
+    """Each misses some, and is let in while others are published."""
+    for _ in range(3):
+        for listener in stage.listeners:
+            listener.cut()
+            await asyncio.sleep(SHORT / len(stage.listeners))
+
+
 async def worker_killed(stage: Stage, broker: Broker) -> None:
     for _ in range(2):
         await stage.kill(await stage.some_pid())
@@ -92,6 +100,7 @@ async def app_restarted(stage: Stage, broker: Broker) -> None:
 
 WORKERS: Sequence[Fault[Any]] = (
     Fault(nothing, pause=0.01),
+    Fault(clients_come_and_go, pause=0.02),
     Fault(worker_killed),
     Fault(all_workers_killed),
     Fault(worker_paused),
@@ -188,11 +197,13 @@ async def network_stalls(stage: Stage, broker: Proxied) -> None:
     broker.proxy.heal()
 
 
-async def network_stalls_for_a_moment(stage: Stage, broker: Proxied) -> None:
-    """So short that nobody gives up."""
-    broker.proxy.stall()
-    await asyncio.sleep(SHORT)
-    broker.proxy.heal()
+async def network_stutters(stage: Stage, broker: Proxied) -> None:
+    """Never for so long that anybody gives up."""
+    for _ in range(10):
+        broker.proxy.stall(stage.random.choice(list(Way)))
+        await asyncio.sleep(0.4 * stage.random.random())
+        broker.proxy.heal()
+        await asyncio.sleep(0.1 * stage.random.random())
 
 
 async def answers_stall(stage: Stage, broker: Proxied) -> None:
@@ -232,25 +243,15 @@ async def all_workers_killed_while_refused(stage: Stage, broker: Proxied) -> Non
     await broker.proxy.accept()
 
 
-async def worker_killed_while_refused(stage: Stage, broker: Proxied) -> None:
-    """The worker in its place cannot start before the server is back."""
-    broker.proxy.refuse()
-    broker.proxy.cut()
-    stage.signal(await stage.some_pid(), signal.SIGKILL)
-    await asyncio.sleep(LONG)
-    await broker.proxy.accept()
-
-
 NETWORK: Sequence[Fault[Any]] = (
     Fault(connections_cut),
     Fault(connections_refused),
     Fault(network_stalls),
-    Fault(network_stalls_for_a_moment),
+    Fault(network_stutters),
     Fault(answers_stall),
     Fault(questions_vanish),
     Fault(answers_vanish),
     Fault(worker_killed_while_stalled),
-    Fault(worker_killed_while_refused),
     Fault(all_workers_killed_while_refused),
 )
 
@@ -270,6 +271,19 @@ async def server_forgets(stage: Stage, broker: RedisBroker) -> None:
     await asyncio.to_thread(broker.server.kill)
     broker.server.forget()
     await asyncio.to_thread(broker.server.start)
+
+
+async def server_flushed(stage: Stage, broker: RedisBroker) -> None:
+    """All that was there is gone, scripts and all, and no connection with it."""
+    broker.client.flushall()
+    broker.client.script_flush()
+
+
+async def stream_evicted(stage: Stage, broker: RedisBroker) -> None:
+    """Memory is short, and what is known of the stream has to go; then what is in it."""
+    for end in ("meta", "log"):
+        broker.client.delete(f"{stage.namespace}:{{chat}}:{end}")
+        await stage.accepted(WELL)
 
 
 async def server_set_back(stage: Stage, broker: RedisBroker) -> None:
@@ -315,6 +329,8 @@ REDIS: Groups = (
     (
         Fault(server_killed),
         Fault(server_forgets, loss=Loss.EVERYTHING),
+        Fault(server_flushed, loss=Loss.EVERYTHING),
+        Fault(stream_evicted, loss=Loss.EVERYTHING),
         Fault(server_set_back, loss=Loss.THE_LATEST),
         Fault(server_set_back_while_workers_are_killed, loss=Loss.THE_LATEST),
         Fault(server_frozen),
@@ -366,6 +382,14 @@ async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
         await connection.close()
 
 
+async def publications_truncated(stage: Stage, broker: PostgresBroker) -> None:
+    """What was published is gone, while clients are away that have missed some of it."""
+    for listener in stage.listeners[::2]:
+        listener.cut()
+    await stage.accepted(1)
+    await broker.execute(f'TRUNCATE "{stage.namespace}".publications')
+
+
 async def stream_set_back(stage: Stage, broker: PostgresBroker) -> None:
     """The last ten messages and their keys are gone, as after a crash of a server that does not sync."""
     broker.proxy.refuse()
@@ -398,6 +422,7 @@ POSTGRES: Groups = (
         Fault(server_crashed),
         Fault(backends_terminated),
         Fault(schema_dropped, loss=Loss.EVERYTHING),
+        Fault(publications_truncated, loss=Loss.EVERYTHING),
         Fault(stream_set_back, loss=Loss.THE_LATEST),
         Fault(channel_locked),
         Fault(server_crashed_with_a_worker),

@@ -8,11 +8,12 @@ from contextlib import suppress
 from random import Random
 from typing import Any
 
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from hubbub import Position
 from hubbub.codes import CloseCode
-from tests.clients import connect
+from tests.clients import connect, reset
 from tests.faults.ledger import Account, Run
 
 #: Seconds that a client waits for its connection to stand.
@@ -31,6 +32,7 @@ class Listener:
         self.pids: list[int] = []
         self.is_joined = asyncio.Event()
         self._url = url
+        self._client: ClientConnection | None = None
         self._random = random
         self.account = Account(name)
         self.begin()
@@ -58,6 +60,11 @@ class Listener:
         self.silence = 0.0
         self._last_heard: float | None = None
 
+    def cut(self) -> None:
+        """Lose the connection, by a reset."""
+        if self._client is not None:
+            reset(self._client)
+
     async def stop(self) -> None:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
@@ -74,6 +81,7 @@ class Listener:
         position = self.position
         query = "" if position is None else f"?offset={position.offset}&epoch={position.epoch}"
         async with connect(self._url + query, open_timeout=PATIENCE) as client:
+            self._client = client
             try:
                 async for frame in client:
                     if str(frame).startswith("{"):
@@ -81,6 +89,7 @@ class Listener:
                     else:
                         self._heard(str(frame))
             finally:
+                self._client = None
                 self.account.breaks += client.close_code == CloseCode.INSUFFICIENT_STATE
 
     def _heard(self, text: str) -> None:
