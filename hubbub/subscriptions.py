@@ -260,6 +260,11 @@ class Subscriptions:
             try:
                 async with self._reads:
                     page = await self._engine.history(feed.channel, feed.since)
+                    if feed.contradicts(page.publications, page.position):
+                        logger.warning("%r was set back to an earlier state.", feed.channel)
+                        # Before anybody is told: who comes back then must not find the old epoch.
+                        await self._engine.renew_epoch(feed.channel, page.position.epoch)
+                        page = await self._engine.history(feed.channel, feed.since)
             except Exception as exc:
                 if not isinstance(exc, EngineUnavailable):
                     logger.exception("Could not read the history of %r; it is tried again.", feed.channel)

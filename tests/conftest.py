@@ -54,3 +54,13 @@ def redis_cluster_url() -> Iterator[str]:
     """A Redis cluster that all tests share."""
     with redis_cluster() as servers:
         yield f"redis+cluster://127.0.0.1:{servers[-1].port}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here and not beside the tests: only what pytest finds at once may add options.
+    group = parser.getgroup("faults", "fault suite (tests/faults)")
+    group.addoption("--fault-rounds", type=int, default=1, metavar="N", help="play each fault N times")
+    group.addoption("--fault-seed", metavar="TEXT", help="of what is left to chance; by default a new one")
+    group.addoption(
+        "--soak", type=float, default=0.0, metavar="SECONDS", help="random faults for so long, on each engine"
+    )

@@ -76,6 +76,13 @@ class FlakyEngine(MemoryEngine):
         await self._respond()
         return await super().history(channel, since, limit, reverse)
 
+    def set_back(self, channel: str, lost: int) -> None:
+        """To an earlier state, as a server that had not saved the last ones."""
+        stream = self._streams[channel]
+        stream.offset -= lost
+        for _ in range(lost):
+            stream.publications.pop()
+
     async def _respond(self) -> None:
         await asyncio.sleep(0.001)
         if self.is_away:
@@ -278,6 +285,45 @@ async def test_what_cannot_be_repaired_is_told(node: Node, engine: FlakyEngine) 
             await asyncio.sleep(0.001)
     assert member.breaks == [last]
     assert member.received == ["1"]
+
+
+@pytest.mark.parametrize("published", [0, 1, 3, 5])
+async def test_who_was_away_when_the_engine_was_set_back_is_told(
+    node: Node, engine: FlakyEngine, published: int
+) -> None:
+    """Even if its offset has been given out again when it comes back, and more."""
+    member = Member()
+    await node.join("chat", member)
+    await say(node, "1", "2", "3", "4", "5")
+    away = node.position("chat")
+    engine.set_back("chat", 3)
+    engine.loses = True
+    await say(node, *(f"again {number}" for number in range(published)))
+    engine.loses = False
+    node.on_reconnect()
+    async with asyncio.timeout(5):
+        while not member.breaks:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    with pytest.raises(Unrecoverable):
+        await node.join("chat", Member("away"), since=away)
+    # There is nobody who could take the one for the other.
+    assert node.position("chat").epoch != away.epoch
+    late = Member("late")
+    await node.join("chat", late)
+    await say(node, "new")
+    await late.hears("new")
+    assert len(member.breaks) == 1
+
+
+async def test_a_new_epoch_is_not_begun_twice(node: Node, engine: FlakyEngine) -> None:
+    """Two nodes may find the same at the same time."""
+    await node.join("chat", Member())
+    before = node.position("chat")
+    await engine.renew_epoch("chat", before.epoch)
+    after = (await engine.history("chat")).position
+    assert after.epoch != before.epoch
+    await engine.renew_epoch("chat", before.epoch)
+    assert (await engine.history("chat")).position == after
 
 
 # Subscriptions to the engine

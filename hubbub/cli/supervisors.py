@@ -1,7 +1,8 @@
 """The parent processes of ``--workers`` and ``--reload``: uvicorn's, which a second signal ends at once.
 
 A worker that cannot start, because the engine is away or the app is broken, ends the parent too if no other
-one serves. If others do, they go on: clients that are connected stay so, and the worker is tried again.
+one serves or ever has. If others do, they go on: clients that are connected stay so, and the worker is tried
+again.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ class Workers(Multiprocess):
         super().__init__(config, sockets)
         #: Whether it ended because no worker could start.
         self.has_failed = False
-        # When those that could not are tried again.
+        # Whether any has ever served, and when those that could not start are tried again.
+        self._has_served = False
         self._retries: list[float] = []
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._handle_exit)
 
     def keep_subprocess_alive(self) -> None:
-        # Instead of uvicorn's own, which stops all workers when one cannot start.
+        # Instead of uvicorn's own, which stops all workers when one cannot start. Once one has served, it is
+        # not the app that is broken: its engine may be away, which those that run live through.
+        if not self._has_served:
+            self._has_served = any(worker.is_ready(timeout=1) for worker in self.processes)
         for worker in list(self.processes):
             if self.should_exit.is_set():
                 return
@@ -51,7 +56,7 @@ class Workers(Multiprocess):
             if worker.process.exitcode != STARTUP_FAILURE:
                 logger.info("Child process [%s] died.", worker.pid)
                 self._retries.append(0.0)
-            elif self.processes:
+            elif self.processes or self._has_served:
                 logger.error(
                     "Child process [%s] did not start. To be tried again in %g s.", worker.pid, RETRY
                 )

@@ -224,6 +224,22 @@ class Feed:
             self.is_repairing = True
             self._repair(self)
 
+    def contradicts(self, history: Sequence[Publication], top: Position) -> bool:
+        """Whether the engine was set back to an earlier state of the epoch, and maybe went on from there: it
+        has nothing, or something else, at our position. Offsets of this epoch mean two things by now.
+
+        :param history: what the channel has kept after :attr:`since`, in order.
+        :param top: where the channel stood when that was read.
+        """
+        offset, epoch = self.position
+        if epoch != top.epoch:
+            return False
+        if top.offset < offset:
+            return True
+        return bool(self._last_id) and any(
+            each.offset == offset and each.id != self._last_id for each in history
+        )
+
     def repaired(self, history: Sequence[Publication], top: Position) -> None:
         """Go on after a repair.
 
@@ -246,6 +262,10 @@ class Feed:
         """Take a piece of history that was read on behalf of a member, up to ``top``: what is new in it is
         news to all members, what is old is kept for others that come back."""
         if self.is_repairing:
+            return
+        if self.contradicts(history, top) and top.offset >= self.position.offset:
+            # The repair sees to it that nobody takes the old offsets for the new ones.
+            self.verify()
             return
         if top.offset > self.position.offset or top.epoch != self.position.epoch:
             self._catch_up([each for each in history if each.offset > self.since.offset], top)
@@ -272,14 +292,9 @@ class Feed:
     def _missing(self, history: Sequence[Publication], top: Position) -> list[Publication] | None:
         """What of ``history`` comes after our position; ``None`` if that does not lead up to ``top``."""
         offset, epoch = self.position
-        if (epoch != top.epoch and self.position != START) or top.offset < offset:
+        if (epoch != top.epoch and self.position != START) or self.contradicts(history, top):
             return None
-        missing: list[Publication] = []
-        for publication in history:
-            if publication.offset == offset and publication.id != self._last_id and self._last_id:
-                return None
-            if publication.offset > offset:
-                missing.append(publication)
+        missing = [publication for publication in history if publication.offset > offset]
         wanted = range(offset + 1, top.offset + 1)
         return missing if [each.offset for each in missing] == list(wanted) else None
 

@@ -157,6 +157,17 @@ class Engine(ABC):
         """Forget what the channel has kept, and give it a new epoch. Nodes learn it with the next publication
         or the next check."""
 
+    async def renew_epoch(self, channel: str, epoch: str) -> None:
+        """Give the channel a new epoch, unless it has another than ``epoch`` by now. What it has kept may be
+        forgotten.
+
+        Asked for by a node that has found the server set back to an earlier state of the epoch, from which on
+        it gives out offsets a second time.
+        """
+        page = await self.history(channel, limit=0)
+        if page.position.epoch == epoch:
+            await self.remove_history(channel)
+
     # Presence: who is in a channel, kept where all nodes can read it. What a node enters there, it enters
     # under a *lease*, a name it makes up and renews. When the node is gone, others remove what is under it.
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from fastapi import FastAPI, WebSocket
+from pydantic import BaseModel
 
 from hubbub import EngineUnavailable, History, Hub, Position, Unrecoverable
 
@@ -15,18 +16,49 @@ app = FastAPI()
 app.include_router(hub.router)
 
 
+class Message(BaseModel):
+    """:param key: publishes it once, however often it comes."""
+
+    text: str
+    key: str | None = None
+
+
 @app.get("/pid")
 async def pid() -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
-@app.post("/publish")
-async def publish(text: str) -> dict[str, Any]:
+@app.get("/history")
+async def history(offset: int = 0, epoch: str = "") -> dict[str, Any]:
+    """Where the channel stands, and what it has kept after a position; all, if that is of another epoch."""
+    since = Position(offset, epoch)
     try:
-        position = await hub.publish("chat", text, idempotency_key=text)
+        page = await hub.engine.history("chat", since)
+        if page.position.epoch != epoch:
+            page = await hub.engine.history("chat")
     except EngineUnavailable as exc:
         return {"unavailable": str(exc)}
-    return {"offset": position.offset, "epoch": position.epoch}
+    return {
+        "position": page.position,
+        "kept": [[each.offset, each.epoch, each.data.decode()] for each in page.publications],
+    }
+
+
+@app.post("/publish")
+async def publish(message: Message) -> dict[str, Any]:
+    try:
+        position = await hub.publish("chat", message.text, idempotency_key=message.key)
+    except EngineUnavailable as exc:
+        return {"unavailable": str(exc)}
+    return {"accepted": position}
+
+
+@app.websocket("/publish")
+async def talk(websocket: WebSocket) -> None:
+    """As above, one message after another, each with its answer."""
+    async with hub.connection(websocket) as client:
+        async for message in client.iter_messages(Message):
+            await client.send_json(await publish(message))
 
 
 @app.websocket("/chat")

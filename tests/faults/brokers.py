@@ -1,0 +1,108 @@
+"""What the engine of a trial talks to: made for the trial, so that everything may be done to it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+from redis import Redis
+
+from tests.faults.stage import Stage, stage
+from tests.postgres import PostgresServer, postgres_server
+from tests.proxy import Proxy
+from tests.redis_server import RedisServer, redis_server
+
+
+class Broker(ABC):
+    """What the engine of a trial talks to."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+
+class Proxied(Broker):
+    """A server, and the proxy through which the workers reach it."""
+
+    proxy: Proxy
+
+
+B = TypeVar("B", bound=Broker)
+
+
+class SQLiteFile(Broker):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for end in ("", "-wal", "-shm") if (path := Path(f"{self.path}{end}")).exists()]
+
+
+class RedisBroker(Proxied):
+    """
+    :param client: goes to the server directly.
+    """
+
+    def __init__(self, server: RedisServer, proxy: Proxy, client: Redis) -> None:
+        self.server = server
+        self.proxy = proxy
+        self.client = client
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.proxy.port}"
+
+
+class PostgresBroker(Proxied):
+    def __init__(self, server: PostgresServer, proxy: Proxy) -> None:
+        self.server = server
+        self.proxy = proxy
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.proxy.port}/postgres"
+
+    async def execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.server.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def on_sqlite(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, SQLiteFile]]:
+    """A stage on SQLite.
+
+    :param folder: for the output of the workers and whatever else.
+    """
+    broker = SQLiteFile(folder / "hub.db")
+    async with stage(broker.url, folder / "server.log", workers) as it:
+        yield it, broker
+
+
+@asynccontextmanager
+async def on_redis(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, RedisBroker]]:
+    with redis_server() as server, server.client() as client:
+        async with Proxy(server.port) as proxy:
+            broker = RedisBroker(server, proxy, client)
+            async with stage(broker.url, folder / "server.log", workers) as it:
+                yield it, broker
+
+
+@asynccontextmanager
+async def on_postgres(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, PostgresBroker]]:
+    with postgres_server() as server:
+        async with Proxy(server.port) as proxy:
+            broker = PostgresBroker(server, proxy)
+            async with stage(broker.url, folder / "server.log", workers) as it:
+                yield it, broker

@@ -1,0 +1,249 @@
+"""What was published and what was heard, and whether the two go together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum, auto
+
+from hubbub import Position
+
+
+class Fate(Enum):
+    """What became of a message, as far as its publisher knows."""
+
+    #: It was sent, and no answer or no clear one has come.
+    UNKNOWN = auto()
+    #: It was never sent.
+    REFUSED = auto()
+    ACCEPTED = auto()
+
+
+class Loss(Enum):
+    """What the engine was made to lose of what it had accepted."""
+
+    NOTHING = auto()
+    #: Clients are to be told. Idempotency keys are lost as well: what has one may be accepted once more.
+    EVERYTHING = auto()
+    #: It was set back to an earlier state, and may give out the offsets of what it has lost once more, until
+    #: that is noticed and a new epoch begins.
+    THE_LATEST = auto()
+
+
+@dataclass
+class Message:
+    """One message, told apart from all others by its text.
+
+    :param key: the idempotency key with which it is published, as often as it takes.
+    :param after: one that was accepted before this one was sent.
+    :param positions: those that its publisher was told. More than one if the engine has lost the first.
+    """
+
+    text: str
+    key: str | None = None
+    after: Message | None = field(default=None, repr=False)
+    fate: Fate = Fate.UNKNOWN
+    positions: set[Position] = field(default_factory=set)
+
+
+@dataclass
+class Run:
+    """What a client got from one position on. It ends when the client is told that something is lost."""
+
+    start: Position
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def end(self) -> Position:
+        return Position(self.start.offset + len(self.texts), self.start.epoch)
+
+    def __iter__(self) -> Iterator[tuple[Position, str]]:
+        for offset, text in enumerate(self.texts, self.start.offset + 1):
+            yield Position(offset, self.start.epoch), text
+
+
+@dataclass
+class Account:
+    """What one client has to say in the end.
+
+    :param runs: a new one after each time that it came back and could not go on where it was.
+    :param breaks: how often its connection was closed because something is lost.
+    :param objections: what it noticed itself.
+    """
+
+    name: str
+    runs: list[Run] = field(default_factory=list)
+    breaks: int = 0
+    objections: list[str] = field(default_factory=list)
+
+    def covers(self, position: Position) -> bool:
+        return any(
+            run.start.epoch == position.epoch and run.start.offset < position.offset <= run.end.offset
+            for run in self.runs
+        )
+
+
+@dataclass
+class Counts:
+    """What happened during one fault, or several."""
+
+    published: int = 0
+    accepted: int = 0
+    unknown: int = 0
+    refused: int = 0
+    #: Times that a message was published once more with the same key, and those of them at which a client
+    #: had it already.
+    retries: int = 0
+    suppressed: int = 0
+    delivered: int = 0
+    #: Times that clients went on where they were, that they were closed because something is lost, and that
+    #: they could not go on where they were.
+    resumes: int = 0
+    breaks: int = 0
+    losses: int = 0
+    #: Accepted messages that a client did not get, and was told so.
+    told: int = 0
+    #: Seconds for which a client heard nothing.
+    silence: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        total = Counts(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
+        total.silence = max(self.silence, other.silence)
+        return total
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{value:.1f} s {each.name}" if isinstance(value, float) else f"{value} {each.name}"
+            for each in fields(self)
+            for value in [getattr(self, each.name)]
+        )
+
+
+class Ledger:
+    """The books of one trial.
+
+    :param messages: all that were ever tried.
+    :param accounts: of all clients.
+    :param kept: the channel's history in the end, as the engine has it.
+    :param top: where the channel stood then.
+    :param loss: what the engine has lost. If nothing, nobody may have been told so.
+    """
+
+    def __init__(
+        self,
+        messages: Iterable[Message],
+        accounts: Sequence[Account],
+        kept: Iterable[tuple[Position, str]],
+        top: Position,
+        loss: Loss = Loss.NOTHING,
+    ) -> None:
+        self._messages = {message.text: message for message in messages}
+        self._accounts = accounts
+        self._kept = dict(kept)
+        self._top = top
+        self._loss = loss
+        self._is_lossy = loss is not Loss.NOTHING
+        # What is where, and who said so first.
+        self._order: dict[Position, tuple[str, str]] = {}
+
+    def problems(self) -> list[str]:
+        """All that does not fit, in words; nothing if nobody was left in the dark."""
+        return list(self._find())
+
+    @property
+    def told(self) -> int:
+        """How many accepted messages clients did not get: each counts once for each client."""
+        accepted = {position for message in self._messages.values() for position in message.positions}
+        return sum(not account.covers(position) for account in self._accounts for position in accepted)
+
+    def _find(self) -> Iterator[str]:
+        self._name_epochs()
+        for account in self._accounts:
+            yield from (f"{account.name}: {objection}" for objection in account.objections)
+        # One order
+        for message in self._messages.values():
+            for position in message.positions:
+                yield from self._put(position, message.text, "its publisher")
+        for position, text in self._kept.items():
+            yield from self._put(position, text, "the engine")
+        for account in self._accounts:
+            for run in account.runs:
+                for position, text in run:
+                    yield from self._put(position, text, account.name)
+        # Each message
+        places: dict[str, list[Position]] = {}
+        for position, (text, _) in self._order.items():
+            places.setdefault(text, []).append(position)
+        for text, positions in places.items():
+            yield from self._check_places(text, positions)
+        # Each client
+        for account in self._accounts:
+            yield from self._check_account(account)
+
+    def _put(self, position: Position, text: str, who: str) -> Iterator[str]:
+        known, witness = self._order.setdefault(position, (text, who))
+        if known != text and not self._is_ambiguous(position):
+            yield f"{who} has {text!r} at {position}, but {witness} has {known!r} there"
+
+    def _is_ambiguous(self, position: Position) -> bool:
+        """Whether its offset may have been given out twice."""
+        return self._loss is Loss.THE_LATEST and position.epoch != self._top.epoch
+
+    def _check_places(self, text: str, positions: Sequence[Position]) -> Iterator[str]:
+        message = self._messages.get(text)
+        if message is None:
+            yield f"{text!r} was never published, but is at {positions}"
+            return
+        if message.fate is Fate.REFUSED:
+            yield f"{text!r} was never sent, but is at {positions}"
+        for position in positions:
+            for earlier in message.after.positions if message.after else ():
+                if (
+                    earlier.epoch == position.epoch
+                    and earlier > position
+                    and not self._is_ambiguous(position)
+                ):
+                    yield f"{text!r} is at {position}, before {earlier}, which was accepted earlier"
+        has_lost_key = self._is_lossy and message.key is not None
+        is_once_per_epoch = len({position.epoch for position in positions}) == len(positions)
+        if len(positions) > 1 and not (has_lost_key and (is_once_per_epoch or self._loss is Loss.THE_LATEST)):
+            yield f"{text!r} is doubled: it is at {positions}"
+
+    def _check_account(self, account: Account) -> Iterator[str]:
+        if not account.runs:
+            yield f"{account.name} was never let in"
+            return
+        got = Counter((run.start.epoch, text) for run in account.runs for text in run.texts)
+        yield from (
+            f"{account.name} got {text!r} {count} times" for (_, text), count in got.items() if count > 1
+        )
+        end = account.runs[-1].end
+        if end != self._top:
+            yield f"{account.name} is at {end}, but the channel at {self._top}"
+        was_told = len(account.runs) > 1
+        if (was_told or account.breaks) and not self._is_lossy:
+            starts = [run.start for run in account.runs]
+            yield f"{account.name} was told that something is lost, but nothing is: it began at {starts}"
+        for message in self._messages.values():
+            for position in message.positions:
+                if not account.covers(position) and not (was_told and self._is_lossy):
+                    yield f"{account.name} never got {message.text!r}, accepted at {position}"
+
+    def _name_epochs(self) -> None:
+        """Name the epochs of runs that began before there was one, by what is known of what is in them."""
+        known = {
+            (position.offset, text): position.epoch
+            for position, text in [
+                *self._kept.items(),
+                *((each, message.text) for message in self._messages.values() for each in message.positions),
+            ]
+        }
+        for account in self._accounts:
+            for run in account.runs:
+                if run.start.epoch == "":
+                    epochs = {known.get((position.offset, text)) for position, text in run} - {None}
+                    if epochs:
+                        run.start = run.start._replace(epoch=str(epochs.pop()))

@@ -1,0 +1,57 @@
+"""Faults at random, up to three at once, for as long as ``--soak SECONDS`` says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.faults.brokers import on_postgres, on_redis, on_sqlite
+from tests.faults.catalogue import POSTGRES, REDIS, SQLITE, Fault, Groups
+from tests.faults.conftest import Report
+from tests.faults.ledger import Counts
+from tests.faults.stage import Stage
+from tests.faults.trial import Theatre
+
+#: Makes a stage with so many workers, with its log in a folder.
+Build = Callable[[Path, int], AbstractAsyncContextManager[tuple[Stage, Any]]]
+
+ENGINES: dict[str, tuple[Build, Groups]] = {
+    "sqlite": (on_sqlite, SQLITE),
+    "redis": (on_redis, REDIS),
+    "postgres": (on_postgres, POSTGRES),
+}
+
+
+def drawn(groups: Groups, random: Random) -> list[Fault[Any]]:
+    """One fault from each of some groups."""
+    faults = [random.choice(group) for group in random.sample(groups, random.randint(1, len(groups)))]
+    alone = [fault for fault in faults if fault.is_alone]
+    return alone[:1] or faults
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.timeout(0)
+async def test_soak(
+    engine: str, pytestconfig: pytest.Config, tmp_path: Path, fault_seed: str, report: Report
+) -> None:
+    seconds: float = pytestconfig.getoption("soak")
+    if not seconds:
+        pytest.skip("Takes as long as --soak SECONDS says.")
+    build, groups = ENGINES[engine]
+    random = Random(fault_seed)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    total = Counts()
+    # Three workers, the same stage until the end.
+    async with Theatre(lambda: build(tmp_path, 3)) as theatre:
+        while loop.time() < end:
+            faults = drawn(groups, random)
+            print(*faults, flush=True)
+            total += await theatre.play(f"{random.random()}", *faults)
+    report(total)

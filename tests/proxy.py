@@ -1,0 +1,212 @@
+"""A TCP proxy between a worker and its server, for networks that fail in the ways they do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import Enum, Flag, auto
+from types import TracebackType
+from typing import Self
+
+#: Bytes read at once.
+CHUNK = 65_536
+
+
+class Way(Flag):
+    """The directions of a connection."""
+
+    TO_SERVER = auto()
+    TO_WORKER = auto()
+    BOTH = TO_SERVER | TO_WORKER
+
+
+class State(Enum):
+    """What happens to the bytes that go one way."""
+
+    #: They are passed on.
+    OPEN = auto()
+    #: They are not even read: they wait here, and behind that at the sender.
+    STALLED = auto()
+    #: They are read and thrown away. The sender believes that they arrived.
+    SWALLOWED = auto()
+
+
+class Link:
+    """One connection from a worker, and ours to the server."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        worker: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self._proxy = proxy
+        self._worker, self._server = worker, server
+        # The ways on which something is missing: what came after it could not be understood any more.
+        self._lost = Way(0)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether something that was sent is lost."""
+        return bool(self._lost)
+
+    async def run(self) -> None:
+        """Pass on what comes, until one side ends the connection."""
+        ways = (
+            (Way.TO_SERVER, self._worker[0], self._server[1]),
+            (Way.TO_WORKER, self._server[0], self._worker[1]),
+        )
+        tasks = [asyncio.create_task(self._pass(*way)) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._worker[1].close()
+            self._server[1].close()
+
+    def cut(self) -> None:
+        """End the connection by a reset of both sides."""
+        _reset(self._worker[1])
+        _reset(self._server[1])
+
+    async def _pass(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                await self._proxy.until_not_stalled(way)
+                data = await reader.read(CHUNK)
+                # It may have been stalled while we waited for something to read.
+                await self._proxy.until_not_stalled(way)
+                is_dead = way in self._lost or self._proxy.state(way) is State.SWALLOWED
+                if is_dead and data:
+                    self._lost |= way
+                elif is_dead:
+                    # Not even the end gets through.
+                    await asyncio.Event().wait()
+                elif data:
+                    writer.write(data)
+                    await writer.drain()
+                else:
+                    return
+
+
+class Proxy:
+    """A port that leads to another one, until it is told otherwise.
+
+    ::
+
+        async with Proxy(server_port) as proxy:
+            connect_to(proxy.port)
+            proxy.cut()
+
+    :param server_port: where it leads to, on this machine.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self.port = 0
+        #: The connections there are.
+        self.links: list[Link] = []
+        self._server_port = server_port
+        self._listener: asyncio.Server | None = None
+        self._states = {Way.TO_SERVER: State.OPEN, Way.TO_WORKER: State.OPEN}
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.refuse()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # What can be done to it
+
+    def cut(self, links: Iterable[Link] | None = None) -> None:
+        """Reset connections: those given, or all."""
+        for link in list(self.links if links is None else links):
+            link.cut()
+
+    def refuse(self) -> None:
+        """Take no new connections: they are refused, as if the server did not run. Those there are stay."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def accept(self) -> None:
+        """Take new connections (again)."""
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+            self.port = self._listener.sockets[0].getsockname()[1]
+
+    def stall(self, ways: Way = Way.BOTH) -> None:
+        """Take connections, but pass on nothing until :meth:`heal`. Nothing is lost."""
+        self._set(ways, State.STALLED)
+
+    def half_open(self, ways: Way = Way.TO_SERVER) -> None:
+        """Throw away what is sent, without an error for the sender, as when a machine or a router is gone.
+
+        A connection that has lost something in this way stays dead; :meth:`heal` is for new ones.
+        """
+        self._set(ways, State.SWALLOWED)
+
+    def heal(self) -> None:
+        """Pass everything on again."""
+        self._set(Way.BOTH, State.OPEN)
+
+    # For the links
+
+    def state(self, way: Way) -> State:
+        return self._states[way]
+
+    async def until_not_stalled(self, way: Way) -> None:
+        while self._states[way] is State.STALLED:
+            await self._changed.wait()
+
+    # Inside
+
+    def _set(self, ways: Way, state: State) -> None:
+        for way in ways:
+            self._states[way] = state
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            # There is nobody, which the worker is to see at once.
+            _reset(writer)
+            self._tasks.discard(task)
+            return
+        link = Link(self, (reader, writer), server)
+        self.links.append(link)
+        try:
+            await link.run()
+        except asyncio.CancelledError:
+            # Only when the proxy ends; asyncio's server would report it as an error.
+            link.cut()
+        finally:
+            self.links.remove(link)
+            self._tasks.discard(task)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock: socket.socket = writer.get_extra_info("socket")
+    # Lingering for zero seconds makes closing send RST and drop what was not sent (SO_LINGER in socket(7)).
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
