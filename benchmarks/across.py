@@ -38,8 +38,8 @@ def latency(peer: Peer, load: Load) -> Measured:
         "max_ms": result.max_us / 1000,
         "own_p50_ms": result.own_p50_us / 1000,
         "own_p99_ms": result.own_p99_us / 1000,
+        "outstanding": result.outstanding,
         **_arrivals(result),
-        "load_idle": result.load_idle,
     }
 
 

@@ -225,6 +225,7 @@ EXTRA = {
     "grown_mib": "server grew by MiB",
     "let_go": "stalled client let go",
     "seconds": "seconds",
+    "outstanding": "on their way at the end",
     "not_in_order": "lost, doubled or out of order",
     "lost": "lost",
     "expected": "of",

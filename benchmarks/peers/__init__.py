@@ -42,6 +42,7 @@ class Peer:
     :param offers: what it can be measured at: some of the above.
     :param store: at which its processes meet: ``"sqlite"``, ``"redis"`` or ``"postgres"``. Its URL is in the
         environment as ``STORE``.
+    :param store_options: put behind that URL.
     :param environment: what else is there.
     :param publisher: a module in ``HERE`` whose ``publishing()`` is an asynchronous context with a function
         that publishes a text.
@@ -61,12 +62,13 @@ class Peer:
     receipt: tuple[str, str] | None = None
     offers: frozenset[str] = frozenset({ROOM})
     store: str = ""
+    store_options: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     publisher: str = ""
 
     def settings(self, url: str) -> dict[str, str]:
         """The environment of its processes, for the store at ``url``."""
-        return dict(self.environment) | ({"STORE": url} if url else {})
+        return dict(self.environment) | ({"STORE": url + self.store_options} if url else {})
 
 
 def _uvicorn(module: str, *options: str) -> tuple[str, ...]:
@@ -220,6 +222,17 @@ PEERS = (
     ),
     *_hubbubs(),
     Peer(
+        name="hubbub-postgres-unsynced",
+        title="Hubbub, PostgreSQL, unsynced",
+        command=_hubbub("hub:app"),
+        path="/ws",
+        packages=("hubbub", "asyncpg", "uvicorn"),
+        offers=_ACROSS,
+        store="postgres",
+        store_options="?synchronous_commit=off",
+        publisher="hub",
+    ),
+    Peer(
         name="hubbub-redis-uvicorn",
         title="Hubbub, Redis, plain uvicorn",
         command=_uvicorn("hub"),
@@ -237,6 +250,16 @@ PEERS = (
         offers=_ACROSS,
         store="redis",
         publisher="broadcaster_",
+    ),
+    Peer(
+        name="litestar-redis",
+        title="Litestar channels, Redis",
+        command=_uvicorn("litestar_channels"),
+        path="/ws",
+        packages=("litestar", "redis", "hiredis", "uvicorn"),
+        offers=_ACROSS,
+        store="redis",
+        publisher="litestar_channels",
     ),
     *(
         Peer(
