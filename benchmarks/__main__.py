@@ -132,7 +132,8 @@ def summary(report: Report, scenario: Scenario) -> Iterable[str]:
         wrong = outcome.median("not_in_order") if "not_in_order" in outcome.rounds[0] else 0
         if wrong:
             ratios.append(f"{number(wrong)} messages lost, doubled or out of order")
-        yield f"  {peer.title:28} {number(outcome.median()):>12} {scenario.unit}  {'  '.join(ratios)}"
+        value = f"{number(outcome.median()):>12} {scenario.unit}"
+        yield "  ".join([f"  {peer.title:28} {value}", *ratios])
 
 
 class PageWithoutPlace(Exception):

@@ -197,7 +197,6 @@ SCENARIOS = (
         measure=fan_out,
         needs=HISTORY,
         baselines=(WITHOUT_HISTORY,),
-        rounds=3,
     ),
     Scenario(
         name="resume",

@@ -1,8 +1,5 @@
 """encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://`` or on
-the store.
-
-It never forgets the queue of a client that has left: each measurement needs a fresh server.
-"""
+the store."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
