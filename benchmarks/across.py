@@ -68,7 +68,7 @@ def publishes(peer: Peer, load: Load) -> Measured:
         connect(peer, server, idle, load_core) as clients,
     ):
         time.sleep(load.settle)
-        published = _publish(peer, load, url, server_core)
+        published = publish(peer, load, url, server_core)
         arrived = clients.leave()
     return {
         "value": published["per_second"],
@@ -85,12 +85,12 @@ def resume(peer: Peer, load: Load) -> Measured:
     with store(peer.store, server_core) as url:
         # To a worker that has nothing of the channel in memory.
         with serve(peer, server_core, url) as server:
-            missed = _ask(server, "fill", count=load.messages, size=load.size)
+            missed = ask(server, "fill", count=load.messages, size=load.size)
             since = f"{load.path}?{urlencode(missed)}"
-            before = _ask(server, "reads")
+            before = ask(server, "reads")
             with connect(peer, server, replace(load, path=since), load_core) as clients:
                 result = complete(clients.result(), load)
-            reads = _ask(server, "reads") - before
+            reads = ask(server, "reads") - before
         idle = replace(load, mode="idle", messages=0)
         with serve(peer, server_core, url) as server, connect(peer, server, idle, load_core) as clients:
             joining = clients.connected.seconds
@@ -126,21 +126,36 @@ def _arrivals(result: Result) -> Measured:
     return {"lost": result.missing, "expected": result.expected, "misordered": result.misordered}
 
 
-def _publish(peer: Peer, load: Load, url: str, core: int) -> dict[str, float]:
+def publish(peer: Peer, load: Load, url: str, core: int) -> dict[str, float]:
+    """What ``publishing.py`` says when it has published for ``peer`` on CPU ``core`` to the store at ``url``.
+
+    :raises ServerFailed: it could not.
+    """
     numbers = (load.outstanding, load.warmup, load.seconds, load.size)
     command = [sys.executable, "publishing.py", peer.publisher, *map(str, numbers)]
     environment = os.environ | peer.settings(url)
     pipe = subprocess.PIPE
     with start(command, core, cwd=HERE, env=environment, stdout=pipe, stderr=pipe) as process:
-        printed, said = process.communicate(timeout=load.warmup + load.seconds + TIMEOUT)
+        try:
+            printed, said = process.communicate(timeout=load.warmup + load.seconds + TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise ServerFailed(f"Expected {peer.title} to end, but it goes on publishing.") from None
     if process.returncode:
-        raise ServerFailed(f"Expected {peer.title} to publish, but it ended: {said.strip()}")
+        failed = ServerFailed(f"Expected {peer.title} to publish, but it ended: {process.returncode}.")
+        failed.add_note(said.strip())
+        raise failed
     published: dict[str, float] = json.loads(printed)
     return published
 
 
-def _ask(server: Server, path: str, **parameters: int) -> Any:
-    """The answer to a GET, or with parameters to a POST."""
+def ask(server: Server, path: str, **parameters: int) -> Any:
+    """The answer to a GET, or with parameters to a POST.
+
+    :raises ServerFailed: there is none.
+    """
     url = f"http://127.0.0.1:{server.port}/{path}?{urlencode(parameters)}"
-    with urlopen(Request(url, method="POST" if parameters else "GET"), timeout=TIMEOUT) as answer:
-        return json.load(answer)
+    try:
+        with urlopen(Request(url, method="POST" if parameters else "GET"), timeout=TIMEOUT) as answer:
+            return json.load(answer)
+    except OSError as exc:
+        raise ServerFailed(f"Expected an answer to /{path}, but got: {exc}") from exc

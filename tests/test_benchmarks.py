@@ -198,6 +198,24 @@ def test_publishing_is_heard_by_a_worker(name: str) -> None:
     assert 0 < measured["p50_ms"] <= measured["p99_ms"]
 
 
+def test_a_publisher_that_fails_is_named_with_what_it_printed() -> None:
+    peer = replace(HUBBUB, publisher="nobody")
+    with pytest.raises(
+        ServerFailed, match="Expected Hubbub, hubbub run to publish, but it ended: 1"
+    ) as caught:
+        across.publish(peer, ACROSS, "", process.cores()[0])
+    assert "No module named 'nobody'" in caught.value.__notes__[0]
+
+
+def test_a_request_that_fails_is_named() -> None:
+    server, _ = process.cores()
+    with (
+        serve(MANAGER, server) as running,
+        pytest.raises(ServerFailed, match="Expected an answer to /fill, but got: HTTP Error 404"),
+    ):
+        across.ask(running, "fill", count=1)
+
+
 @pytest.mark.parametrize("name", ["hubbub-memory-history", "hubbub-sqlite-history"])
 def test_all_who_come_back_are_served_by_one_read_of_the_history(name: str) -> None:
     load = Load(mode="resume", path="/resume", clients=50, messages=20, warmup=0, deadline=20)
@@ -209,7 +227,7 @@ def test_all_who_come_back_are_served_by_one_read_of_the_history(name: str) -> N
 
 def test_messages_that_do_not_come_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     # The message before the one that is to be the first counts, too.
-    monkeypatch.setattr(across, "_ask", lambda server, path, **_: {"offset": 9} if path == "fill" else 0)
+    monkeypatch.setattr(across, "ask", lambda server, path, **_: {"offset": 9} if path == "fill" else 0)
     load = Load(mode="resume", path="/ws", clients=2, messages=1, warmup=0, patience=0.2, deadline=20)
     with pytest.raises(LoadFailed, match="but 2 of them are missing"):
         across.resume(named("hubbub-memory-history"), load)
