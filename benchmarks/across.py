@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
 
 from benchmarks.load import Load, LoadFailed, Result, connect
 from benchmarks.measures import Measured, complete
@@ -153,9 +154,14 @@ def ask(server: Server, path: str, **parameters: int) -> Any:
 
     :raises ServerFailed: there is none.
     """
-    url = f"http://127.0.0.1:{server.port}/{path}?{urlencode(parameters)}"
-    try:
-        with urlopen(Request(url, method="POST" if parameters else "GET"), timeout=TIMEOUT) as answer:
-            return json.load(answer)
-    except OSError as exc:
-        raise ServerFailed(f"Expected an answer to /{path}, but got: {exc}") from exc
+    # Not urlopen(), which asks a proxy if there is one.
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)) as connection:
+        try:
+            connection.request("POST" if parameters else "GET", f"/{path}?{urlencode(parameters)}")
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, HTTPException) as exc:
+            raise ServerFailed(f"Expected an answer to /{path}, but got: {exc!r}") from exc
+    if answer.status != HTTPStatus.OK:
+        raise ServerFailed(f"Expected an answer to /{path}, but got: {answer.status} {answer.reason}")
+    return json.loads(body)

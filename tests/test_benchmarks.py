@@ -211,7 +211,7 @@ def test_a_request_that_fails_is_named() -> None:
     server, _ = process.cores()
     with (
         serve(MANAGER, server) as running,
-        pytest.raises(ServerFailed, match="Expected an answer to /fill, but got: HTTP Error 404"),
+        pytest.raises(ServerFailed, match="Expected an answer to /fill, but got: 404 Not Found"),
     ):
         across.ask(running, "fill", count=1)
 
