@@ -13,7 +13,7 @@ from benchmarks.build import PROGRAMS, BuildFailed, build
 from benchmarks.load import LoadFailed
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import TooFewCores, cores
-from benchmarks.report import BASELINE, LIMIT, NotInstalled, Report, number, times, versions
+from benchmarks.report import NotInstalled, Report, number, times, versions
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.server import ServerFailed
 
@@ -125,14 +125,15 @@ def summary(report: Report, scenario: Scenario) -> Iterable[str]:
             yield f"  {peer.title:28} {outcome.failure or 'not measured'}"
             continue
         ratios = [
-            f"{times(ratio):>6} x {title}"
-            for title, to in (("manager", BASELINE), ("limit", LIMIT))
-            if (ratio := report.ratio(scenario, peer, to)) is not None
+            f"{times(ratio):>6} x {baseline.title}"
+            for baseline in scenario.baselines
+            if (ratio := report.ratio(scenario, peer, baseline)) is not None
         ]
         wrong = outcome.median("not_in_order") if "not_in_order" in outcome.rounds[0] else 0
         if wrong:
             ratios.append(f"{number(wrong)} messages lost, doubled or out of order")
-        yield f"  {peer.title:28} {number(outcome.median()):>12} {scenario.unit}  {'  '.join(ratios)}"
+        value = f"{number(outcome.median()):>12} {scenario.unit}"
+        yield "  ".join([f"  {peer.title:28} {value}", *ratios])
 
 
 class PageWithoutPlace(Exception):
@@ -174,7 +175,7 @@ def is_installed(peer: Peer) -> bool:
     try:
         versions(peer)
     except NotInstalled as exc:
-        print(f"{peer.title} is left out: {exc} is not installed.")
+        print(f"{peer.title} is left out: {exc}.")
         return False
     return True
 

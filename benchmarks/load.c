@@ -1,12 +1,14 @@
 /* The load: any number of WebSocket clients in one thread, on epoll.
  *
- * Client 0 publishes and all clients receive (fan-out), or each client sends and waits for its own message
- * (echo). Payloads begin with "bench:" and a number that rises by one, so that a message that is lost,
- * doubled or out of order is noticed. One line of JSON tells when all clients are members, and a second one
+ * Client 0 publishes and all clients receive (fan-out), each client sends and waits for its own message
+ * (echo), or all come back at once for messages that the server has kept (resume). Payloads begin with
+ * "bench:" and a number that rises by one, so that a message that is lost, doubled or out of order is noticed. One line of JSON tells when all clients are members, and a second one
  * what was measured. load.py starts this program and describes the options; they all have the form
  * --name=value.
  */
 #include "websocket.h"
+
+#include <poll.h>
 
 #define MARK "bench:"
 #define MARK_SIZE (sizeof MARK - 1)
@@ -14,6 +16,7 @@
 #define RING (1 << 16) /* messages that may be outstanding */
 #define LARGEST_LIST 8
 #define BUCKETS (64 * 64)
+#define MS 1000000u /* in ns, as all times are */
 
 typedef struct {
     const char *values[LARGEST_LIST];
@@ -23,7 +26,7 @@ typedef struct {
 static struct {
     const char *mode, *path, *ready, *message, *receipt, *receipt_after;
     List hello, replies;
-    uint64_t port, server, clients, stalled, channels, connecting, outstanding, size, messages;
+    uint64_t port, publish_port, server, clients, stalled, channels, connecting, outstanding, size, messages;
     double rate, settle, warmup, seconds, patience, deadline;
 } options = {.mode = "fanout", .path = "/", .ready = "", .message = "{}", .clients = 1, .connecting = 64,
              .outstanding = 1, .size = 128, .seconds = 1, .patience = 5, .deadline = 60};
@@ -35,11 +38,12 @@ typedef struct {
     State state;
     bool is_stalled;
     uint64_t sent, received; /* numbers of the next message; a client sends one only in an echo */
+    uint64_t skipped;        /* messages that it has not got although it has later ones */
     uint64_t sent_at;
     size_t mark; /* where in a frame the payload was found last */
 } Client;
 
-static bool echoes; /* the mode */
+static bool echoes, idles, resumes; /* the mode */
 static int epoll;
 static Client *clients;
 static size_t started, opening, joined, lost, stalled_ended;
@@ -54,23 +58,29 @@ static uint64_t last_arrival, waited;      /* when, and how long for events, in 
 static uint64_t misordered, stalled_bytes; /* from the beginning */
 static uint64_t sent_at[RING];
 static uint64_t receivers[RING];
+static bool is_incomplete[RING]; /* somebody will never have it */
 
 static bool measuring, is_ending;
 static uint64_t deliveries, completed; /* while measuring, like all below */
-static uint64_t histogram[BUCKETS], longest;
+
+typedef struct {
+    uint64_t histogram[BUCKETS], longest;
+} Latencies;
+
+static Latencies own, others; /* of the client that publishes, if it is at a server of its own; of the others */
 
 /* Latencies: 64 buckets for each power of two, so that a bucket is off by 1.6 % at the most. */
-static void record(uint64_t ns) {
-    if (ns > longest) longest = ns;
+static void record(Latencies *latencies, uint64_t ns) {
+    if (ns > latencies->longest) latencies->longest = ns;
     const int shift = ns < 64 ? 0 : 63 - __builtin_clzll(ns) - 6;
-    histogram[(uint64_t)shift * 64 + (ns >> shift)]++;
+    latencies->histogram[(uint64_t)shift * 64 + (ns >> shift)]++;
 }
 
-static double percentile_us(double share) {
+static double percentile_us(const Latencies *latencies, double share) {
     uint64_t total = 0, seen = 0;
-    for (size_t i = 0; i < BUCKETS; i++) total += histogram[i];
+    for (size_t i = 0; i < BUCKETS; i++) total += latencies->histogram[i];
     for (size_t i = 0; i < BUCKETS; i++)
-        if ((seen += histogram[i]) && (double)seen >= share * (double)total) {
+        if ((seen += latencies->histogram[i]) && (double)seen >= share * (double)total) {
             const size_t shift = i < 128 ? 0 : i / 64 - 1;
             return (double)((i - shift * 64) << shift) / 1000;
         }
@@ -80,6 +90,8 @@ static double percentile_us(double share) {
 /* Connections */
 
 static long index_of(const Client *client) { return client - clients; }
+
+static bool is_apart(const Client *client) { return options.publish_port && client == clients; }
 
 static void watch(Client *client, int operation) {
     const bool writes = client->state == CONNECTING || client->link.out.size;
@@ -151,6 +163,7 @@ static void publish(Client *client, uint64_t count) {
         size += write_message(frames + size, next_number);
         sent_at[next_number % RING] = now;
         receivers[next_number % RING] = 0;
+        is_incomplete[next_number % RING] = false;
     }
     send_to_server(client, frames, size);
     free(frames);
@@ -187,17 +200,40 @@ static void send_receipt(Client *client, const Frame *frame) {
     free(text);
 }
 
+/* What comes before `number` the client has lost, or will get out of order: nobody waits for that. */
+static void skip(Client *client, uint64_t number) {
+    for (; client->received < number; client->received++) {
+        client->skipped++;
+        receivers[client->received % RING]++;
+        is_incomplete[client->received % RING] = true;
+    }
+}
+
 static void deliver(Client *client, const Frame *frame, uint64_t now) {
     if (client->is_stalled) return;
+    if (idles) {
+        last_arrival = now;
+        arrived++;
+        return;
+    }
     if (options.receipt) send_receipt(client, frame);
     const uint64_t number = number_in(frame->payload + client->mark + MARK_SIZE);
     if (number != client->received) misordered++;
-    /* It has had this one already, or nobody has sent it: not a delivery. */
-    if (number < client->received || number >= (echoes ? client->sent : next_number)) return;
+    if (number >= (echoes ? client->sent : next_number)) return; /* nobody has sent it */
+    if (number < client->received) {
+        /* It is late, and not lost; or doubled, which is no delivery. A client that waits for some is taken to
+         * have got one of those. */
+        if (client->skipped) client->skipped--, arrived++, last_arrival = now;
+        return;
+    }
+    if (!echoes) skip(client, number);
     client->received = number + 1;
     last_arrival = now;
     arrived++;
-    if (measuring) deliveries++, record(now - (echoes ? client->sent_at : sent_at[number % RING]));
+    if (measuring) {
+        deliveries++;
+        record(is_apart(client) ? &own : &others, now - (echoes ? client->sent_at : sent_at[number % RING]));
+    }
     if (!echoes) receivers[number % RING]++;
     else if (!is_ending) echo(client);
 }
@@ -281,7 +317,8 @@ static void start(size_t index) {
     set_no_delay(client->link.fd);
     /* Reset on close, so that no run leaves thousands of ports waiting behind. */
     setsockopt(client->link.fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)options.port)};
+    const uint64_t port = is_apart(client) ? options.publish_port : options.port;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (connect(client->link.fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
         die("cannot connect client %zu: %m", index);
@@ -310,13 +347,16 @@ static void request(Client *client) {
     free(text);
 }
 
-/* One round: wait for at most `wait` ms, then handle what has come. */
-static void turn(int wait) {
+/* One round: wait for at most `wait` ns, then handle what has come. */
+static void turn(uint64_t wait) {
     struct epoll_event events[1024];
     int ready = epoll_wait(epoll, events, 1024, 0);
     if (ready == 0 && wait > 0) {
         const uint64_t begin = nanoseconds();
-        ready = epoll_wait(epoll, events, 1024, wait);
+        /* epoll_wait counts in milliseconds. */
+        const struct timespec timeout = {.tv_nsec = (long)wait};
+        if (wait < MS) ppoll(&(struct pollfd){.fd = epoll, .events = POLLIN}, 1, &timeout, NULL);
+        ready = epoll_wait(epoll, events, 1024, (int)(wait / MS));
         waited += nanoseconds() - begin;
     }
     for (int i = 0; i < ready; i++) {
@@ -342,7 +382,7 @@ static void connect_all(void) {
     const uint64_t begin = nanoseconds();
     while (joined < options.clients) {
         while (started < options.clients && opening < options.connecting) start(started++);
-        turn(10);
+        turn(10 * MS);
         if (lost) die("expected all clients to stay, but one of %zu members was lost while others joined", joined);
         if (nanoseconds() - begin > in_ns(options.deadline))
             die("expected %zu members, but after %g s there are %zu", (size_t)options.clients, options.deadline,
@@ -355,21 +395,21 @@ static void connect_all(void) {
 /* Which messages everybody has; each client gets them in order, so the oldest is the first to be complete. */
 static void complete(void) {
     while (oldest < next_number && receivers[oldest % RING] >= options.clients - options.stalled) {
+        if (measuring && !is_incomplete[oldest % RING]) completed++;
         oldest++;
-        if (measuring) completed++;
     }
 }
 
-/* Publish what may be published now. How many ms to wait for what comes back. */
-static int refill(uint64_t now) {
+/* Publish what may be published now. How long to wait for what comes back. */
+static uint64_t refill(uint64_t now) {
     static uint64_t next; /* when, if there is a rate */
     uint64_t count = options.outstanding - (options.rate > 0 ? 0 : next_number - oldest);
-    int wait = 20;
+    uint64_t wait = 20 * MS;
     if (options.rate > 0) {
         if (!next) next = now;
         count = next <= now && next_number - oldest < RING;
         if (count) next += in_ns(1 / options.rate);
-        wait = next <= now ? 0 : next - now > 20000000 ? 20 : (int)((next - now) / 1000000);
+        if (next < now + wait) wait = next <= now ? 0 : next - now;
     }
     if (options.messages && count > options.messages - next_number) count = options.messages - next_number;
     if (count) publish(&clients[0], count);
@@ -395,9 +435,25 @@ static Clocks read_clocks(void) {
     return (Clocks){nanoseconds(), waited, seconds_of(CLOCK_PROCESS_CPUTIME_ID), server_cpu()};
 }
 
+static void print_result(const Clocks *from, const Clocks *to, uint64_t expected, uint64_t outstanding) {
+    const double seconds = (double)(to->at - from->at + 1) / 1e9;
+    printf("{\"deliveries\": %llu, \"messages\": %llu, \"outstanding\": %llu, \"seconds\": %.6f,"
+           " \"load_cpu\": %.4f, \"load_idle\": %.4f, \"server_cpu\": %.4f,"
+           " \"misordered\": %llu, \"missing\": %llu, \"expected\": %llu, \"lost_clients\": %zu",
+           (unsigned long long)deliveries, (unsigned long long)completed, (unsigned long long)outstanding, seconds,
+           (to->cpu - from->cpu) / seconds, (double)(to->waited - from->waited) / 1e9 / seconds,
+           (to->server_cpu - from->server_cpu) / seconds, (unsigned long long)misordered,
+           (unsigned long long)(expected - arrived), (unsigned long long)expected, lost);
+    printf(", \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f",
+           percentile_us(&others, .5), percentile_us(&others, .9), percentile_us(&others, .99),
+           percentile_us(&others, .999), (double)others.longest / 1000);
+    printf(", \"own_p50_us\": %.1f, \"own_p99_us\": %.1f, \"own_max_us\": %.1f", percentile_us(&own, .5),
+           percentile_us(&own, .99), (double)own.longest / 1000);
+}
+
 static void run(void) {
     /* Some servers let a client in a while after its WebSocket is open. */
-    for (const uint64_t settled = nanoseconds() + in_ns(options.settle); nanoseconds() < settled;) turn(10);
+    for (const uint64_t settled = nanoseconds() + in_ns(options.settle); nanoseconds() < settled;) turn(10 * MS);
     Clocks from = read_clocks();
     const uint64_t begin = from.at, deadline = begin + in_ns(options.deadline);
     const uint64_t measure = begin + in_ns(options.warmup), until = measure + in_ns(options.seconds);
@@ -411,7 +467,7 @@ static void run(void) {
             from = read_clocks();
         }
         if (options.messages ? oldest == options.messages || now > last_arrival + patience : now >= until) break;
-        turn(echoes ? 20 : refill(now));
+        turn(echoes ? 20 * MS : refill(now));
         complete();
     }
     const Clocks to = read_clocks();
@@ -424,18 +480,26 @@ static void run(void) {
     last_arrival = to.at;
     while (!options.messages && !lost && arrived < expected && nanoseconds() < deadline &&
            nanoseconds() < last_arrival + patience)
-        turn(10);
+        turn(10 * MS);
+    print_result(&from, &to, expected, outstanding);
+}
 
-    const double seconds = (double)(to.at - from.at + 1) / 1e9;
-    printf("{\"deliveries\": %llu, \"messages\": %llu, \"outstanding\": %llu, \"seconds\": %.6f,"
-           " \"load_cpu\": %.4f, \"load_idle\": %.4f, \"server_cpu\": %.4f,"
-           " \"misordered\": %llu, \"missing\": %llu, \"lost_clients\": %zu,"
-           " \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f",
-           (unsigned long long)deliveries, (unsigned long long)completed, (unsigned long long)outstanding, seconds,
-           (to.cpu - from.cpu) / seconds, (double)(to.waited - from.waited) / 1e9 / seconds,
-           (to.server_cpu - from.server_cpu) / seconds, (unsigned long long)misordered,
-           (unsigned long long)(expected - arrived), lost, percentile_us(.5), percentile_us(.9),
-           percentile_us(.99), percentile_us(.999), (double)longest / 1000);
+/* All clients come back at once, and each is to get the messages that it has missed. */
+static void resume(void) {
+    const Clocks from = read_clocks();
+    const uint64_t expected = options.clients * options.messages;
+    const uint64_t deadline = from.at + in_ns(options.deadline), patience = in_ns(options.patience);
+    next_number = options.messages;
+    for (uint64_t i = 0; i < next_number; i++) sent_at[i] = from.at;
+    measuring = true;
+    connect_all();
+    last_arrival = nanoseconds();
+    for (uint64_t now = last_arrival; !lost && arrived < expected && now < deadline && now < last_arrival + patience;
+         now = nanoseconds())
+        turn(20 * MS);
+    complete();
+    const Clocks to = read_clocks();
+    print_result(&from, &to, expected, 0);
 }
 
 /* Read at last what waits for the clients that did not, to see whether their connections have ended: until
@@ -445,20 +509,22 @@ static void read_stalled(void) {
         watch(&clients[i], EPOLL_CTL_ADD);
     uint64_t last = nanoseconds(), seen = 0;
     while (stalled_ended < options.stalled && nanoseconds() < last + in_ns(2)) {
-        turn(20);
+        turn(20 * MS);
         if (stalled_bytes > seen) seen = stalled_bytes, last = nanoseconds();
     }
     printf(", \"stalled\": %llu, \"stalled_ended\": %zu, \"stalled_bytes\": %llu",
            (unsigned long long)options.stalled, stalled_ended, (unsigned long long)stalled_bytes);
 }
 
-/* Stay connected until the other side of stdin is closed. */
+/* Stay connected until the other side of stdin is closed; and if messages come, until no more do. */
 static void idle(void) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event);
     set_not_blocking(STDIN_FILENO);
-    for (char byte; read(STDIN_FILENO, &byte, 1) != 0;) turn(1000);
-    printf("{\"lost_clients\": %zu", lost);
+    for (char byte; read(STDIN_FILENO, &byte, 1) != 0;) turn(900 * MS);
+    epoll_ctl(epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
+    while (arrived && nanoseconds() < last_arrival + in_ns(options.patience)) turn(20 * MS);
+    printf("{\"lost_clients\": %zu, \"arrived\": %llu", lost, (unsigned long long)arrived);
 }
 
 /* Options */
@@ -477,6 +543,7 @@ static const struct {
     {"hello", LISTED, &options.hello},
     {"reply", LISTED, &options.replies},
     {"port", COUNT, &options.port},
+    {"publish_port", COUNT, &options.publish_port},
     {"server", COUNT, &options.server},
     {"clients", COUNT, &options.clients},
     {"stalled", COUNT, &options.stalled},
@@ -525,10 +592,15 @@ static void parse_option(const char *argument) {
 static void check_options(void) {
     const bool is_fan_out = !strcmp(options.mode, "fanout");
     echoes = !strcmp(options.mode, "echo");
-    if (!is_fan_out && !echoes && strcmp(options.mode, "idle"))
-        die("expected --mode to be fanout, echo or idle, but got %s", options.mode);
-    if (!is_fan_out && (options.stalled || options.messages || options.rate > 0))
+    idles = !strcmp(options.mode, "idle");
+    resumes = !strcmp(options.mode, "resume");
+    if (!is_fan_out && !echoes && !idles && !resumes)
+        die("expected --mode to be fanout, echo, idle or resume, but got %s", options.mode);
+    if (!is_fan_out && (options.stalled || (options.messages && !resumes) || options.rate > 0))
         die("expected --stalled, --messages and --rate with --mode=fanout, but got %s", options.mode);
+    if (resumes && (options.messages < 1 || options.messages > RING))
+        die("expected --messages from 1 to %d with --mode=resume, but got %llu", RING,
+            (unsigned long long)options.messages);
     if (echoes && options.outstanding != 1) die("expected --outstanding=1, for an echo waits for its message");
     if (options.port < 1 || options.port > 65535) die("expected a --port from 1 to 65535");
     if (options.connecting < 1) die("expected --connecting to be at least 1");
@@ -549,8 +621,9 @@ int main(int count, char **arguments) {
     prepare_message();
     epoll = epoll_create1(0);
     clients = allocate(NULL, sizeof *clients * options.clients);
-    connect_all();
-    if (!strcmp(options.mode, "idle")) idle();
+    if (!resumes) connect_all();
+    if (resumes) resume();
+    else if (idles) idle();
     else run();
     if (options.stalled) read_stalled();
     printf("}\n");

@@ -25,12 +25,14 @@ class Load:
     """What the clients do.
 
     :param mode: ``"fanout"``: client 0 publishes, all receive. ``"echo"``: each sends and waits for its own
-        message. ``"idle"``: they are connected, nothing else.
+        message. ``"idle"``: they are connected, nothing else. ``"resume"``: all come back at once, and get
+        ``messages`` messages each that the server has kept.
     :param path: instead of the peer's.
     :param clients: how many there are.
     :param outstanding: messages on their way at a time: the next is sent when everyone has the oldest. Always
         1 in an echo.
     :param size: bytes of a payload; at least 16.
+    :param connecting: handshakes under way at a time.
     :param settle: seconds to wait once all are connected; some servers make them members a while later.
     :param seconds: how long to measure, after ``warmup`` seconds that do not count.
     :param messages: instead of a time: stop when everyone has this many, or nothing has come for
@@ -45,6 +47,7 @@ class Load:
     mode: str = "fanout"
     path: str = ""
     clients: int = 1000
+    connecting: int = 64
     outstanding: int = 1
     size: int = 128
     settle: float = 0.3
@@ -75,7 +78,7 @@ class Result:
     """What the load generator saw while it measured.
 
     :param deliveries: messages that arrived, those of all clients together.
-    :param messages: messages that arrived at every client that reads.
+    :param messages: messages of which every client that reads has got its own.
     :param outstanding: messages that had not yet, when the time was over.
     :param seconds: how long it measured.
     :param load_cpu: CPU time that the generator used, as a share of ``seconds``.
@@ -83,8 +86,12 @@ class Result:
     :param server_cpu: CPU time that the server used, as a share of ``seconds``.
     :param misordered: messages that were not the next one: doubled, out of order, or after one that was lost.
     :param missing: messages that had not arrived ``patience`` seconds after the last one that did.
+    :param expected: deliveries there would have been without losses, also before and after it measured.
     :param lost_clients: those that read, and whose connection ended. The first ends the run.
-    :param p50_us: and the like: microseconds from sending a message to its arrival at one client.
+    :param p50_us: and the like: microseconds from sending a message to its arrival at one client; if they
+        resume, from when the first of them connects.
+    :param own_p50_us: the same for the client that publishes, if it is connected to a server of its own; it
+        does not count for the others then.
     :param stalled_ended: of the clients that never read, how many found their connection ended.
     :param stalled_bytes: what they found waiting for them.
     """
@@ -98,12 +105,16 @@ class Result:
     server_cpu: float
     misordered: int
     missing: int
+    expected: int
     lost_clients: int
     p50_us: float
     p90_us: float
     p99_us: float
     p999_us: float
     max_us: float
+    own_p50_us: float
+    own_p99_us: float
+    own_max_us: float
     stalled: int = 0
     stalled_ended: int = 0
     stalled_bytes: int = 0
@@ -127,26 +138,33 @@ class Clients:
         """
         return Result(**_answer(self._process))
 
-    def leave(self) -> None:
-        """End what ``"idle"`` clients do.
+    def leave(self) -> int:
+        """End what ``"idle"`` clients do: at once, or if messages have come, when none has for ``patience``
+        seconds. Returns how many came.
 
         :raises LoadFailed: they were not all connected any more.
         """
         _pipe(self._process.stdin).close()
-        if lost := _answer(self._process)["lost_clients"]:
+        answer = _answer(self._process)
+        if lost := answer["lost_clients"]:
             raise LoadFailed(f"Expected idle clients to stay connected, but {lost} were not.")
+        return int(answer["arrived"])
 
 
 @contextmanager
-def connect(peer: Peer, server: Server, load: Load, core: int) -> Iterator[Clients]:
+def connect(
+    peer: Peer, server: Server, load: Load, core: int, publisher: Server | None = None
+) -> Iterator[Clients]:
     """Connect the clients of ``load`` to ``server``, which is a ``peer``; they begin at once.
 
     :param core: the CPU to run on.
+    :param publisher: another server of the peer, to which the client that publishes is connected.
     :raises LoadFailed: not all of them became members.
     """
     command = [
         str(build("load")),
         f"--port={server.port}",
+        f"--publish_port={publisher.port if publisher else 0}",
         f"--server={server.pid}",
         f"--path={load.path or peer.path}",
         f"--message={peer.message}",

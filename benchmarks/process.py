@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import resource
 import signal
 import subprocess
@@ -42,14 +43,17 @@ def siblings(core: int) -> set[int]:
 
 
 @contextmanager
-def start(command: Sequence[str], core: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def start(
+    command: Sequence[str], core: int, user: str = "", **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Run ``command`` on CPU ``core`` for the length of a block, and kill it then.
 
+    :param user: whom to run it as, instead of this process's user.
     :param options: of ``subprocess.Popen``.
     """
     # By way of this module as a program, for Popen's preexec_fn is not for processes with threads. In a group
     # of its own, Ctrl+C does not reach it, but only this process, which then kills it.
-    confined = [sys.executable, "-S", "-E", __file__, str(core), *command]
+    confined = [sys.executable, "-S", "-E", __file__, str(core), user, *command]
     with subprocess.Popen(confined, text=True, process_group=0, **options) as process:
         try:
             yield process
@@ -57,15 +61,21 @@ def start(command: Sequence[str], core: int, **options: Any) -> Iterator[subproc
             process.kill()
 
 
-def _become(core: int, command: list[str]) -> None:
-    # However the process that started this one ends, be it by SIGKILL, this one ends too.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _become(core: int, user: str, command: list[str]) -> None:
     os.sched_setaffinity(0, {core})
     # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if user:
+        entry = pwd.getpwnam(user)
+        os.setgroups([])
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    # However the process that started this one ends, be it by SIGKILL, this one ends too. Changing the user
+    # would forget that.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
-    _become(int(sys.argv[1]), sys.argv[2:])
+    _become(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from statistics import median
 from xml.sax.saxutils import escape
 
+from benchmarks.measures import Measured
 from benchmarks.peers import HERE, Peer
 from benchmarks.process import cores, siblings
-from benchmarks.scenarios import Measured, Scenario
+from benchmarks.scenarios import Baseline, Scenario
+from benchmarks.stores import StoreMissing
+from benchmarks.stores import version as store_version
 
-BASELINE = "manager"
-LIMIT = "reference"
+REFERENCE = "reference"
 
 #: A load generator that is idle for less than this share of the time may be what a server waits for.
 LEAST_IDLE = 0.05
 
 
 class NotInstalled(Exception):
-    """A package that a peer is made of is missing. The message names it."""
+    """A package that a peer is made of is missing, or is not what it says. The message names it."""
 
 
 @dataclass(slots=True)
@@ -62,17 +67,17 @@ class Report:
             (scenario.name, peer.name): Outcome(scenario, peer)
             for scenario in scenarios
             for peer in peers
-            if peer.has_more or not scenario.needs_more
+            if scenario.needs in peer.offers
         }
 
     def outcome(self, scenario: Scenario, peer: Peer) -> Outcome | None:
         """``None`` where the peer has not what the scenario needs."""
         return self._outcomes.get((scenario.name, peer.name))
 
-    def ratio(self, scenario: Scenario, peer: Peer, to: str) -> float | None:
-        """How many times the value of peer ``to``: the median of the ratios within each round, so that what
-        slows the machine down for a while slows both."""
-        own, other = (self._outcomes.get((scenario.name, name)) for name in (peer.name, to))
+    def ratio(self, scenario: Scenario, peer: Peer, to: Baseline) -> float | None:
+        """How many times the value of what ``peer`` is compared with: the median of the ratios within each
+        round, so that what slows the machine down for a while slows both."""
+        own, other = (self._outcomes.get((scenario.name, name)) for name in (peer.name, to.name_for(peer)))
         if own is None or other is None:
             return None
         pairs = zip(own.rounds, other.rounds, strict=False)
@@ -89,7 +94,7 @@ class Report:
         ]
         lines = []
         for source, is_limit in (("the limit", True), ("any other server", False)):
-            among = [outcome for outcome in fan_outs if (outcome.peer.name == LIMIT) is is_limit]
+            among = [outcome for outcome in fan_outs if (outcome.peer.name == REFERENCE) is is_limit]
             if among:
                 most = max(among, key=Outcome.median)
                 lines.append(
@@ -110,17 +115,20 @@ class Report:
     def completed(self, scenarios: Sequence[Scenario], earlier: str) -> Report:
         """This report together with those of ``scenarios`` that only an earlier run has measured.
 
-        :param earlier: what that run has written as JSON. It counts only if it was on the same machine, with
-            the same versions.
+        :param earlier: what that run has written as JSON. It counts only if it was on the same machine, and a
+            scenario only if the versions of all its peers are the same.
         """
         before = json.loads(earlier) if earlier else {}
         now = json.loads(self.as_json())
-        if any(before.get(name) != now[name] for name in ("machine", "versions")):
+        if before.get("machine") != now["machine"]:
             return self
+        same = {name for name, made_of in now["versions"].items() if before["versions"].get(name) == made_of}
         whole = Report(scenarios, self.peers, self.seconds)
-        for key, outcome in whole._outcomes.items():
-            found = before["scenarios"].get(key[0], {}).get("peers", {}).get(key[1], {})
-            outcome.rounds, outcome.failure = found.get("rounds", []), found.get("failure", "")
+        for (name, peer), outcome in whole._outcomes.items():
+            peers = before["scenarios"].get(name, {}).get("peers", {})
+            if peers.keys() <= same:
+                found = peers.get(peer, {})
+                outcome.rounds, outcome.failure = found.get("rounds", []), found.get("failure", "")
         whole._outcomes |= self._outcomes
         whole.scenarios = [each for each in scenarios if any(outcome.rounds for outcome in whole._of(each))]
         return whole
@@ -170,7 +178,8 @@ class Report:
         extra = [
             name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
         ]
-        titles = ["server", scenario.unit, "x manager", "x limit", *(EXTRA[name] for name in extra)]
+        baselines = [f"x {baseline.title}" for baseline in scenario.baselines]
+        titles = ["server", scenario.unit, *baselines, *(EXTRA[name] for name in extra)]
         lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
         for outcome in outcomes:
             if not outcome.rounds:
@@ -178,7 +187,7 @@ class Report:
                 lines.append(f"| {' | '.join(cells)} |" + " |" * (len(titles) - 2))
                 continue
             cells = [outcome.peer.title, number(outcome.median())]
-            for to in (BASELINE, LIMIT):
+            for to in scenario.baselines:
                 ratio = self.ratio(scenario, outcome.peer, to)
                 cells.append("" if ratio is None else times(ratio))
             cells += [(percent if name in SHARES else number)(outcome.median(name)) for name in extra]
@@ -208,17 +217,26 @@ EXTRA = {
     "p50_ms": "median ms",
     "p99_ms": "p99 ms",
     "max_ms": "max ms",
+    "own_p50_ms": "own worker, median ms",
+    "own_p99_ms": "own worker, p99 ms",
+    "joining": "only joining, s",
+    "reads": "reads of the history",
+    "deliveries": "messages delivered",
     "grown_mib": "server grew by MiB",
     "let_go": "stalled client let go",
     "seconds": "seconds",
+    "outstanding": "on their way at the end",
     "not_in_order": "lost, doubled or out of order",
-    "misordered": "doubled or out of order",
+    "lost": "lost",
+    "expected": "of",
+    "misordered": "not the next one",
     "lost_clients": "others lost",
     "server_cpu": "server's CPU",
+    "listener_cpu": "second worker's CPU",
     "load_cpu": "load generator's CPU",
     "load_idle": "load generator idle",
 }
-SHARES = {"server_cpu", "load_cpu", "load_idle"}
+SHARES = {"server_cpu", "listener_cpu", "load_cpu", "load_idle"}
 
 
 def _worth(outcome: Outcome) -> float:
@@ -263,7 +281,7 @@ def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
     for index, (label, value, name) in enumerate(bars):
         top = 36 + row * index
         length = max(1.0, value / largest * (width - left - right))
-        kind = "ours" if name.startswith("hubbub") else "limit" if name == LIMIT else "other"
+        kind = "ours" if name.startswith("hubbub") else "limit" if name == REFERENCE else "other"
         parts += [
             f'<text x="{left - 8}" y="{top + 14}" text-anchor="end">{escape(label)}</text>',
             f'<rect class="{kind}" x="{left}" y="{top + 2}" width="{length:.1f}" height="{row - 8}" rx="2"/>',
@@ -289,7 +307,7 @@ def machine() -> dict[str, str]:
 
 
 def versions(peer: Peer) -> dict[str, str]:
-    """Of the packages that ``peer`` names, and of Node if it runs on that.
+    """Of the packages that ``peer`` names, of Node if it runs on that, and of the store that it needs.
 
     :raises NotInstalled: one of them is missing.
     """
@@ -297,15 +315,33 @@ def versions(peer: Peer) -> dict[str, str]:
     found = {}
     if peer.command[0] == "node":
         if shutil.which("node") is None:
-            raise NotInstalled("node")
+            raise NotInstalled("node is not installed")
         node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
         find, found = _node_version, {"node": node.stdout.strip().removeprefix("v")}
     for name in peer.packages:
         try:
             found[name] = find(name)
         except (PackageNotFoundError, FileNotFoundError):
-            raise NotInstalled(name) from None
-    return found
+            raise NotInstalled(f"{name} is not installed") from None
+        if find is version and is_overwritten(name):
+            raise NotInstalled(f"the files of {name} are those of another package")
+    try:
+        return found | store_version(peer.store)
+    except StoreMissing as exc:
+        raise NotInstalled(f"{exc} is not installed") from None
+
+
+@cache
+def is_overwritten(name: str) -> bool:
+    """Whether the Python files of the package ``name`` are not those it came with: forks that keep the name
+    of the module put theirs over them."""
+    for file in files(name) or ():
+        if file.suffix == ".py" and file.hash is not None:
+            path = Path(str(file.locate()))
+            digest = hashlib.new(file.hash.mode, path.read_bytes() if path.exists() else b"").digest()
+            if urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+                return True
+    return False
 
 
 def _node_version(name: str) -> str:

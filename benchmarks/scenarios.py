@@ -1,22 +1,32 @@
-"""What is measured: each scenario is one load on one freshly started server."""
+"""What is measured: the scenarios, and what each of them compares."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.load import Clients, Load, LoadFailed, Result, connect
-from benchmarks.peers import Peer
-from benchmarks.process import cores
-from benchmarks.server import Server, serve
+from benchmarks import across
+from benchmarks.load import Load
+from benchmarks.measures import Measured, connections, fan_out, latency, memory, stalled
+from benchmarks.peers import HISTORY, MORE, PUBLISH, RESUME, ROOM, WORKERS, Peer
 
-MIB = 1 << 20
-WARM_UP_CLIENTS = 100
 
-#: By name: numbers of one run. ``value`` is the one that charts show.
-Measured = dict[str, float]
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Another peer that a peer is compared with.
+
+    :param title: what it is called in tables.
+    :param name_for: the name of the one to compare a peer with.
+    """
+
+    title: str
+    name_for: Callable[[Peer], str]
+
+
+MANAGER = Baseline("manager", lambda peer: "manager")
+LIMIT = Baseline("limit", lambda peer: "reference")
+BROADCASTER = Baseline("broadcaster", lambda peer: "broadcaster-redis")
+WITHOUT_HISTORY = Baseline("without", lambda peer: peer.name.removesuffix("-history"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,8 @@ class Scenario:
     :param load: what the clients do.
     :param measure: runs it once.
     :param less_is_better: for a time or for memory.
-    :param needs_more: needs the routes that only some peers have.
+    :param needs: what a peer must offer.
+    :param baselines: what it is compared with.
     :param rounds: at the most; some take long.
     :param quick_rounds: the same for the short run; 0 if it is not part of that.
     :param lasts: times as long as others.
@@ -41,108 +52,20 @@ class Scenario:
     load: Load
     measure: Callable[[Peer, Load], Measured]
     less_is_better: bool = False
-    needs_more: bool = False
+    needs: str = ROOM
+    baselines: tuple[Baseline, ...] = (MANAGER, LIMIT)
     rounds: int = 100
     quick_rounds: int = 0
     lasts: int = 1
 
     def run(self, peer: Peer, seconds: float) -> Measured:
-        """One run on a server of its own.
+        """One run on servers of its own.
 
         :param seconds: how long to measure, where the scenario lasts as long as one likes.
         :raises ServerFailed: it did not start.
         :raises LoadFailed: it refused or lost clients.
         """
         return self.measure(peer, replace(self.load, seconds=self.lasts * seconds))
-
-
-@contextmanager
-def _connected(peer: Peer, load: Load) -> Iterator[tuple[Server, Clients]]:
-    server_core, load_core = cores()
-    with serve(peer, server_core) as server, connect(peer, server, load, load_core) as clients:
-        yield server, clients
-
-
-def fan_out(peer: Peer, load: Load) -> Measured:
-    """Deliveries per second."""
-    with _connected(peer, load) as (_, clients):
-        result = _complete(clients.result(), load)
-    return {
-        "value": result.per_second,
-        "p50_ms": result.p50_us / 1000,
-        "p99_ms": result.p99_us / 1000,
-        "not_in_order": result.misordered + result.missing,
-        "server_cpu": result.server_cpu,
-        "load_cpu": result.load_cpu,
-        "load_idle": result.load_idle,
-    }
-
-
-def latency(peer: Peer, load: Load) -> Measured:
-    """Milliseconds from publishing to the arrival at a client, at a rate that every server sustains."""
-    with _connected(peer, load) as (_, clients):
-        result = _complete(clients.result(), load)
-    return {
-        "value": result.p50_us / 1000,
-        "p99_ms": result.p99_us / 1000,
-        "max_ms": result.max_us / 1000,
-        "not_in_order": result.misordered + result.missing,
-        "outstanding": result.outstanding,
-    }
-
-
-def connections(peer: Peer, load: Load) -> Measured:
-    """Connections per second, 64 handshakes under way at a time."""
-    with _connected(peer, load) as (_, clients):
-        clients.leave()
-        return {"value": clients.connected.clients / clients.connected.seconds}
-
-
-def memory(peer: Peer, load: Load) -> Measured:
-    """KiB for each idle connection. A first load warms the server up, so that only connections count."""
-    server_core, load_core = cores()
-    with serve(peer, server_core) as server:
-        with connect(peer, server, replace(load, clients=WARM_UP_CLIENTS), load_core) as clients:
-            before = _settled(server)
-            clients.leave()
-        with connect(peer, server, load, load_core) as clients:
-            grown = _settled(server) - before
-            clients.leave()
-    return {"value": grown / 1024 / (load.clients - WARM_UP_CLIENTS)}
-
-
-def stalled(peer: Peer, load: Load) -> Measured:
-    """Messages that everyone has who reads, while one client does not read at all."""
-    with _connected(peer, load) as (server, clients):
-        before = server.memory()
-        server.reset_peak_memory()
-        result = clients.result()
-        grown = server.peak_memory() - before
-    return {
-        "value": result.messages,
-        "seconds": result.seconds,
-        "grown_mib": grown / MIB,
-        "let_go": result.stalled_ended,
-        "misordered": result.misordered,
-        "lost_clients": result.lost_clients,
-    }
-
-
-def _complete(result: Result, load: Load) -> Result:
-    if result.lost_clients:
-        raise LoadFailed(f"Expected {load.clients} clients to stay connected, but the server lost one.")
-    return result
-
-
-def _settled(server: Server) -> int:
-    """The server's memory once it has stopped changing, for at most 5 s."""
-    now = server.memory()
-    for _ in range(10):
-        time.sleep(0.5)
-        before, now = now, server.memory()
-        if now == before:
-            break
-    return now
 
 
 def _fan_outs() -> Iterator[Scenario]:
@@ -163,6 +86,46 @@ def _fan_outs() -> Iterator[Scenario]:
             measure=fan_out,
             rounds=2 if is_large else 100,
             quick_rounds=2 if (clients, size) == (1000, 128) and outstanding < 32 else 0,
+        )
+
+
+def _across_workers() -> Iterator[Scenario]:
+    for rate in (100, 1000):
+        yield Scenario(
+            name=f"across-latency-{rate}",
+            title=f"Two workers: {rate:,} messages a second, one client at each",
+            unit="ms (median)",
+            load=Load(clients=2, rate=float(rate), settle=1.0, patience=2.0),
+            measure=across.latency,
+            less_is_better=True,
+            needs=WORKERS,
+            baselines=(BROADCASTER,),
+            rounds=3,
+        )
+    for outstanding in (8, 256):
+        yield Scenario(
+            name=f"across-fanout-{outstanding}",
+            title=f"Two workers: one publishes, 100 clients at the other, {outstanding} outstanding",
+            unit="deliveries/s",
+            load=Load(clients=101, outstanding=outstanding, settle=1.0, patience=2.0),
+            measure=across.fan_out,
+            needs=WORKERS,
+            baselines=(BROADCASTER,),
+            rounds=3,
+        )
+
+
+def _publishes() -> Iterator[Scenario]:
+    for at_once, how in ((1, "one at a time"), (100, "100 at a time")):
+        yield Scenario(
+            name=f"publish-{at_once}",
+            title=f"Publishing in one process, {how}",
+            unit="publications/s",
+            load=Load(outstanding=at_once, settle=1.0, patience=1.0),
+            measure=across.publishes,
+            needs=PUBLISH,
+            baselines=(BROADCASTER,),
+            rounds=3,
         )
 
 
@@ -212,7 +175,7 @@ SCENARIOS = (
         unit="deliveries/s",
         load=Load(path="/many/{}", clients=19_800, channels=9_900, settle=3.0),
         measure=fan_out,
-        needs_more=True,
+        needs=MORE,
         rounds=1,
     ),
     Scenario(
@@ -221,7 +184,31 @@ SCENARIOS = (
         unit="messages/s",
         load=Load(mode="echo", path="/echo", clients=50),
         measure=fan_out,
-        needs_more=True,
+        needs=MORE,
         quick_rounds=2,
+    ),
+    *_across_workers(),
+    *_publishes(),
+    Scenario(
+        name="history",
+        title="The cost of a history: 100 clients of one worker, 8 outstanding",
+        unit="deliveries/s",
+        load=Load(clients=100, outstanding=8),
+        measure=fan_out,
+        needs=HISTORY,
+        baselines=(WITHOUT_HISTORY,),
+    ),
+    Scenario(
+        name="resume",
+        title="5,000 clients come back at once, each of which has missed 100 messages",
+        unit="s",
+        load=Load(
+            mode="resume", path="/resume", clients=5000, connecting=1000, messages=100, warmup=0, deadline=120
+        ),
+        measure=across.resume,
+        less_is_better=True,
+        needs=RESUME,
+        baselines=(),
+        rounds=3,
     ),
 )

@@ -61,20 +61,21 @@ class Server:
 
 
 @contextmanager
-def serve(peer: Peer, core: int) -> Iterator[Server]:
+def serve(peer: Peer, core: int, store: str = "") -> Iterator[Server]:
     """Start ``peer`` on CPU ``core``, and kill it afterwards: what it would still do for its clients is not
     measured. An exception that leaves the block is given what the server has printed as a note.
 
+    :param store: the URL of the store at which it meets its other processes.
     :raises ServerFailed: it does not listen within 30 s.
     """
     if "{build}" in peer.command[0]:
         build(Path(peer.command[0]).name)
-    port = _free_port()
+    port = free_port()
     command = [
         part.replace("{port}", str(port)).replace("{python}", sys.executable).replace("{build}", str(BUILD))
         for part in peer.command
     ]
-    environment = os.environ | {"PORT": str(port)}
+    environment = os.environ | peer.settings(store) | {"PORT": str(port)}
     with (
         TemporaryFile("w+") as output,
         start(
@@ -89,7 +90,7 @@ def serve(peer: Peer, core: int) -> Iterator[Server]:
     ):
         try:
             deadline = time.monotonic() + START_TIMEOUT
-            while not _listens(port):
+            while not listens(port):
                 if process.poll() is not None:
                     raise ServerFailed(
                         f"Expected {peer.title} to listen, but it ended: {process.returncode}."
@@ -105,14 +106,16 @@ def serve(peer: Peer, core: int) -> Iterator[Server]:
             raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody listens on ``port`` of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

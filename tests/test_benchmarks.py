@@ -18,13 +18,15 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as bench
+from benchmarks import across, process, stores
 from benchmarks import build as building
-from benchmarks import process
 from benchmarks.build import BuildFailed, build
 from benchmarks.load import Load, LoadFailed, Result, connect
+from benchmarks.measures import fan_out, memory, stalled
 from benchmarks.peers import PEERS, Peer
-from benchmarks.report import Report
-from benchmarks.scenarios import SCENARIOS, fan_out, memory, stalled
+from benchmarks.report import NotInstalled, Report, is_overwritten, versions
+from benchmarks.scenarios import LIMIT, SCENARIOS, WITHOUT_HISTORY, Baseline
+from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
 from tests.servers import ROOT
 
@@ -43,6 +45,7 @@ ECHO = next(scenario for scenario in SCENARIOS if scenario.name == "echo")
 
 SMALL = Load(clients=20, seconds=0.3, warmup=0.1, settle=0.1, deadline=20)
 BRIEF = Load(clients=5, seconds=0.2, warmup=0, settle=0, patience=0.3, deadline=20)
+ACROSS = Load(clients=5, seconds=0.3, warmup=0.1, settle=0.5, outstanding=8, deadline=20)
 
 
 @pytest.fixture(params=HERE, ids=lambda peer: peer.name)
@@ -126,17 +129,133 @@ def test_others_do_not_notice_a_client_that_does_not_read() -> None:
     assert measured["let_go"] == 1
 
 
+# Around a store
+
+
+def named(name: str) -> Peer:
+    """The peer of that name; the test is skipped if it is not installed."""
+    peer = next(peer for peer in PEERS if peer.name == name)
+    try:
+        versions(peer)
+    except NotInstalled as exc:
+        pytest.skip(f"{exc}")
+    return peer
+
+
+@pytest.mark.parametrize("kind", sorted(stores.KINDS))
+def test_a_store_is_there_for_a_block_and_leaves_nothing_behind(kind: str) -> None:
+    with stores.store(kind, process.cores()[0]) as url:
+        started = children(os.getpid())
+        assert url.partition(":")[0] in (kind, "postgresql")
+        assert len(started) == (kind in ("redis", "postgres"))
+    assert not any(is_running(pid) for pid in started)
+
+
+def test_a_store_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_valkey", lambda: Path("/bin/false"))
+    with pytest.raises(ServerFailed, match="Expected Valkey to start"), stores.store("redis", 0):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hubbub-sqlite", "hubbub-redis-history", "hubbub-redis-uvicorn", "hubbub-postgres-unsynced"),
+        *("broadcaster-redis", "litestar-redis", "channels-redis", "channels-redis-pubsub"),
+        "python-socketio-redis",
+    ],
+)
+def test_a_fan_out_across_workers(name: str) -> None:
+    measured = across.fan_out(named(name), ACROSS)
+    assert measured["value"] > 0
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+    # Of every message, each client is to get one.
+    assert measured["expected"] % ACROSS.clients == 0
+    assert measured["lost"] == 0
+    assert measured["listener_cpu"] > 0
+
+
+def test_a_latency_across_workers_is_that_of_either_worker() -> None:
+    measured = across.latency(named("hubbub-redis"), replace(ACROSS, clients=2, rate=100, outstanding=1))
+    assert (measured["lost"], measured["misordered"]) == (0, 0)
+    assert 0 < measured["value"] <= measured["p99_ms"] <= measured["max_ms"]
+    assert 0 < measured["own_p50_ms"] <= measured["own_p99_ms"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hubbub-sqlite-history", "hubbub-redis", "hubbub-postgres-history"),
+        # Not channels_redis with its default layer, which drops what its listener has not taken in time.
+        *("broadcaster-redis", "litestar-redis", "channels-redis-pubsub", "python-socketio-redis"),
+    ],
+)
+def test_publishing_is_heard_by_a_worker(name: str) -> None:
+    measured = across.publishes(named(name), replace(ACROSS, patience=1.0))
+    assert measured["value"] > 0
+    assert measured["expected"] > 0
+    assert measured["lost"] == 0
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+def test_a_publisher_that_fails_is_named_with_what_it_printed() -> None:
+    peer = replace(HUBBUB, publisher="nobody")
+    with pytest.raises(
+        ServerFailed, match="Expected Hubbub, hubbub run to publish, but it ended: 1"
+    ) as caught:
+        across.publish(peer, ACROSS, "", process.cores()[0])
+    assert "No module named 'nobody'" in caught.value.__notes__[0]
+
+
+def test_a_request_that_fails_is_named() -> None:
+    server, _ = process.cores()
+    with (
+        serve(MANAGER, server) as running,
+        pytest.raises(ServerFailed, match="Expected an answer to /fill, but got: 404 Not Found"),
+    ):
+        across.ask(running, "fill", count=1)
+
+
+@pytest.mark.parametrize("name", ["hubbub-memory-history", "hubbub-sqlite-history"])
+def test_all_who_come_back_are_served_by_one_read_of_the_history(name: str) -> None:
+    load = Load(mode="resume", path="/resume", clients=50, messages=20, warmup=0, deadline=20)
+    measured = across.resume(named(name), load)
+    assert (measured["deliveries"], measured["reads"]) == (1000, 1)
+    assert measured["value"] > 0
+    assert measured["joining"] > 0
+
+
+def test_messages_that_do_not_come_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The message before the one that is to be the first counts, too.
+    monkeypatch.setattr(across, "ask", lambda server, path, **_: {"offset": 9} if path == "fill" else 0)
+    load = Load(mode="resume", path="/ws", clients=2, messages=1, warmup=0, patience=0.2, deadline=20)
+    with pytest.raises(LoadFailed, match="but 2 of them are missing"):
+        across.resume(named("hubbub-memory-history"), load)
+
+
+def test_each_scenario_has_peers_and_something_to_compare_them_with() -> None:
+    names = {peer.name for peer in PEERS}
+    for scenario in SCENARIOS:
+        peers = [peer for peer in PEERS if scenario.needs in peer.offers]
+        assert len(peers) > 1
+        assert {each.name_for(peer) for each in scenario.baselines for peer in peers} <= names
+
+
 # What goes wrong
 
 
 @pytest.mark.parametrize(
     ("fault", "misordered", "missing"),
-    [("drops", 1, 1), ("doubles", 1, 0), ("swaps", 2, 1), ("invents", 1, 0)],
+    [("drops", 1, 1), ("doubles", 1, 0), ("swaps", 2, 0), ("invents", 1, 0)],
 )
 def test_a_server_that_makes_a_mistake_is_noticed(fault: str, misordered: int, missing: int) -> None:
     result = run(misbehaving(fault), replace(BRIEF, outstanding=8))
-    # One that is late is not told from one that is doubled: it counts as misordered, and it is missing.
     assert (result.misordered, result.missing) == (misordered, missing)
+
+
+def test_a_lost_message_does_not_hold_up_those_behind_it() -> None:
+    result = run(misbehaving("drops"), replace(BRIEF, outstanding=2, messages=20))
+    assert (result.missing, result.messages, result.expected) == (1, 19, 100)
 
 
 def test_a_lost_message_is_noticed_if_no_other_follows_it() -> None:
@@ -188,7 +307,8 @@ def test_fragments_are_not_counted() -> None:
         (Load(mode="echo", outstanding=2), "expected --outstanding=1"),
         (Load(outstanding=100_000), "expected --outstanding from 1 to 65536, but got 100000"),
         (Load(messages=5, warmup=1), "expected --warmup=0 with --messages"),
-        (Load(mode="fun"), "expected --mode to be fanout, echo or idle, but got fun"),
+        (Load(mode="fun"), "expected --mode to be fanout, echo, idle or resume, but got fun"),
+        (Load(mode="resume", warmup=0), "expected --messages from 1 to 65536 with --mode=resume, but got 0"),
         (Load(size=2_000_000), "expected a --size of less than 512 KiB"),
         (Load(clients=-1), "expected --clients to be a whole number from 0, but got '-1'"),
     ],
@@ -253,10 +373,24 @@ def report() -> Report:
 
 def test_a_ratio_is_the_median_of_those_within_each_round(report: Report) -> None:
     # That of the medians would be 1.5.
-    assert report.ratio(ECHO, HUBBUB, "manager") == 1.0
+    assert report.ratio(ECHO, HUBBUB, AS_MANAGER) == 1.0
     # A round in which the other did nothing has none.
-    assert report.ratio(ECHO, HUBBUB, "reference") == pytest.approx(0.1)
-    assert report.ratio(ECHO, HUBBUB, "ws") is None
+    assert report.ratio(ECHO, HUBBUB, LIMIT) == pytest.approx(0.1)
+    assert report.ratio(ECHO, HUBBUB, Baseline("ws", lambda peer: "ws")) is None
+
+
+def test_a_table_has_a_column_for_each_baseline() -> None:
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "history")
+    peers = [peer for peer in PEERS if peer.name.startswith("hubbub-sqlite")]
+    report = Report([scenario], peers, seconds=1.0)
+    for peer, value in zip(peers, (100, 80), strict=True):
+        outcome = report.outcome(scenario, peer)
+        assert outcome
+        outcome.rounds.append({"value": value})
+    assert report.ratio(scenario, peers[1], WITHOUT_HISTORY) == 0.8
+    table = report.as_markdown().splitlines()[-4:]
+    assert table[0] == "| server | deliveries/s | x without |"
+    assert table[3] == "| Hubbub, SQLite, history | 80 | 0.80 |"
 
 
 def test_a_report_is_json(report: Report) -> None:
@@ -342,6 +476,23 @@ def test_what_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[str]) -
     )
 
 
+def test_a_package_that_another_has_overwritten_is_not_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "victim-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: victim\nVersion: 1.0\n")
+    (tmp_path / "victim.py").write_text("")
+    # The digest of nothing.
+    (info / "RECORD").write_text("victim.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not is_overwritten("victim")
+    is_overwritten.cache_clear()
+    (tmp_path / "victim.py").write_text("import fork\n")
+    with pytest.raises(NotInstalled, match="the files of victim are those of another package"):
+        versions(replace(MANAGER, packages=("victim",)))
+
+
 def test_without_node_its_servers_are_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +549,10 @@ def test_scenarios_that_a_run_leaves_out_keep_what_was_measured_before(
     text = earlier.as_json()
     assert values(later.completed(SCENARIOS, text)) == [[1.0], [2.0]]
     assert values(later.completed(SCENARIOS, "")) == [[2.0]]
-    # On another machine it says nothing about this one.
+    # One whose servers have changed is not kept.
+    changed = json.loads(text)
+    changed["versions"]["reference"] = {"cc": "1"}
+    assert values(later.completed(SCENARIOS, json.dumps(changed))) == [[2.0]]
+    # Nor is it on another machine, where it says nothing about this one.
     monkeypatch.setattr("benchmarks.report.machine", lambda: {"cpu": "another"})
     assert values(later.completed(SCENARIOS, text)) == [[2.0]]

@@ -1,11 +1,27 @@
-"""The servers that the fan-out benchmark compares, how to start each, and what its clients say."""
+"""The servers that are compared, how to start each, and what its clients say."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+
+#: What a scenario may need of a peer. One process with a room:
+ROOM = "room"
+#: Also ``/echo``, which sends back what comes, and ``/many/{}``, a channel for each number, where what any
+#: member sends goes to all channels.
+MORE = "more"
+#: One room of all processes that have the same store.
+WORKERS = "workers"
+#: Publishing without a client: a ``publisher``.
+PUBLISH = "publish"
+#: The room with a history, or its counterpart without one.
+HISTORY = "history"
+#: ``/resume``, the same room for clients that come back, ``/fill``, which publishes what they have missed,
+#: and ``/reads``, which tells how often the history was read.
+RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +39,13 @@ class Peer:
     :param message: the text frame of a bench message, ``{}`` standing for the payload: letters and digits
         after ``bench:``. Any frame with the payload in it is a delivery.
     :param replies: what to answer to a frame that equals the first: the second.
-    :param has_more: whether there are also ``/echo``, which sends back what comes, and ``/many/{}``, a
-        channel for each number, where what any member sends goes to all channels.
+    :param offers: what it can be measured at: some of the above.
+    :param store: at which its processes meet: ``"sqlite"``, ``"redis"`` or ``"postgres"``. Its URL is in the
+        environment as ``STORE``.
+    :param store_options: put behind that URL.
+    :param environment: what else is there.
+    :param publisher: a module in ``HERE`` whose ``publishing()`` is an asynchronous context with a function
+        that publishes a text.
     :param receipt: what to answer to each delivery, if that is needed: a text in which ``{}`` stands for
         what the delivery has between the first of the pair and the next ``"``.
     """
@@ -39,7 +60,15 @@ class Peer:
     message: str = "{}"
     replies: tuple[tuple[str, str], ...] = ()
     receipt: tuple[str, str] | None = None
-    has_more: bool = False
+    offers: frozenset[str] = frozenset({ROOM})
+    store: str = ""
+    store_options: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    publisher: str = ""
+
+    def settings(self, url: str) -> dict[str, str]:
+        """The environment of its processes, for the store at ``url``."""
+        return dict(self.environment) | ({"STORE": url + self.store_options} if url else {})
 
 
 def _uvicorn(module: str, *options: str) -> tuple[str, ...]:
@@ -47,6 +76,40 @@ def _uvicorn(module: str, *options: str) -> tuple[str, ...]:
     return (*serve, "--no-access-log", "--loop", "uvloop", "--http", "httptools", *options)
 
 
+def _hubbub(app: str) -> tuple[str, ...]:
+    return ("{python}", "-m", "hubbub", "run", app, "--port", "{port}", "--log-level", "warning")
+
+
+_HISTORY_SIZE = "200"
+
+
+def _hubbubs() -> Iterator[Peer]:
+    """Hubbub on each engine, with and without a history."""
+    for store, title, packages in (
+        ("", "memory", ()),
+        ("sqlite", "SQLite", ()),
+        ("redis", "Redis", ("redis", "hiredis")),
+        ("postgres", "PostgreSQL", ("asyncpg",)),
+    ):
+        across = {WORKERS, PUBLISH} if store else set()
+        for suffix, more, environment in (
+            ("", set(), ()),
+            ("-history", {RESUME}, (("HISTORY", _HISTORY_SIZE),)),
+        ):
+            yield Peer(
+                name=f"hubbub-{store or 'memory'}{suffix}",
+                title=f"Hubbub, {title}{suffix.replace('-', ', ')}",
+                command=_hubbub("hub:app"),
+                path="/ws",
+                packages=("hubbub", "uvicorn", *packages),
+                offers=frozenset({HISTORY} | across | more),
+                store=store,
+                environment=environment,
+                publisher="hub" if store else "",
+            )
+
+
+_ACROSS = frozenset({WORKERS, PUBLISH})
 _SOCKET_IO_PATH = "/socket.io/?EIO=4&transport=websocket"
 _SOCKET_IO_MESSAGE = '42["bench","{}"]'
 _SOCKET_IO_PING = ("2", "3")
@@ -58,15 +121,15 @@ PEERS = (
         command=("{build}/reference", "{port}"),
         path="/ws",
         packages=(),
-        has_more=True,
+        offers=frozenset({ROOM, MORE}),
     ),
     Peer(
         name="hubbub",
         title="Hubbub, hubbub run",
-        command=("{python}", "-m", "hubbub", "run", "hub:app", "--port", "{port}", "--log-level", "warning"),
+        command=_hubbub("hub:app"),
         path="/ws",
         packages=("hubbub", "uvicorn"),
-        has_more=True,
+        offers=frozenset({ROOM, MORE}),
     ),
     Peer(
         name="hubbub-uvicorn",
@@ -74,7 +137,7 @@ PEERS = (
         command=_uvicorn("hub"),
         path="/ws",
         packages=("hubbub", "uvicorn"),
-        has_more=True,
+        offers=frozenset({ROOM, MORE}),
     ),
     Peer(
         name="manager",
@@ -82,7 +145,7 @@ PEERS = (
         command=_uvicorn("manager"),
         path="/ws",
         packages=("fastapi", "starlette", "uvicorn"),
-        has_more=True,
+        offers=frozenset({ROOM, MORE}),
     ),
     Peer(
         name="broadcaster",
@@ -156,5 +219,81 @@ PEERS = (
         ready="40{",
         message=_SOCKET_IO_MESSAGE,
         replies=(_SOCKET_IO_PING,),
+    ),
+    *_hubbubs(),
+    Peer(
+        name="hubbub-postgres-unsynced",
+        title="Hubbub, PostgreSQL, unsynced",
+        command=_hubbub("hub:app"),
+        path="/ws",
+        packages=("hubbub", "asyncpg", "uvicorn"),
+        offers=_ACROSS,
+        store="postgres",
+        store_options="?synchronous_commit=off",
+        publisher="hub",
+    ),
+    Peer(
+        name="hubbub-redis-uvicorn",
+        title="Hubbub, Redis, plain uvicorn",
+        command=_uvicorn("hub"),
+        path="/ws",
+        packages=("hubbub", "redis", "hiredis", "uvicorn"),
+        offers=frozenset({WORKERS}),
+        store="redis",
+    ),
+    Peer(
+        name="broadcaster-redis",
+        title="broadcaster, Redis",
+        command=_uvicorn("broadcaster_"),
+        path="/ws",
+        packages=("broadcaster", "redis", "hiredis", "starlette", "uvicorn"),
+        offers=_ACROSS,
+        store="redis",
+        publisher="broadcaster_",
+    ),
+    Peer(
+        name="litestar-redis",
+        title="Litestar channels, Redis",
+        command=_uvicorn("litestar_channels"),
+        path="/ws",
+        packages=("litestar", "redis", "hiredis", "uvicorn"),
+        offers=_ACROSS,
+        store="redis",
+        publisher="litestar_channels",
+    ),
+    *(
+        Peer(
+            name=name,
+            title=title,
+            command=_uvicorn("django_channels", "--lifespan", "off"),
+            path="/ws",
+            packages=("channels-redis", "channels", "django", "redis", "hiredis", "uvicorn"),
+            offers=_ACROSS,
+            store="redis",
+            environment=(("LAYER", layer),),
+            publisher="django_channels",
+        )
+        for name, title, layer in (
+            ("channels-redis", "channels_redis", "channels_redis.core.RedisChannelLayer"),
+            (
+                "channels-redis-pubsub",
+                "channels_redis, pub/sub",
+                "channels_redis.pubsub.RedisPubSubChannelLayer",
+            ),
+        )
+    ),
+    Peer(
+        name="python-socketio-redis",
+        title="python-socketio, Redis",
+        command=_uvicorn("socketio_"),
+        path=_SOCKET_IO_PATH,
+        packages=("python-socketio", "python-engineio", "redis", "hiredis", "uvicorn"),
+        hello=("40",),
+        ready="40{",
+        message=_SOCKET_IO_MESSAGE,
+        replies=(_SOCKET_IO_PING,),
+        offers=_ACROSS,
+        store="redis",
+        publisher="socketio_",
     ),
 )

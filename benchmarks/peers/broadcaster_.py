@@ -1,10 +1,10 @@
-"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://``.
+"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://`` or on
+the store."""
 
-It never forgets the queue of a client that has left: each measurement needs a fresh server.
-"""
-
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 from broadcaster import Broadcast
@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-broadcast = Broadcast("memory://")
+broadcast = Broadcast(os.environ.get("STORE", "memory://"))
 
 
 async def bench(websocket: WebSocket) -> None:
@@ -45,3 +45,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 app = Starlette(routes=[WebSocketRoute("/ws", bench)], lifespan=lifespan)
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    async with broadcast:
+        yield partial(broadcast.publish, "bench")

@@ -1,20 +1,23 @@
-"""Django Channels: its tutorial's asynchronous consumer, without the JSON, on the in-memory layer."""
+"""Django Channels: its tutorial's asynchronous consumer, without the JSON, on the in-memory layer, or on one
+around the store as it comes."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import django
 from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.layers import get_channel_layer
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.urls import path
 
-settings.configure(
-    CHANNEL_LAYERS={
-        "default": {
-            "BACKEND": "channels.layers.InMemoryChannelLayer",
-            # By default a client that has 100 messages waiting misses the next ones, without an error.
-            "CONFIG": {"capacity": 1_000_000},
-        }
-    },
-)
+if store := os.environ.get("STORE"):
+    layer = {"BACKEND": os.environ["LAYER"], "CONFIG": {"hosts": [store]}}
+else:
+    # By default a client that has 100 messages waiting misses the next ones, without an error.
+    layer = {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 1_000_000}}
+settings.configure(CHANNEL_LAYERS={"default": layer})
 django.setup()
 
 
@@ -34,3 +37,13 @@ class BenchConsumer(AsyncWebsocketConsumer):
 
 
 app = ProtocolTypeRouter({"websocket": URLRouter([path("ws", BenchConsumer.as_asgi())])})
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    layer = get_channel_layer()
+
+    async def publish(text: str) -> None:
+        await layer.group_send("bench", {"type": "bench.message", "text": text})
+
+    yield publish

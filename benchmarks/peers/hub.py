@@ -1,10 +1,19 @@
-"""Hubbub: a hub with one channel, an echo, and one with many channels."""
+"""Hubbub: a hub with one channel, an echo, and one with many channels; and for clients that come back."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, WebSocket
 
-from hubbub import Hub
+from hubbub import History, Hub, Position
+from hubbub.engines import Page
 
-hub = Hub()
+hub = Hub(os.environ.get("STORE", "memory://"))
+if size := os.environ.get("HISTORY"):
+    hub.channel("bench", history=History(size=int(size), ttl=3600))
 app = FastAPI()
 app.include_router(hub.router)
 
@@ -35,3 +44,51 @@ async def many(websocket: WebSocket, channel: str) -> None:
         async for text in client.iter_text():
             for each in channels:
                 await hub.publish(each, text)
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Callable[[str], Awaitable[Position]]]:
+    async with hub:
+        yield partial(hub.publish, "bench")
+
+
+# Clients that come back
+
+
+@app.websocket("/resume")
+async def resume(websocket: WebSocket, offset: int | None = None, epoch: str = "") -> None:
+    since = None if offset is None else Position(offset, epoch)
+    async with hub.connection(websocket) as client:
+        await client.subscribe("bench", since=since)
+        async for _ in client.iter_text():
+            pass
+
+
+@app.post("/fill")
+async def fill(count: int, size: int) -> dict[str, int | str]:
+    """Publish ``count`` messages. The position before the first of them."""
+    position = await hub.publish("bench", "before")
+    for number in range(count):
+        await hub.publish("bench", f"bench:{number:010}".ljust(size, "x"))
+    return {"offset": position.offset, "epoch": position.epoch}
+
+
+reads = 0
+
+
+@app.get("/reads")
+async def count() -> int:
+    """How often the engine was asked for the history."""
+    return reads
+
+
+def counted(history: Callable[..., Awaitable[Page]]) -> Callable[..., Coroutine[Any, Any, Page]]:
+    async def count_and_read(*args: object, **options: object) -> Page:
+        global reads
+        reads += 1
+        return await history(*args, **options)
+
+    return count_and_read
+
+
+hub.engine.history = counted(hub.engine.history)  # type: ignore[method-assign]

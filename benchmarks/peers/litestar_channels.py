@@ -1,8 +1,19 @@
-"""Litestar: ``ChannelsPlugin`` with its in-memory backend, which sends from a task per socket."""
+"""Litestar: ``ChannelsPlugin``, which sends from a task per socket, with its in-memory backend or the one for
+the store."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from litestar import Litestar, WebSocket, websocket
 from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.memory import MemoryChannelsBackend
+from litestar.channels.backends.redis import RedisChannelsPubSubBackend
+from redis.asyncio import Redis
+
+store = os.environ.get("STORE")
+backend = RedisChannelsPubSubBackend(redis=Redis.from_url(store)) if store else MemoryChannelsBackend()
+plugin = ChannelsPlugin(backend, channels=["bench"])
 
 
 @websocket("/ws")
@@ -16,4 +27,13 @@ async def bench(socket: WebSocket, channels: ChannelsPlugin) -> None:
             await channels.wait_published(await socket.receive_text(), "bench")
 
 
-app = Litestar([bench], plugins=[ChannelsPlugin(MemoryChannelsBackend(), channels=["bench"])])
+app = Litestar([bench], plugins=[plugin])
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    async def publish(text: str) -> None:
+        await plugin.wait_published(text, "bench")
+
+    async with plugin:
+        yield publish

@@ -1,11 +1,25 @@
-"""python-socketio: an ``AsyncServer`` that emits to everyone."""
+"""python-socketio: an ``AsyncServer`` that emits to everyone, alone or with others through the store."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 import socketio
 
-server = socketio.AsyncServer(async_mode="asgi")
+store = os.environ.get("STORE")
+server = socketio.AsyncServer(
+    async_mode="asgi", client_manager=socketio.AsyncRedisManager(store) if store else None
+)
 app = socketio.ASGIApp(server)
 
 
 @server.event
 async def bench(sid: str, text: str) -> None:
     await server.emit("bench", text)
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    # What its documentation has for processes that are no server.
+    yield partial(socketio.AsyncRedisManager(store, write_only=True).emit, "bench")

@@ -1,0 +1,118 @@
+"""What is measured of one process: each measurement is one load on one freshly started server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeAlias
+
+from benchmarks.load import Clients, Load, LoadFailed, Result, connect
+from benchmarks.peers import Peer
+from benchmarks.process import cores
+from benchmarks.server import Server, serve
+from benchmarks.stores import store
+
+MIB = 1 << 20
+WARM_UP_CLIENTS = 100
+
+#: By name: numbers of one run. ``value`` is the one that charts show.
+Measured: TypeAlias = dict[str, float]
+
+
+@contextmanager
+def _connected(peer: Peer, load: Load) -> Iterator[tuple[Server, Clients]]:
+    server_core, load_core = cores()
+    with (
+        store(peer.store, server_core) as url,
+        serve(peer, server_core, url) as server,
+        connect(peer, server, load, load_core) as clients,
+    ):
+        yield server, clients
+
+
+def fan_out(peer: Peer, load: Load) -> Measured:
+    """Deliveries per second."""
+    with _connected(peer, load) as (_, clients):
+        result = complete(clients.result(), load)
+    return {
+        "value": result.per_second,
+        "p50_ms": result.p50_us / 1000,
+        "p99_ms": result.p99_us / 1000,
+        "not_in_order": result.misordered + result.missing,
+        "server_cpu": result.server_cpu,
+        "load_cpu": result.load_cpu,
+        "load_idle": result.load_idle,
+    }
+
+
+def latency(peer: Peer, load: Load) -> Measured:
+    """Milliseconds from publishing to the arrival at a client, at a rate that every server sustains."""
+    with _connected(peer, load) as (_, clients):
+        result = complete(clients.result(), load)
+    return {
+        "value": result.p50_us / 1000,
+        "p99_ms": result.p99_us / 1000,
+        "max_ms": result.max_us / 1000,
+        "not_in_order": result.misordered + result.missing,
+        "outstanding": result.outstanding,
+    }
+
+
+def connections(peer: Peer, load: Load) -> Measured:
+    """Connections per second, 64 handshakes under way at a time."""
+    with _connected(peer, load) as (_, clients):
+        clients.leave()
+        return {"value": clients.connected.clients / clients.connected.seconds}
+
+
+def memory(peer: Peer, load: Load) -> Measured:
+    """KiB for each idle connection. A first load warms the server up, so that only connections count."""
+    server_core, load_core = cores()
+    with serve(peer, server_core) as server:
+        with connect(peer, server, replace(load, clients=WARM_UP_CLIENTS), load_core) as clients:
+            before = _settled(server)
+            clients.leave()
+        with connect(peer, server, load, load_core) as clients:
+            grown = _settled(server) - before
+            clients.leave()
+    return {"value": grown / 1024 / (load.clients - WARM_UP_CLIENTS)}
+
+
+def stalled(peer: Peer, load: Load) -> Measured:
+    """Messages that everyone has who reads, while one client does not read at all."""
+    with _connected(peer, load) as (server, clients):
+        before = server.memory()
+        server.reset_peak_memory()
+        result = clients.result()
+        grown = server.peak_memory() - before
+    return {
+        "value": result.messages,
+        "seconds": result.seconds,
+        "grown_mib": grown / MIB,
+        "let_go": result.stalled_ended,
+        "misordered": result.misordered,
+        "lost_clients": result.lost_clients,
+    }
+
+
+def complete(result: Result, load: Load) -> Result:
+    """``result``, if the server has kept all clients.
+
+    :raises LoadFailed: it has not.
+    """
+    if result.lost_clients:
+        raise LoadFailed(f"Expected {load.clients} clients to stay connected, but the server lost one.")
+    return result
+
+
+def _settled(server: Server) -> int:
+    """The server's memory once it has stopped changing, for at most 5 s."""
+    now = server.memory()
+    for _ in range(10):
+        time.sleep(0.5)
+        before, now = now, server.memory()
+        if now == before:
+            break
+    return now
