@@ -35,6 +35,7 @@ WELL = (
     "✓ what one process publishes, another hears (",
     "✓ histories are kept and read\n",
     "✓ a message with an idempotency key is published once\n",
+    "✓ who is present in one process, another sees\n",
     "All is well.\n",
 )
 

@@ -17,7 +17,7 @@ from hubbub.cli.advice import advise
 from hubbub.cli.errors import FAILURE
 from hubbub.cli.options import URL, Namespace
 from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Engine, Finding
+from hubbub.engines.base import Engine, Finding, PresenceChange
 from hubbub.exceptions import EngineUnavailable, HubbubError
 from hubbub.publisher import shared_engine_for
 from hubbub.types import History
@@ -29,6 +29,9 @@ DEADLINE = 20.0
 
 #: Seconds that saying goodbye may take.
 CLOSE = 5.0
+
+#: Seconds for which somebody is present there.
+PRESENCE = 60.0
 
 #: What the scratch channel keeps, and what is published to it.
 HISTORY = History(size=2, ttl=60)
@@ -166,11 +169,30 @@ async def _try_out(hearing: Engine, speaking: Engine, ear: Ear) -> AsyncIterator
                 "Look whether the server loses or evicts what it is given.",
             )
         yield Finding(True, "a message with an idempotency key is published once")
+        await _try_presence(hearing, speaking, channel)
+        yield Finding(True, "who is present in one process, another sees")
     finally:
         # What is left of the scratch channel expires by itself.
         with suppress(Sick):
             await _step(speaking.remove_history(channel), "remove a history")
             await _step(hearing.unsubscribe(channel), "let us unsubscribe")
+
+
+async def _try_presence(one: Engine, other: Engine, channel: str) -> None:
+    """Enter somebody with one engine and look with the other one."""
+    lease, change = token_hex(8), PresenceChange(channel, "doctor", b"{}")
+    await _step(other.update_presence(lease, PRESENCE, [change], begin=True), "enter who is present")
+    try:
+        found = await _step(one.presence(channel), "tell who is present")
+        if dict(found) != {"doctor": b"{}"}:
+            raise Sick(
+                f"Expected one connection to be present, but got {len(found)}.",
+                "Look whether the server loses or evicts what it is given.",
+            )
+    finally:
+        left = change._replace(data=None)
+        # The lease has lapsed then. It is for nodes to remove such, who know how long the engine was away.
+        await _step(other.update_presence(lease, 0, [left]), "remove who was present")
 
 
 async def _step(answer: Awaitable[T], what: str) -> T:

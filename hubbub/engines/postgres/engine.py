@@ -434,7 +434,7 @@ class PostgresEngine(Engine):
                 await listening.add_listener(self.namespace, self._on_notify)
                 listening.add_termination_listener(lambda _: self._reader.woken.set())
                 self._pool = asyncpg.create_pool(
-                    address.dsn, min_size=1, max_size=address.pool_size, **address.options
+                    address.dsn, min_size=1, max_size=address.pool_size, reset=_keep, **address.options
                 )
                 await self._pool
                 is_connected = True
@@ -503,3 +503,8 @@ class PostgresEngine(Engine):
         prune = self._schema.sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
         removed = await self._ask(lambda connection: connection.fetchval(prune, snapshot, PRUNE_LIMIT))
         return int(removed)
+
+
+async def _keep(connection: object) -> None:
+    """Resets nothing when a connection goes back to the pool, which would take a round trip: nothing that we
+    do with it outlasts a transaction."""
