@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import time
 from concurrent import futures
 from contextlib import suppress
 from threading import Lock, Thread
@@ -198,6 +199,7 @@ class _Line:
         self.end()
         # If it does not end in time, it is left behind: it is a daemon.
         self._thread.join(CLOSE)
+        _wait_until_gone(self._thread)
 
     def end(self) -> None:
         """Begin to end, without waiting."""
@@ -230,6 +232,15 @@ class _Line:
         # Shared by all who wait for it, so that one who gives up does not stop it.
         await asyncio.shield(self._starting)
         return await self._engine.publish(publication, history, idempotency_key)
+
+
+def _wait_until_gone(thread: Thread) -> None:
+    """Python has let go of a thread a moment before the system has, in which OpenSSL tidies up what it keeps
+    for each, under a lock. A child that is forked in that moment finds the lock taken for ever."""
+    deadline = time.monotonic() + CLOSE
+    # Systems without such files have to do without.
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < deadline:
+        time.sleep(0.0005)
 
 
 class _Nobody:
