@@ -178,6 +178,8 @@ async def connections_cut(stage: Stage, broker: Proxied) -> None:
     broker.proxy.cut()
     await stage.accepted(WELL)
     for _ in range(3):
+        # All of a worker's go when one of them does, and it takes a moment until there are others.
+        await eventually(lambda: bool(broker.proxy.links), DEADLINE)
         broker.proxy.cut([stage.random.choice(broker.proxy.links)])
         await stage.accepted(WELL)
 
