@@ -333,8 +333,9 @@ REDIS: Groups = (
         Fault(server_forgets, loss=Loss.EVERYTHING),
         Fault(server_flushed, loss=Loss.EVERYTHING),
         Fault(stream_evicted, loss=Loss.EVERYTHING),
-        Fault(server_set_back, loss=Loss.THE_LATEST),
-        Fault(server_set_back_while_workers_are_killed, loss=Loss.THE_LATEST),
+        # If no worker outlived it, nobody could notice.
+        Fault(server_set_back, loss=Loss.THE_LATEST, is_alone=True),
+        Fault(server_set_back_while_workers_are_killed, loss=Loss.THE_LATEST, is_alone=True),
         Fault(server_frozen),
         Fault(server_killed_with_a_worker),
         Fault(server_forgets_and_a_worker_is_paused, loss=Loss.EVERYTHING),
@@ -425,7 +426,8 @@ POSTGRES: Groups = (
         Fault(backends_terminated),
         Fault(schema_dropped, loss=Loss.EVERYTHING),
         Fault(publications_truncated, loss=Loss.EVERYTHING),
-        Fault(stream_set_back, loss=Loss.THE_LATEST),
+        # If no worker outlived it, nobody could notice.
+        Fault(stream_set_back, loss=Loss.THE_LATEST, is_alone=True),
         Fault(channel_locked),
         Fault(server_crashed_with_a_worker),
     ),
