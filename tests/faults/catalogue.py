@@ -148,10 +148,11 @@ async def disk_full(stage: Stage, broker: SQLiteFile) -> None:
 
 async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
     """Killed and replaced while nobody can write."""
+    pid = await stage.some_pid()
     connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        stage.signal(await stage.some_pid(), signal.SIGKILL)
+        stage.signal(pid, signal.SIGKILL)
         await asyncio.sleep(SHORT)
         connection.execute("ROLLBACK")
     finally:
@@ -229,8 +230,9 @@ async def answers_vanish(stage: Stage, broker: Proxied) -> None:
 
 
 async def worker_killed_while_stalled(stage: Stage, broker: Proxied) -> None:
+    pid = await stage.some_pid()
     broker.proxy.stall()
-    stage.signal(await stage.some_pid(), signal.SIGKILL)
+    stage.signal(pid, signal.SIGKILL)
     await asyncio.sleep(SHORT)
     broker.proxy.heal()
 
@@ -313,8 +315,9 @@ async def server_frozen(stage: Stage, broker: RedisBroker) -> None:
 
 
 async def server_killed_with_a_worker(stage: Stage, broker: RedisBroker) -> None:
+    pid = await stage.some_pid()
     await asyncio.to_thread(broker.server.kill)
-    stage.signal(await stage.some_pid(), signal.SIGKILL)
+    stage.signal(pid, signal.SIGKILL)
     await asyncio.to_thread(broker.server.start)
 
 
@@ -412,8 +415,9 @@ async def stream_set_back(stage: Stage, broker: PostgresBroker) -> None:
 
 
 async def server_crashed_with_a_worker(stage: Stage, broker: PostgresBroker) -> None:
+    pid = await stage.some_pid()
     await asyncio.to_thread(broker.server.stop, "immediate")
-    stage.signal(await stage.some_pid(), signal.SIGKILL)
+    stage.signal(pid, signal.SIGKILL)
     await asyncio.to_thread(broker.server.start)
 
 
