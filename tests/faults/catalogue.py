@@ -190,7 +190,7 @@ async def connections_refused(stage: Stage, broker: Proxied) -> None:
     broker.proxy.refuse()
     broker.proxy.cut()
     await asyncio.sleep(2 * SHORT)
-    await broker.proxy.accept()
+    broker.proxy.accept()
 
 
 async def network_stalls(stage: Stage, broker: Proxied) -> None:
@@ -244,7 +244,7 @@ async def all_workers_killed_while_refused(stage: Stage, broker: Proxied) -> Non
     for pid in stage.pids():
         stage.signal(pid, signal.SIGKILL)
     await asyncio.sleep(LONG)
-    await broker.proxy.accept()
+    broker.proxy.accept()
 
 
 NETWORK: Sequence[Fault[Any]] = (
@@ -411,7 +411,7 @@ async def stream_set_back(stage: Stage, broker: PostgresBroker) -> None:
         COMMIT;
         """
     )
-    await broker.proxy.accept()
+    broker.proxy.accept()
 
 
 async def server_crashed_with_a_worker(stage: Stage, broker: PostgresBroker) -> None:
