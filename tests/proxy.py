@@ -111,13 +111,13 @@ class Proxy:
         #: The connections there are.
         self.links: list[Link] = []
         self._server_port = server_port
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._states = {Way.TO_SERVER: State.OPEN, Way.TO_WORKER: State.OPEN}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        await self.accept()
+        self.accept()
         return self
 
     async def __aexit__(
@@ -125,6 +125,8 @@ class Proxy:
     ) -> None:
         self.refuse()
         self.cut()
+        # One that has not begun would not close what it was given.
+        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -140,14 +142,19 @@ class Proxy:
     def refuse(self) -> None:
         """Take no new connections: they are refused, as if the server did not run. Those there are stay."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
-    async def accept(self) -> None:
+    def accept(self) -> None:
         """Take new connections (again)."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
+            # Not asyncio.start_server(): closed at the wrong moment, it leaves behind a connection that
+            # nobody ever closes.
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def stall(self, ways: Way = Way.BOTH) -> None:
         """Take connections, but pass on nothing until :meth:`heal`. Nothing is lost."""
@@ -181,27 +188,35 @@ class Proxy:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, listener: socket.socket) -> None:
+        # The worker may have given up meanwhile.
+        with suppress(BlockingIOError, ConnectionError):
+            worker, _ = listener.accept()
+            task = asyncio.create_task(self._serve(worker))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        try:
+            worker = await asyncio.open_connection(sock=sock)
+        except OSError:
+            sock.close()
+            return
         try:
             server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
             # There is nobody, which the worker is to see at once.
-            _reset(writer)
-            self._tasks.discard(task)
+            _reset(worker[1])
             return
-        link = Link(self, (reader, writer), server)
+        except asyncio.CancelledError:
+            _reset(worker[1])
+            raise
+        link = Link(self, worker, server)
         self.links.append(link)
         try:
             await link.run()
-        except asyncio.CancelledError:
-            # Only when the proxy ends; asyncio's server would report it as an error.
-            link.cut()
         finally:
             self.links.remove(link)
-            self._tasks.discard(task)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -201,6 +201,14 @@ def test_an_engine_that_is_set_back_begins_a_new_epoch(set_back: Trial) -> None:
     assert set_back.problems == ""
 
 
+def test_who_was_told_may_begin_with_what_it_has(set_back: Trial) -> None:
+    # It was sent back to "c", by a worker that had not yet noticed that this is not the end of it.
+    set_back.accounts[0].runs.insert(1, Run(Position(3, "e"), list("def")))
+    assert set_back.problems == ""
+    set_back.accounts[0].runs[1].texts.append("f")
+    assert "the first got 'f' 2 times" in set_back.problems
+
+
 def test_whoever_goes_on_in_the_old_one_is_found(set_back: Trial) -> None:
     # It came back after "x" and "c" had got the offsets of what it had.
     set_back.accounts[0].runs = [Run(Position(0, "e"), [*"abcdef", "y"])]

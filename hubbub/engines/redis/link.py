@@ -96,8 +96,8 @@ class Link:
 
     async def connect(self) -> None:
         """
-        :raises EngineUnavailable: there is no connection within ``CONNECT_TIMEOUT`` seconds, or the server
-            does not want us.
+        :raises EngineUnavailable: there is no connection within ``CONNECT_TIMEOUT`` seconds, the server
+            does not want us, or the link was closed meanwhile.
         """
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -113,10 +113,18 @@ class Link:
         except BaseException:
             await self._connection.disconnect(nowait=True)
             raise
+        if self.is_closed:
+            # Meanwhile, with the others of its session. Nobody would end the tasks.
+            await self._connection.disconnect(nowait=True)
+            raise EngineUnavailable(f"Expected a connection to Redis at {self.where}, but it was given up.")
         self._heard = self._loop.time()
         self._tasks = [self._loop.create_task(self._run(half)) for half in (self._read, self._write)]
 
     def send(self, request: Request) -> None:
+        if self.is_closed:
+            # Nobody would ever answer it.
+            request.fail(f"Expected an answer from Redis at {self.where}, but the connection is closed.")
+            return
         self._unsent.append(request)
         self._wake.set()
 
@@ -157,6 +165,8 @@ class Link:
     async def wait_closed(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
+            # They do so too, unless they were cancelled before they had begun.
+            await self._connection.disconnect(nowait=True)
 
     # Inside
 
