@@ -104,7 +104,6 @@ WORKERS: Sequence[Fault[Any]] = (
     Fault(worker_killed),
     Fault(all_workers_killed),
     Fault(worker_paused),
-    Fault(worker_hangs),
     # An app does not start without its engine.
     Fault(app_restarted, is_alone=True),
 )
@@ -332,6 +331,8 @@ REDIS: Groups = (
     WORKERS,
     NETWORK,
     (
+        # Of no engine in particular; once will do.
+        Fault(worker_hangs),
         Fault(server_killed),
         Fault(server_forgets, loss=Loss.EVERYTHING),
         Fault(server_flushed, loss=Loss.EVERYTHING),
