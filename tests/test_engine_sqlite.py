@@ -14,6 +14,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ from hubbub.engines.sqlite import store as store_module
 from hubbub.engines.sqlite import worker as worker_module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
 from hubbub.types import History
+
+#: A user who has no rights anywhere.
+NOBODY = 65534
 
 #: A process that publishes ``count`` times to "chat", when told to, and then tells what it has heard once
 #: that ends with "the end".
@@ -241,12 +245,29 @@ async def test_a_step_to_a_version_is_taken_in_full_or_not_at_all(
     assert rows(path, "SELECT name FROM sqlite_schema") == []
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everything")
-async def test_a_file_that_is_read_only_is_refused(path: Path) -> None:
-    async with started(path):
-        pass
-    path.chmod(0o444)
-    await refused(path, "readonly")
+@contextmanager
+def nobody() -> Iterator[Path]:
+    """A folder, and the rights, of a user who is not root: root may write everything."""
+    with TemporaryDirectory() as folder:
+        if os.geteuid() != 0:
+            yield Path(folder)
+            return
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are different elsewhere")
+async def test_a_file_that_is_read_only_is_refused() -> None:
+    with nobody() as folder:
+        path = folder / "hub.db"
+        async with started(path):
+            pass
+        path.chmod(0o444)
+        await refused(path, "readonly")
 
 
 async def test_a_file_that_stays_locked_is_given_up_in_time(
