@@ -160,7 +160,8 @@ class Subscriptions:
         async with self._lock(feed.channel):
             if not is_ahead and feed.resume(member, since):
                 return
-            page = await self._read(feed, since)
+            # From where we stand if that is further back: what is between is news to the other members.
+            page = await self._read(feed, feed.position if is_ahead else since)
             # From here on, nothing is awaited.
             feed.remember(page.publications, page.position)
             if not feed.resume(member, since, page.publications):
@@ -168,9 +169,13 @@ class Subscriptions:
 
     async def _join_with_history(self, feed: Feed, member: Member, history: int) -> None:
         async with self._lock(feed.channel):
-            page = await self._read(feed, limit=history, reverse=True)
-            publications = page.publications[::-1]
-            feed.remember(publications, page.position)
+            while True:
+                page = await self._read(feed, limit=history, reverse=True)
+                publications = page.publications[::-1]
+                feed.remember(publications, page.position)
+                if not feed.is_repairing:
+                    break
+                # We are further behind than that: those who are in the channel get the rest first.
             offset, epoch = feed.position
             first = publications[0].offset if publications and publications[0].epoch == epoch else offset + 1
             since = Position(max(first - 1, offset - history), epoch)

@@ -179,6 +179,28 @@ async def test_what_is_not_there_any_more_is_unrecoverable(node: Node) -> None:
         assert (caught.value.offset, caught.value.epoch) == last
 
 
+@pytest.mark.parametrize("options", [{"ahead": True}, {"history": 2}])
+async def test_who_joins_a_node_that_is_behind_breaks_nobodys_run(
+    node: Node, engine: FlakyEngine, options: dict[str, Any]
+) -> None:
+    there, comes = Member(), Member("bob")
+    await node.join("chat", there)
+    await say(node, "1")
+    await there.hears("1")
+    # This node does not hear for a moment what others have got already.
+    engine.loses = True
+    positions = await say(node, "2", "3", "4", "5", "6")
+    engine.loses = False
+    if "ahead" in options:
+        await node.join("chat", comes, since=positions[-2])
+    else:
+        await node.join("chat", comes, history=options["history"])
+    await say(node, "7")
+    await there.hears("1", "2", "3", "4", "5", "6", "7")
+    assert comes.received[-2:] == ["6", "7"]
+    assert there.breaks == comes.breaks == []
+
+
 async def test_a_reconnect_storm_costs_the_engine_one_read(node: Node, engine: FlakyEngine) -> None:
     positions = await say(node, *map(str, range(20)))
     members = [Member(str(number)) for number in range(5000)]

@@ -268,7 +268,12 @@ class Feed:
             self.verify()
             return
         if top.offset > self.position.offset or top.epoch != self.position.epoch:
-            self._catch_up([each for each in history if each.offset > self.since.offset], top)
+            news = [each for each in history if each.offset > self.since.offset]
+            if top.epoch == self.position.epoch and self._missing(news, top) is None:
+                # It was read for somebody else, and need not begin where we stand.
+                self.verify()
+                return
+            self._catch_up(news, top)
         self._extend_ring(history)
 
     # Inside
