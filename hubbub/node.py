@@ -134,7 +134,7 @@ class Node:
             "dropped": self._dropped + sum(connection.dropped for connection in connections),
             "let_go": self.let_go,
             "outages": self._outages,
-            "away": 0.0 if self._away_since is None else self.loop.time() - self._away_since,
+            "away": self._away,
         }
 
     async def health(self, timeout: float) -> Health:
@@ -148,9 +148,12 @@ class Node:
             trouble = self._trouble or f"Expected the engine to answer within {timeout:g} s, but it did not."
         except EngineUnavailable as exc:
             trouble = str(exc)
-        now = self.loop.time()
-        away = 0.0 if self._away_since is None else now - self._away_since
-        return Health(not trouble, now - asked, away, trouble)
+        return Health(not trouble, self.loop.time() - asked, self._away, trouble)
+
+    @property
+    def _away(self) -> float:
+        """Seconds for which the engine has been away; 0 if it is there."""
+        return 0.0 if self._away_since is None else self.loop.time() - self._away_since
 
     # Connections
 

@@ -263,17 +263,17 @@ class Feed:
         news to all members, what is old is kept for others that come back."""
         if self.is_repairing:
             return
-        if self.contradicts(history, top) and top.offset >= self.position.offset:
-            # The repair sees to it that nobody takes the old offsets for the new ones.
-            self.verify()
-            return
-        if top.offset > self.position.offset or top.epoch != self.position.epoch:
-            news = [each for each in history if each.offset > self.since.offset]
-            if top.epoch == self.position.epoch and self._missing(news, top) is None:
-                # It was read for somebody else, and need not begin where we stand.
+        if top.epoch != self.position.epoch:
+            self._catch_up([each for each in history if each.offset > self.since.offset], top)
+        elif top.offset >= self.position.offset:
+            missing = self._missing(history, top)
+            if missing is None:
+                # It was read for somebody else and need not begin where we stand, or the engine was set back.
+                # A repair finds out which, before anybody takes old offsets for new ones.
                 self.verify()
                 return
-            self._catch_up(news, top)
+            for publication in missing:
+                self._accept(publication)
         self._extend_ring(history)
 
     # Inside
