@@ -56,6 +56,15 @@ def redis_cluster_url() -> Iterator[str]:
         yield f"redis+cluster://127.0.0.1:{servers[-1].port}"
 
 
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each of the engines that reach across processes."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here and not beside the tests: only what pytest finds at once may add options.
     group = parser.getgroup("faults", "fault suite (tests/faults)")

@@ -53,14 +53,6 @@ class Guest:
         return sorted(self.here.values())
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
-def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'hub.db'}"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @asynccontextmanager
 async def two_workers(log: Path, url: str, ttl: float = TTL) -> AsyncIterator[Server]:
     env = {
