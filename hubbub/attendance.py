@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from secrets import token_hex
@@ -82,6 +82,17 @@ def decode_member(data: bytes) -> PresenceMember:
         return _decode_member(data)
     except DecodeError as exc:
         raise InvalidData(f"Expected somebody who is present, but got {data[:64]!r}: {exc}.") from exc
+
+
+def decode_members(channel: str, entries: Mapping[str, bytes]) -> dict[str, PresenceMember]:
+    """Who is in ``channel``, by connection. What something else has entered there is left out."""
+    members: dict[str, PresenceMember] = {}
+    for connection, data in entries.items():
+        try:
+            members[connection] = decode_member(data)
+        except InvalidData as exc:
+            logger.warning("Ignored somebody in %r: %s", channel, exc)
+    return members
 
 
 def decode_news(packed: bytes) -> News:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from hubbub.attendance import Attendance, decode_member
+from hubbub.attendance import Attendance, decode_member, decode_members
 from hubbub.channels import Channel
 from hubbub.control import CONTROL, CONTROL_HISTORY, Disconnect, decode_command, encode_command
 from hubbub.core.feed import Member
@@ -216,9 +216,8 @@ class Node:
         :raises EngineUnavailable: the engine cannot be reached.
         """
         self._attendance.start()
-        entries = await self._engine.presence(channel)
-        members = [decode_member(data) for data in entries.values()]
-        return Presence(sorted(members, key=lambda member: (member.user or "", member.connection)))
+        members = decode_members(channel, await self._engine.presence(channel))
+        return Presence(sorted(members.values(), key=lambda member: (member.user or "", member.connection)))
 
     def position(self, channel: str) -> Position:
         """Where ``channel``, which has members here, stands."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import json
 
-from hubbub.attendance import companion, decode_member, decode_news
+from hubbub.attendance import companion, decode_members, decode_news
 from hubbub.core.feed import Feed, Member, deliver
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.listener import Listener
@@ -140,13 +140,7 @@ class Watch:
         """Take what the engine has. Returns ``False`` if somebody is missing there who may still be here."""
         self._roster.begin_reading()
         is_settled = self._is_settled()
-        entries = await self._engine.presence(self.channel)
-        found: dict[str, PresenceMember] = {}
-        for connection, data in entries.items():
-            try:
-                found[connection] = decode_member(data)
-            except InvalidData as exc:
-                logger.warning("Ignored somebody in %r: %s", self.channel, exc)
+        found = decode_members(self.channel, await self._engine.presence(self.channel))
         self._tell(self._roster.show(found, is_complete=is_settled))
         return is_settled or all(member.connection in found for member in self._roster.members)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -37,6 +38,12 @@ def server_name(request: pytest.FixtureRequest) -> str:
 def log(tmp_path: Path) -> Path:
     """Where a server's output goes."""
     return tmp_path / "server.log"
+
+
+@pytest.fixture
+def namespace() -> str:
+    """For the test alone, on a server that all tests share."""
+    return f"test-{token_hex(4)}"
 
 
 @pytest.fixture(scope="session")

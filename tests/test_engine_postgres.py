@@ -45,11 +45,6 @@ needs_own_server = pytest.mark.skipif(
 
 
 @pytest.fixture
-def namespace() -> str:
-    return f"test-{token_hex(4)}"
-
-
-@pytest.fixture
 async def other(postgres_url: str) -> AsyncIterator[Any]:
     """A connection that has nothing to do with Hubbub."""
     connection = await asyncpg.connect(postgres_url)

@@ -35,11 +35,6 @@ DEADLINE = 30.0
 
 
 @pytest.fixture
-def namespace() -> str:
-    return f"test-{token_hex(4)}"
-
-
-@pytest.fixture
 def server() -> Iterator[RedisServer]:
     """A server of the test's own."""
     with redis_server() as server:

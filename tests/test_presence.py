@@ -18,6 +18,7 @@ from hubbub.attendance import encode_member
 from hubbub.channels import Channel
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
+from hubbub.engines.base import PresenceChange
 from hubbub.node import Node
 from hubbub.types import JoinLeave
 from tests.shared_engine import Server, SharedEngine
@@ -118,6 +119,20 @@ async def test_every_node_knows_who_is_there(nodes: tuple[Node, Node]) -> None:
             "ann": ["a", "b"]
         }
     assert await one.presence("another room") == Presence([])
+
+
+async def test_what_something_else_has_entered_is_left_out(
+    nodes: tuple[Node, Node], server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, _ = nodes
+    await come(node, "a", "ann")
+    strange = PresenceChange("room", "x", b"\xffnot JSON\n")
+    await server.memory.update_presence("somebody's lease", TTL, [strange], begin=True)
+    watcher = await watching(node)
+    assert list(watcher.here) == ["a"]
+    assert [each.connection for each in await node.presence("room")] == ["a"]
+    assert "Ignored somebody in 'room'" in caplog.text
+    assert "\xff" not in caplog.text
 
 
 async def test_who_watches_is_told_who_is_there_and_then_who_comes_and_leaves(

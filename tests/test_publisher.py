@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
-from secrets import token_hex
 
 import pytest
 from fastapi import FastAPI
@@ -46,11 +45,6 @@ DEADLINE = 60
 def url(tmp_path: Path) -> str:
     """An engine that needs no server, for what does not differ between engines."""
     return f"sqlite:///{tmp_path / 'hub.db'}"
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{token_hex(4)}"
 
 
 @pytest.fixture
