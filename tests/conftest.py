@@ -9,8 +9,8 @@ from secrets import token_hex
 
 import pytest
 
-from tests.postgres import postgres, postgres_url
-from tests.redis_server import redis_cluster, redis_server
+from tests.engines.postgres.server import postgres, postgres_url
+from tests.engines.redis.server import redis_cluster, redis_server
 from tests.servers import SERVERS
 
 __all__ = ["log", "postgres", "postgres_url", "server_name"]
@@ -24,7 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if loop is not None and loop.kwargs.get("loop_scope") == "module":
             # A module that is run on several servers shares each of them.
             server = getattr(item, "callspec", None) and item.callspec.params.get("server")  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {server or ''}"))
+            module = item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(f"{module} {server or ''}"))
 
 
 @pytest.fixture(params=SERVERS)

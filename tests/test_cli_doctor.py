@@ -22,8 +22,8 @@ from hubbub.engines.redis.inspection import inspect as inspect_redis
 from hubbub.engines.sqlite import inspection as sqlite_inspection
 from hubbub.exceptions import EngineUnavailable
 from tests.commands import hubbub
-from tests.postgres import PostgresServer
-from tests.redis_server import RedisServer, redis_server
+from tests.engines.postgres.server import PostgresServer
+from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import free_port
 
 # Not the command that hides it in the package.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import connect, eventually, receive
-from tests.redis_server import RedisServer, redis_server
+from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import ROOT, free_port, serve
 
 APP = """

@@ -15,7 +15,7 @@ import pytest
 
 from hubbub import EngineUnavailable, History, Position, Publisher
 from tests.commands import DEADLINE, HUBBUB, Running, hubbub, running
-from tests.redis_server import RedisServer, redis_server
+from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import free_port
 
 HISTORY = History(size=100, ttl=600)

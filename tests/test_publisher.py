@@ -34,7 +34,7 @@ from hubbub import publisher as publisher_module
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.contract import Collector
 from tests.clients import eventually
-from tests.redis_server import RedisServer, redis_server
+from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import free_port
 
 #: Seconds after which another process is not waited for any more.

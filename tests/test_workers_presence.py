@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from tests.clients import connect, eventually
-from tests.redis_server import redis_server
+from tests.engines.redis.server import redis_server
 from tests.servers import ROOT, Server, serve
 
 #: Seconds within which those of a killed worker have left.

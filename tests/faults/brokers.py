@@ -11,10 +11,10 @@ from typing import TypeVar
 import asyncpg
 from redis import Redis
 
+from tests.engines.postgres.server import PostgresServer, postgres_server
+from tests.engines.redis.server import RedisServer, redis_server
 from tests.faults.stage import Stage, stage
-from tests.postgres import PostgresServer, postgres_server
 from tests.proxy import Proxy
-from tests.redis_server import RedisServer, redis_server
 
 
 class Broker(ABC):

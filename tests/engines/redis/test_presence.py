@@ -20,7 +20,7 @@ from hubbub.engines.contract import DEADLINE, Collector
 from hubbub.engines.redis import RedisEngine, presence, supervisor
 from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable
-from tests.redis_server import redis_server
+from tests.engines.redis.server import redis_server
 
 #: Enough for each node of a cluster to have some of them.
 CHANNELS = [f"room:{number}" for number in range(30)]

@@ -1,0 +1,75 @@
+"""Engines around a PostgreSQL, and what is done with them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from hubbub.core.publication import Position
+from hubbub.engines.base import PresenceChange
+from hubbub.engines.contract import HISTORY, Collector, publication
+from hubbub.engines.postgres import PostgresEngine
+from hubbub.exceptions import EngineUnavailable
+
+#: Seconds after which a test gives up.
+DEADLINE = 30.0
+
+#: A connection to the database, of whichever driver, within a transaction.
+Using: TypeAlias = Any
+
+needs_own_server = pytest.mark.skipif(
+    "HUBBUB_TEST_POSTGRES_URL" in os.environ, reason="stops and starts the server"
+)
+
+
+@asynccontextmanager
+async def started(url: str, namespace: str) -> AsyncIterator[tuple[PostgresEngine, Collector]]:
+    engine, collector = PostgresEngine(url, namespace), Collector()
+    await engine.start(collector)
+    try:
+        yield engine, collector
+    finally:
+        await engine.stop()
+
+
+async def until(connection: Any, condition: str) -> None:
+    """Wait until ``condition``, in SQL, is true."""
+    async with asyncio.timeout(DEADLINE):
+        while not await connection.fetchval(f"SELECT {condition}"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def publish_when_possible(engine: PostgresEngine, channel: str, text: str) -> Position:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            with suppress(EngineUnavailable):
+                return await engine.publish(publication(channel, text), HISTORY)
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def asyncpg_connection(url: str) -> AsyncIterator[Using]:
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
+
+
+class RollBack(Exception):
+    """Ends a transaction without a commit."""
+
+
+def enters(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, connection.encode())
+
+
+def leaves(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, None)

@@ -1,0 +1,78 @@
+"""Removing what has expired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hubbub.engines.contract import HISTORY, Collector, publication
+from hubbub.engines.postgres import PostgresEngine, schema
+from hubbub.engines.postgres import engine as module
+from hubbub.types import History
+from tests.engines.postgres.nodes import asyncpg_connection, started, until
+
+
+async def test_what_has_expired_is_removed_in_steps(
+    node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
+) -> None:
+    engine, _ = node
+    schema = f'"{namespace}"'
+    for number in range(10):
+        await engine.publish(publication("plain", str(number)), None, f"key {number}")
+    await engine.publish(publication("kept", "1"), HISTORY)
+    async with asyncpg_connection(postgres_url) as using:
+        await engine.publish_in(publication("late", "1"), None, None, using)
+        seen = await other.fetchval("SELECT pg_current_snapshot()::text")
+    # Published before the snapshot, but committed after it: it has not been handed over for long.
+    await other.execute(
+        f"UPDATE {schema}.publications SET expires = now() - interval '1 min' WHERE channel <> 'kept'"
+    )
+    # An update would be another transaction's.
+    await other.execute(f"UPDATE {schema}.publications SET expires = expires")
+
+    async def prune(limit: int) -> int:
+        count: int = await other.fetchval(f"SELECT {schema}.prune($1::text::pg_snapshot, $2)", seen, limit)
+        return count
+
+    assert await prune(6) == 6
+    assert await prune(6) == 4
+    assert await prune(6) == 0
+    assert {row["channel"] for row in await other.fetch(f"SELECT * FROM {schema}.publications")} == {
+        "kept",
+        "late",
+    }
+    await other.execute(f"UPDATE {schema}.keys SET expires = now() - interval '1 min'")
+    assert await prune(100) == 10
+    # However that is: after an hour it is removed.
+    await other.execute(f"UPDATE {schema}.publications SET expires = now() - interval '2 hours'")
+    assert await prune(100) == 2
+
+
+async def test_publishing_removes_what_is_too_much(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    for number in range(100):
+        await engine.publish(publication("chat", str(number)), History(size=5, ttl=60))
+    assert await other.fetchval(f'SELECT count(*) FROM "{namespace}".publications') < 25
+
+
+async def test_the_engine_prunes_by_itself(
+    monkeypatch: pytest.MonkeyPatch, other: Any, postgres_url: str, namespace: str
+) -> None:
+    monkeypatch.setattr(module, "PRUNE", 0.1)
+    for each in (module, schema):
+        monkeypatch.setattr(each, "HANDOVER", 0.1)
+    monkeypatch.setattr(module, "PRUNE_STREAMS", 0.1)
+    async with started(postgres_url, namespace) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        await engine.publish(publication("plain", "1"))
+        await until(other, f'NOT EXISTS (SELECT FROM "{namespace}".publications)')
+        await other.execute(f"""UPDATE "{namespace}".streams SET used = now() - interval '1 day'""")
+        await until(other, f"""NOT EXISTS (SELECT FROM "{namespace}".streams WHERE channel = 'plain')""")
+        # The stream that is subscribed to stays; the other one begins anew.
+        assert (await engine.history("chat")).position.epoch
+        await engine.subscribe("plain")
+        await engine.publish(publication("plain", "2"))
+        await collector.heard("plain", ["2"])

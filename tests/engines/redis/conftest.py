@@ -1,0 +1,29 @@
+"""Fixtures of the tests of the Redis engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hubbub.engines import backoff
+from hubbub.engines.redis import link, servers, session, supervisor
+from tests.engines.redis.server import RedisServer, redis_server
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed sooner."""
+    for module in (link, session, supervisor):
+        monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
+    for module in (link, servers, session):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(supervisor, "PING_INTERVAL", 0.25)
+    monkeypatch.setattr(backoff, "RETRY_MAX", 0.5)

@@ -1,0 +1,115 @@
+"""Clusters, over which channels are spread."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from redis.crc import key_slot
+
+from hubbub.engines.base import PresenceChange
+from hubbub.engines.contract import HISTORY, Collector, publication
+from hubbub.engines.redis import RedisEngine
+from hubbub.exceptions import EngineUnavailable
+from tests.engines.redis.nodes import DEADLINE, accepted, is_caught_up, refusal, running, until
+from tests.engines.redis.server import RedisServer, redis_cluster
+
+
+async def test_channels_are_spread_over_a_cluster(redis_cluster_url: str, namespace: str) -> None:
+    async with running(redis_cluster_url, namespace) as (engine, collector):
+        channels = [f"room:{number}" for number in range(30)]
+        await asyncio.gather(*(engine.subscribe(channel, HISTORY) for channel in channels))
+        await asyncio.gather(
+            *(engine.publish(publication(channel, channel), HISTORY, "key") for channel in channels)
+        )
+        for channel in channels:
+            await collector.heard(channel, [channel])
+        session = engine._supervisor.session
+        assert session is not None
+        assert len(session.links) == 6
+        assert {session.node(engine._keys.topic(channel)) for channel in channels} == {0, 1, 2}
+
+
+async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> None:
+    with redis_cluster() as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}"
+        async with running(url, namespace) as (engine, collector):
+            channels = [f"room:{number}" for number in range(30)]
+            for channel in channels:
+                await engine.subscribe(channel, HISTORY)
+                await engine.publish(publication(channel, "1"), HISTORY)
+            servers[0].kill()
+            await collector.until(lambda: engine._supervisor.session is None)
+            # Its channels are not heard, so nothing is said.
+            assert "cluster" in await refusal(engine)
+            servers[0].start()
+            await collector.until(lambda: collector.reconnects >= 1)
+            for channel in channels:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with suppress(EngineUnavailable):
+                            position = await engine.publish(publication(channel, "2"), HISTORY)
+                            break
+                assert position.offset == 2
+                await collector.heard(channel, ["1", "2"])
+
+
+async def test_a_replica_in_a_cluster_takes_over_for_its_primary(namespace: str) -> None:
+    with redis_cluster(replicas=1) as servers:
+        async with running(f"redis+cluster://127.0.0.1:{servers[1].port}", namespace) as (engine, collector):
+            channels = [f"room:{number}" for number in range(30)]
+            before = {}
+            for channel in channels:
+                await engine.subscribe(channel, HISTORY)
+                before[channel] = await engine.publish(publication(channel, "1"), HISTORY)
+                await collector.heard(channel, ["1"])
+            entered = [PresenceChange(channel, "a", b"data") for channel in channels]
+            assert await engine.update_presence("one", 60, entered, begin=True)
+            with servers[0].client() as client:
+                await until(lambda: is_caught_up(client))
+            servers[0].kill()
+            await collector.until(lambda: collector.reconnects >= 1)
+            session = engine._supervisor.session
+            assert session is not None
+            assert {link.where for link in session.links} == {
+                f"127.0.0.1:{each.port}" for each in servers[1:]
+            }
+            for channel in channels:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with suppress(EngineUnavailable):
+                            position = await engine.publish(publication(channel, "2"), HISTORY, "2")
+                            break
+                assert position == (2, before[channel].epoch)
+                await collector.heard(channel, ["1", "2"])
+                assert await engine.presence(channel) == {"a": b"data"}
+            # What the replica had not got yet nobody knows: everybody is to be entered again.
+            assert not await engine.update_presence("one", 60)
+            assert await engine.update_presence("two", 60, entered, begin=True)
+
+
+async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> None:
+    with redis_cluster(2) as servers:
+        async with running(f"redis+cluster://127.0.0.1:{servers[0].port}", namespace) as (engine, collector):
+            await engine.subscribe("chat")
+            await engine.publish(publication("chat", "before"))
+            await collector.heard("chat", ["before"])
+            with servers[0].client() as first, servers[1].client() as second:
+                ids = [client.execute_command("CLUSTER", "MYID") for client in (first, second)]
+                session = engine._supervisor.session
+                assert session is not None
+                slot = key_slot(engine._keys.topic("chat"))
+                target = 1 - session.node(engine._keys.topic("chat"))
+                # The one that gets it is told first. There are no keys to be taken along.
+                for client in ((first, second), (second, first))[1 - target][::-1]:
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+            await collector.until(lambda: collector.reconnects >= 1)
+            await accepted(engine, "after")
+            await collector.heard("chat", ["before", "after"])
+
+
+async def test_a_server_that_is_no_cluster(server: RedisServer) -> None:
+    engine = RedisEngine(f"redis+cluster://127.0.0.1:{server.port}")
+    with pytest.raises(EngineUnavailable, match="cluster support disabled"):
+        await engine.start(Collector())

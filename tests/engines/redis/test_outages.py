@@ -1,0 +1,231 @@
+"""Servers that go away, and come back with or without their data."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from hubbub.channels import Channel
+from hubbub.core.frames import Batch
+from hubbub.core.publication import START, Position
+from hubbub.engines.contract import HISTORY, Collector, publication
+from hubbub.engines.redis import RedisEngine
+from hubbub.exceptions import EngineUnavailable
+from hubbub.node import Node
+from tests.engines.redis.nodes import DEADLINE, accepted, refusal, running
+from tests.engines.redis.server import RedisServer
+
+
+async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        before = await engine.publish(publication("chat", "before"), HISTORY)
+        await collector.heard("chat", ["before"])
+        server.kill()
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        after = await engine.publish(publication("chat", "after"), HISTORY)
+        assert after == (before.offset + 1, before.epoch)
+        await collector.heard("chat", ["before", "after"])
+
+
+async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        before = await engine.subscribe("chat", HISTORY)
+        await engine.publish(publication("chat", "before"), HISTORY)
+        await collector.heard("chat", ["before"])
+        server.kill()
+        server.forget()
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        assert await engine.history("chat") == ([], START)
+        after = await engine.publish(publication("chat", "after"), HISTORY)
+        assert after.offset == 1
+        assert after.epoch != before.epoch
+        await collector.heard("chat", ["before", "after"])
+
+
+class Member:
+    id = "member"
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.breaks: list[Position] = []
+
+    def write(self, batch: Batch) -> int:
+        self.frames += [frame.data for frame in batch.frames]
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("everything was taken")
+
+    def broken(self, channel: str, position: Position) -> None:
+        self.breaks.append(position)
+
+
+@pytest.mark.parametrize("keeps_data", [True, False])
+async def test_members_are_told_when_the_server_has_lost_what_they_saw(
+    server: RedisServer, keeps_data: bool
+) -> None:
+    node, member = Node(RedisEngine(server.url), lambda name: Channel(name, HISTORY)), Member()
+    await node.start()
+    async with running(server.url) as (other, collector):
+        await node.join("chat", member)
+        before = await node.publish(publication("chat", "before"))
+        server.kill()
+        if not keeps_data:
+            server.forget()
+        server.start()
+        # Published by somebody else, maybe before this node is back.
+        await collector.until(lambda: collector.reconnects == 1)
+        top = await accepted(other, "after", HISTORY)
+        await collector.until(lambda: node.position("chat") == top)
+        if keeps_data:
+            await collector.until(lambda: len(member.frames) == 2)
+            assert member.breaks == []
+        else:
+            assert [position.epoch != before.epoch for position in member.breaks] == [True]
+    await node.stop(1001, "", 0)
+
+
+async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_time(
+    server: RedisServer,
+) -> None:
+    async with running(server.url) as (engine, collector):
+        await engine.subscribe("chat")
+        server.kill()
+        message = await refusal(engine)
+        assert f"127.0.0.1:{server.port}" in message
+        # Now that it is known, too; and all of them, however many.
+        async with asyncio.timeout(DEADLINE):
+            answers = await asyncio.gather(
+                *(engine.publish(publication("chat", str(n))) for n in range(100)),
+                engine.history("chat"),
+                engine.subscribe("other"),
+                return_exceptions=True,
+            )
+        assert {type(answer) for answer in answers} == {EngineUnavailable}
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        await engine.publish(publication("chat", "back"))
+        await engine.publish(publication("other", "not subscribed to"))
+        await collector.heard("chat", ["back"])
+        assert collector.texts("other") == []
+
+
+async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        server.kill()
+        await collector.until(lambda: engine._supervisor.session is None)
+        waiting = [
+            asyncio.create_task(engine.publish(publication("chat", str(n)), HISTORY)) for n in range(9)
+        ]
+        subscribing = asyncio.create_task(engine.subscribe("late"))
+        await asyncio.sleep(0)
+        waiting[4].cancel()
+        server.start()
+        async with asyncio.timeout(DEADLINE):
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+            await subscribing
+        assert isinstance(answers.pop(4), asyncio.CancelledError)
+        assert [answer[0] for answer in answers if isinstance(answer, Position)] == list(range(1, 9))
+        await engine.publish(publication("late", "heard"))
+        await collector.heard("late", ["heard"])
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_server_that_falls_silent_is_noticed(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        await engine.subscribe("chat")
+        with server.frozen():
+            assert "Redis" in await refusal(engine)
+            # Also while nobody asks it for anything, and if it takes connections.
+            await collector.until(lambda: engine._supervisor.session is None)
+            assert "Redis" in await refusal(engine)
+        await collector.until(lambda: collector.reconnects == 1)
+        await accepted(engine, "back")
+        await collector.until(lambda: "back" in collector.texts("chat"))
+
+
+async def test_connections_that_are_cut_are_opened_again(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        await engine.subscribe("chat")
+        with server.client() as client:
+            for number, kind in enumerate(("pubsub", "normal"), 1):
+                client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                await collector.until(lambda number=number: collector.reconnects == number)  # type: ignore[misc]
+                await engine.publish(publication("chat", kind))
+        await collector.heard("chat", ["pubsub", "normal"])
+
+
+async def test_many_channels_are_subscribed_to_again(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        await asyncio.gather(*(engine.subscribe(f"room:{n}") for n in range(1200)))
+        server.kill()
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1)
+        for number in (0, 500, 1199):
+            await engine.publish(publication(f"room:{number}", "hello"))
+            await collector.heard(f"room:{number}", ["hello"])
+
+
+class Telltale(Collector):
+    """A node that notes when the engine goes and comes, and makes a fuss about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def on_disconnect(self, reason: str) -> None:
+        super().on_disconnect(reason)
+        self.told.append(reason)
+        raise RuntimeError("a node that fails")
+
+    def on_reconnect(self) -> None:
+        super().on_reconnect()
+        self.told.append("back")
+        raise RuntimeError("a node that fails")
+
+
+async def test_the_node_is_told_once_that_the_server_is_away_and_once_that_it_is_back(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, telltale = RedisEngine(server.url), Telltale()
+    await engine.start(telltale)
+    for number in (1, 2):
+        server.kill()
+        await telltale.until(lambda number=number: telltale.disconnects == number)  # type: ignore[misc]
+        assert engine._supervisor.session is None
+        with caplog.at_level(logging.INFO):
+            caplog.clear()
+            # It has been tried again, in vain.
+            await telltale.until(lambda: caplog.text.count("Still without Redis") >= 2)
+        server.start()
+        await telltale.until(lambda number=number: telltale.reconnects == number)  # type: ignore[misc]
+        await engine.publish(publication("chat", "taken"))
+    await engine.stop()
+    assert telltale.told[1::2] == ["back", "back"]
+    assert [f"127.0.0.1:{server.port}" in reason for reason in telltale.told[::2]] == [True, True]
+
+
+async def test_the_node_is_not_told_that_it_stops_while_the_server_is_away(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        server.kill()
+        await collector.until(lambda: collector.disconnects == 1)
+        await engine.stop()
+        server.start()
+        await engine.start(collector)
+        await engine.publish(publication("chat", "taken"))
+    assert (collector.disconnects, collector.reconnects) == (1, 0)
+
+
+async def test_channels_of_our_own_are_channels_like_any_other(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace) as (engine, collector):
+        for name in ("\x01control", "\x01presence:room:1"):
+            await engine.subscribe(name, HISTORY)
+            assert (await engine.publish(publication(name, name), HISTORY, "key")).offset == 1
+            await collector.heard(name, [name])
+            assert [each.channel for each in (await engine.history(name)).publications] == [name]
+        assert await engine.history("control") == ([], START)
