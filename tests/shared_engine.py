@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
+from hubbub.channels import Channel
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.base import Engine, Page, PresenceChange, Sink
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.node import Node
 from hubbub.types import History
 
 
@@ -114,3 +117,18 @@ class SharedEngine(Engine):
 
     async def presence(self, channel: str) -> Mapping[str, bytes]:
         return await (await self._asked()).presence(channel)
+
+
+@asynccontextmanager
+async def running(server: Server, presence_ttl: float | None = None) -> AsyncIterator[Node]:
+    """A node on ``server``. With a ``presence_ttl`` all channels have presence."""
+    engine = SharedEngine(server)
+    if presence_ttl is None:
+        node = Node(engine)
+    else:
+        node = Node(engine, lambda name: Channel(name, presence=True), presence_ttl)
+    await node.start(keeps_presence=presence_ttl is not None)
+    try:
+        yield node
+    finally:
+        await node.stop(1012, "restart", 1)

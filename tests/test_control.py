@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import FastAPI, WebSocket
@@ -15,7 +14,7 @@ from hubbub import EngineUnavailable, Hub, subscriptions
 from hubbub.control import CONTROL, Disconnect
 from hubbub.core.publication import Publication
 from hubbub.node import Node
-from tests.shared_engine import Server, SharedEngine
+from tests.shared_engine import Server, SharedEngine, running
 
 #: Seconds after which a test gives up.
 DEADLINE = 10.0
@@ -46,16 +45,6 @@ class Client:
 @pytest.fixture
 def server() -> Server:
     return Server()
-
-
-@asynccontextmanager
-async def running(server: Server) -> AsyncIterator[Node]:
-    node = Node(SharedEngine(server))
-    await node.start()
-    try:
-        yield node
-    finally:
-        await node.stop(1012, "restart", 1)
 
 
 @pytest.fixture

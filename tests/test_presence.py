@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -15,13 +15,12 @@ from fastapi.testclient import TestClient
 
 from hubbub import Hub, InvalidChannel, InvalidData, Presence, PresenceMember
 from hubbub.attendance import encode_member
-from hubbub.channels import Channel
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
 from hubbub.engines.base import PresenceChange
 from hubbub.node import Node
 from hubbub.types import JoinLeave
-from tests.shared_engine import Server, SharedEngine
+from tests.shared_engine import Server, running
 
 #: Seconds after which those of a killed process have left.
 TTL = 0.5
@@ -71,19 +70,9 @@ def server() -> Server:
     return Server()
 
 
-@asynccontextmanager
-async def running(server: Server) -> AsyncIterator[Node]:
-    node = Node(SharedEngine(server), lambda name: Channel(name, presence=True), TTL)
-    await node.start(keeps_presence=True)
-    try:
-        yield node
-    finally:
-        await node.stop(1012, "restart", 1)
-
-
 @pytest.fixture
 async def nodes(server: Server) -> AsyncIterator[tuple[Node, Node]]:
-    async with running(server) as one, running(server) as two:
+    async with running(server, TTL) as one, running(server, TTL) as two:
         yield one, two
 
 
@@ -175,7 +164,7 @@ async def test_a_user_comes_with_the_first_connection_and_leaves_with_the_last(
 async def test_those_of_a_killed_process_leave_once(server: Server, nodes: tuple[Node, Node]) -> None:
     watchers = [await watching(node) for node in nodes]
     async with AsyncExitStack() as stack:
-        doomed = await stack.enter_async_context(running(server))
+        doomed = await stack.enter_async_context(running(server, TTL))
         for number in range(50):
             await come(doomed, str(number), "ann")
         await come(nodes[0], "stays")
@@ -190,7 +179,7 @@ async def test_those_of_a_killed_process_leave_once(server: Server, nodes: tuple
 
 async def test_a_node_that_stops_takes_leave(server: Server, nodes: tuple[Node, Node]) -> None:
     watcher = await watching(nodes[0])
-    async with running(server) as node:
+    async with running(server, TTL) as node:
         await come(node, "a")
         await until(lambda: list(watcher.here) == ["a"])
         node._attendance.leave("room", "a")
