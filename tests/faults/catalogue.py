@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
@@ -291,12 +290,10 @@ async def stream_evicted(stage: Stage, broker: RedisBroker) -> None:
 
 async def server_set_back(stage: Stage, broker: RedisBroker) -> None:
     """It comes back as it was a while ago, as one does that had not written down the last of it."""
-    files, copy = broker.server.directory / "appendonlydir", broker.server.directory / "copy"
-    await asyncio.to_thread(shutil.copytree, files, copy)
+    older = broker.server.back_up()
     await stage.accepted(2 * WELL)
     await asyncio.to_thread(broker.server.kill)
-    await asyncio.to_thread(shutil.rmtree, files)
-    await asyncio.to_thread(copy.rename, files)
+    broker.server.restore(older)
     await asyncio.to_thread(broker.server.start)
 
 

