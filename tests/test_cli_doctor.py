@@ -29,6 +29,9 @@ from tests.servers import free_port
 # Not the command that hides it in the package.
 doctor_module = import_module("hubbub.cli.doctor")
 
+#: What the tests start.
+REDIS = "Redis" if os.environ.get("HUBBUB_TEST_REDIS_SERVER") else "Valkey"
+
 #: What a healthy engine of any kind is told about.
 WELL = (
     "✓ it is there (",
@@ -62,8 +65,8 @@ def sick(url: str, *words: str) -> str:
     ("engine", "says"),
     [
         ("sqlite", ["✓ SQLite 3.", "hub.db is on a local disk", "in WAL mode"]),
-        ("redis", ["✓ Valkey ", "✓ it evicts nothing (maxmemory-policy noeviction)", "✓ a restart keeps"]),
-        ("redis_cluster", ["✓ Valkey ", "redis+cluster://127.0.0.1"]),
+        ("redis", [f"✓ {REDIS} ", "✓ it evicts nothing (maxmemory-policy noeviction)", "✓ a restart keeps"]),
+        ("redis_cluster", [f"✓ {REDIS} ", "redis+cluster://127.0.0.1"]),
         ("postgres", ["✓ PostgreSQL ", "✓ what is notified is heard (LISTEN)", "postgres owns the schema"]),
     ],
 )
@@ -218,7 +221,7 @@ def server() -> Iterator[RedisServer]:
 
 def with_user(server: RedisServer, *rules: str) -> str:
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">s3cret", *rules)
+        client.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">s3cret", *rules)
     return f"redis://app:s3cret@127.0.0.1:{server.port}"
 
 

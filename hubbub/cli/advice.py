@@ -7,11 +7,12 @@ import re
 #: What is looked for in a message, and what is to be done then; the first that is found counts.
 _ADVICE: tuple[tuple[str, str], ...] = (
     (
-        "NOPERM|[Nn]o permissions",
+        # The last is what Redis 6 and 7 say of a script.
+        "NOPERM|[Nn]o permissions|can't run this command",
         (
-            "Allow the user what Hubbub needs: ACL SETUSER USER ~NAMESPACE:* &NAMESPACE:* +@connection "
-            "+@pubsub +@scripting +@hash +@stream +@string +@sortedset +exists +del +pexpire +pttl +time "
-            "+role +info, in a cluster also +cluster|slots"
+            "Allow the user what Hubbub needs: ACL SETUSER USER ~NAMESPACE:* resetchannels &NAMESPACE:* "
+            "+@connection +@pubsub +@scripting +@hash +@stream +@string +@sortedset +exists +del +pexpire "
+            "+pttl +time +role +info, in a cluster also +cluster|slots"
         ),
     ),
     (
