@@ -47,6 +47,7 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._readers: list[threading.Thread] = []
         self._out = self._collect(process.stdout)
         self._err = self._collect(process.stderr)
 
@@ -63,6 +64,12 @@ class Running:
         self.process.send_signal(sig)
         return self.process.wait(DEADLINE)
 
+    def kill(self) -> None:
+        """End it, if it has not ended, and read what it has left."""
+        self.process.kill()
+        for reader in self._readers:
+            reader.join(DEADLINE)
+
     def _collect(self, stream: IO[str] | None) -> SimpleQueue[str]:
         lines: SimpleQueue[str] = SimpleQueue()
         assert stream is not None
@@ -71,7 +78,9 @@ class Running:
             for line in stream:
                 lines.put(line.rstrip("\n"))
 
-        threading.Thread(target=collect, daemon=True).start()
+        reader = threading.Thread(target=collect, daemon=True)
+        reader.start()
+        self._readers.append(reader)
         return lines
 
 
@@ -87,7 +96,9 @@ def running(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None 
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        command = Running(process)
         try:
-            yield Running(process)
+            yield command
         finally:
-            process.kill()
+            # Before the block closes what its readers read.
+            command.kill()
