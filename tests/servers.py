@@ -38,6 +38,19 @@ def free_port() -> int:
         return port
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process has not ended. One that its parent has not noticed the end of has."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        # It has just gone, or this system does not tell.
+        return not Path("/proc/self").exists()
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 class Server:
     """A server process that answers on ``port``; its output is collected in ``log``."""
 

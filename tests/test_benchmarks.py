@@ -28,7 +28,7 @@ from benchmarks.report import NotInstalled, Report, is_overwritten, versions
 from benchmarks.scenarios import LIMIT, SCENARIOS, WITHOUT_HISTORY, Baseline
 from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
-from tests.servers import ROOT
+from tests.servers import ROOT, is_running
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="they need Linux"),
@@ -326,13 +326,6 @@ def test_loads_that_contradict_themselves_are_refused(load: Load, message: str) 
 def children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

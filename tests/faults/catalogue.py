@@ -113,7 +113,8 @@ WORKERS: Sequence[Fault[Any]] = (
 
 async def file_removed(stage: Stage, broker: SQLiteFile) -> None:
     for path in broker.files:
-        path.unlink()
+        # Who opens the file may be removing what the last one has left beside it.
+        path.unlink(missing_ok=True)
 
 
 async def file_locked(stage: Stage, broker: SQLiteFile) -> None:

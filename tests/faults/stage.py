@@ -19,7 +19,7 @@ from tests.clients import eventually
 from tests.faults.ledger import Counts, Fate, Ledger, Loss, Message
 from tests.faults.listeners import Listener
 from tests.faults.publishers import OverHTTP, OverWebSocket, Publisher
-from tests.servers import ROOT, Server, serve
+from tests.servers import ROOT, Server, is_running, serve
 
 #: Clients that listen, and clients that publish.
 CLIENTS, PUBLISHERS = 40, 4
@@ -127,11 +127,14 @@ class Stage:
             yield
         finally:
             self.signal(pid, signal.SIGCONT)
-            # The worker is to have answered the supervisor before that notices how late it is.
-            await eventually(self._answers)
+            # The worker is to have answered the supervisor before that notices how late it is. Something else
+            # may have killed it meanwhile, and the others: nobody answers before the supervisor goes on.
+            await eventually(lambda: self._answers_or_is_gone(pid))
             self.signal(supervisor, signal.SIGCONT)
 
-    async def _answers(self) -> bool:
+    async def _answers_or_is_gone(self, pid: int) -> bool:
+        if not is_running(pid):
+            return True
         try:
             return "pid" in await self.server.get_json("/pid")
         except httpx2.TransportError:
