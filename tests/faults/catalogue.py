@@ -89,8 +89,13 @@ async def worker_paused(stage: Stage, broker: Broker) -> None:
 async def worker_hangs(stage: Stage, broker: Broker) -> None:
     """For so long that its supervisor replaces it."""
     pid = await stage.some_pid()
-    stage.signal(pid, signal.SIGSTOP)
-    await eventually(lambda: pid not in stage.pids(), DEADLINE)
+
+    def is_replaced() -> bool:
+        # Again and again: another fault may have paused it, and let it go on.
+        stage.signal(pid, signal.SIGSTOP)
+        return pid not in stage.pids()
+
+    await eventually(is_replaced, DEADLINE)
 
 
 async def app_restarted(stage: Stage, broker: Broker) -> None:

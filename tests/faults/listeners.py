@@ -63,7 +63,9 @@ class Listener:
     def cut(self) -> None:
         """Lose the connection, by a reset."""
         if self._client is not None:
-            reset(self._client)
+            # It may have been closed already, by a worker that was killed.
+            with suppress(OSError):
+                reset(self._client)
 
     async def stop(self) -> None:
         self._task.cancel()
