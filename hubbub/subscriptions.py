@@ -215,7 +215,7 @@ class Subscriptions:
         # What comes before the position is known waits in the feed, as during a repair.
         feed.is_repairing = True
         try:
-            feed.position = await self._engine.subscribe(channel, self._history_of(channel))
+            feed.position = (await self._engine.subscribe(channel, self._history_of(channel))).position
         except BaseException:
             del self._feeds[channel]
             raise

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from hubbub.channels import Channel
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Page, PresenceChange, Sink
+from hubbub.engines.base import Engine, Page, PresenceChange, Sink, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node import Node
@@ -91,10 +91,13 @@ class SharedEngine(Engine):
     ) -> Position:
         return await (await self._asked()).publish(publication, history, idempotency_key)
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         memory = await self._asked()
         self.channels.add(channel)
         return await memory.subscribe(channel, history)
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        return await (await self._asked()).tops(channels)
 
     async def unsubscribe(self, channel: str) -> None:
         self.channels.discard(channel)

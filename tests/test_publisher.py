@@ -205,7 +205,7 @@ class Gate(Engine):
         assert self.loop is not None
         self.loop.call_soon_threadsafe(self.opened.set)
 
-    async def subscribe(self, *args: object) -> Position:
+    async def subscribe(self, *args: object) -> Top:
         raise AssertionError
 
     async def unsubscribe(self, *args: object) -> None:

@@ -26,7 +26,7 @@ from hubbub.channels import Channel
 from hubbub.control import CONTROL
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START
-from hubbub.engines.base import Page
+from hubbub.engines.base import Page, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.node import Node
 
@@ -60,7 +60,7 @@ class FlakyEngine(MemoryEngine):
     def on_reconnect(self) -> None:
         raise AssertionError("called on the node")
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         await self._respond()
         self.subscribed.append(channel)
         return await super().subscribe(channel, history)
@@ -535,7 +535,7 @@ async def test_a_quiet_channel_is_forgotten_unless_somebody_is_in_it(monkeypatch
     history = History(size=5, ttl=0.01)
     engine = MemoryEngine("memory://")
     await engine.start(Sink())
-    kept = await engine.subscribe("kept", history)
+    kept, _ = await engine.subscribe("kept", history)
     gone = await engine.publish(Publication("gone", b"1", "text"), history)
     await asyncio.sleep(0.05)
     await engine.publish(Publication("other", b"1", "text"), history)

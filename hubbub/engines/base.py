@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from hubbub.core.publication import Position, Publication
 from hubbub.types import History
+
+logger = logging.getLogger("hubbub.engines")
 
 #: Seconds in which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
@@ -22,6 +26,19 @@ class Page(NamedTuple):
 
     publications: Sequence[Publication]
     position: Position
+
+
+class Top(NamedTuple):
+    """Where a channel stands, and which publication stands there.
+
+    :param position: of the newest publication; ``START`` if the channel has no history.
+    :param id: of that publication; empty if the engine does not have it any more, or there never was one. An
+        engine that was set back to an earlier state keeps its epoch and gives out offsets a second time: the
+        id tells the two apart.
+    """
+
+    position: Position
+    id: str = ""
 
 
 class PresenceChange(NamedTuple):
@@ -67,6 +84,18 @@ class Sink(Protocol):
     def on_reconnect(self) -> None:
         """The engine was away and is back, all subscriptions included. Whatever was published meanwhile has
         not been handed over."""
+
+
+def hand_over(sink: Sink, publication: Publication) -> None:
+    """Give ``publication`` to ``sink``. The one way in which engines do it.
+
+    What the sink raises is logged, and the publications after it are handed over all the same: an error of
+    the application's is never an outage of the engine, and never an error of the publisher's.
+    """
+    try:
+        sink.on_publication(publication)
+    except Exception:
+        logger.exception("Could not deliver publication %s to %r.", publication.id, publication.channel)
 
 
 class Engine(ABC):
@@ -130,9 +159,12 @@ class Engine(ABC):
         )
 
     @abstractmethod
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         """Hand over what is published to ``channel`` from now on; with ``history``, the channel has one from
         now on. Returns where it stands: everything after that is handed over, or ``on_reconnect`` is called.
+
+        Called again for a channel that is subscribed to already, it declares the history again, which an
+        engine that has lost its data needs.
         """
 
     @abstractmethod
@@ -151,6 +183,23 @@ class Engine(ABC):
         :param limit: publications at the most; 0 asks for the position alone.
         :param reverse: the newest first.
         """
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        """Where each of ``channels`` stands, in the order of ``channels``, without changing anything.
+
+        Nodes ask it of all their channels regularly, so engines answer it for many channels at once, without
+        reading payloads. This one is for engines that cannot.
+        """
+        pages = await asyncio.gather(*(self.history(channel, None, 1, True) for channel in channels))
+        return [
+            Top(
+                page.position,
+                page.publications[0].id
+                if page.publications and page.publications[0].position == page.position
+                else "",
+            )
+            for page in pages
+        ]
 
     @abstractmethod
     async def remove_history(self, channel: str) -> None:

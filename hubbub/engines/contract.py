@@ -20,8 +20,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import ClassVar
 
-from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Engine, PresenceChange
+from hubbub.core.publication import START, Publication, publication_ids
+from hubbub.engines.base import Engine, PresenceChange, Top
 from hubbub.types import History
 
 #: Seconds after which a test gives up.
@@ -113,7 +113,7 @@ class EngineContract:
     async def test_what_is_published_reaches_every_node_that_subscribes(self) -> None:
         async with self.nodes() as nodes:
             for engine, _ in nodes:
-                assert await engine.subscribe("chat") == START
+                assert await engine.subscribe("chat") == (START, "")
             texts = [str(number) for number in range(100)]
             for number, text in enumerate(texts):
                 engine, _ = nodes[number % len(nodes)]
@@ -251,12 +251,64 @@ class EngineContract:
     async def test_subscribing_tells_where_the_channel_stands(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
-            position = await engine.subscribe("chat", HISTORY)
+            position, _ = await engine.subscribe("chat", HISTORY)
             assert position.offset == 0
             assert position.epoch
             first = await engine.publish(publication("chat", "1"), HISTORY)
             assert first == (1, position.epoch)
-            assert await other.subscribe("chat", HISTORY) == first
+            assert (await other.subscribe("chat", HISTORY)).position == first
+
+    async def test_where_channels_stand_is_told_for_many_at_once(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            names = ["plain", *(f"room:{number}" for number in range(250)), "never"]
+            published = {}
+            for number in range(3):
+                for name in names[1:-1:10]:
+                    each = publication(name, str(number))
+                    published[name] = (await other.publish(each, HISTORY), each.id)
+            await other.publish(publication("plain", "1"))
+            tops = await engine.tops(names)
+            assert tops == [published.get(name, (START, "")) for name in names]
+            assert await engine.tops([]) == []
+            name = names[1]
+            assert await engine.subscribe(name, HISTORY) == published[name]
+            await other.remove_history(name)
+            position, newest = (await engine.tops([name]))[0]
+            assert position.epoch != published[name][0].epoch
+            assert (position.offset, newest) == (0, "")
+
+    async def test_a_channel_that_was_published_to_can_be_declared_again(self) -> None:
+        """Subscribing to what is subscribed to already is how a node declares after data was lost."""
+        async with self.started() as (engine, collector):
+            await engine.subscribe("chat")
+            assert await engine.publish(publication("chat", "1")) == START
+            position, _ = await engine.subscribe("chat", HISTORY)
+            assert position.epoch
+            assert (await engine.publish(publication("chat", "2"))).offset == position.offset + 1
+            await collector.heard("chat", ["1", "2"])
+
+    async def test_a_sink_that_raises_loses_nothing_else(self) -> None:
+        """Neither what comes after, nor the publisher's own call; nor is it taken for an outage."""
+
+        class Raising(Collector):
+            def on_publication(self, publication: Publication) -> None:
+                super().on_publication(publication)
+                if publication.data == b"2":
+                    raise LookupError("a sink that raises")
+
+        engine, collector = self.make(), Raising()
+        await engine.start(collector)
+        try:
+            for history in (None, HISTORY):
+                name = "kept" if history else "plain"
+                await engine.subscribe(name, history)
+                for number in range(5):
+                    await engine.publish(publication(name, str(number)), history)
+                await collector.heard(name, ["0", "1", "2", "3", "4"])
+            assert collector.disconnects == collector.reconnects == 0
+        finally:
+            await engine.stop()
 
     async def test_a_channel_with_history_keeps_it(self) -> None:
         """Whoever publishes without knowing that the channel has one does not break the run."""
@@ -403,7 +455,7 @@ class EngineContract:
     async def test_many_channels_and_publishers_at_once(self) -> None:
         async with self.nodes() as nodes:
             channels = [f"room:{number}" for number in range(50)]
-            subscriptions: list[Awaitable[Position]] = []
+            subscriptions: list[Awaitable[Top]] = []
             for engine, _ in nodes:
                 subscriptions += [engine.subscribe(channel, HISTORY) for channel in channels]
             await asyncio.gather(*subscriptions)

@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink, Top, hand_over
 from hubbub.exceptions import HubNotRunning, InvalidURL
 from hubbub.types import History
 
@@ -33,6 +33,11 @@ class Stream:
     @property
     def position(self) -> Position:
         return Position(self.offset, self.epoch)
+
+    @property
+    def top(self) -> Top:
+        newest = self.publications[-1] if self.publications else None
+        return Top(self.position, newest.id if newest and newest.offset == self.offset else "")
 
     def append(self, publication: Publication, now: float) -> Publication:
         self.offset += 1
@@ -95,14 +100,14 @@ class MemoryEngine(Engine):
             publication = stream.append(publication, now)
         if key is not None:
             self._keys[key] = (publication.position, now)
-        sink.on_publication(publication)
+        hand_over(sink, publication)
         return publication.position
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         self._started()
         self._subscribed.add(channel)
         stream = self._stream(channel, history, time.time())
-        return START if stream is None else stream.position
+        return Top(START) if stream is None else stream.top
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
@@ -127,6 +132,11 @@ class MemoryEngine(Engine):
                 if (each.offset < since.offset if reverse else each.offset > since.offset)
             ]
         return Page(publications[:limit], stream.position)
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        self._started()
+        streams = [self._streams.get(channel) for channel in channels]
+        return [Top(START) if stream is None else stream.top for stream in streams]
 
     async def remove_history(self, channel: str) -> None:
         self._started()

@@ -44,7 +44,7 @@ from hubbub.engines.contract import HISTORY, Collector, publication
 async def main(url, name, count):
     engine, collector = engine_for(url), Collector()
     await engine.start(collector)
-    position = await engine.subscribe("chat", HISTORY)
+    position, _ = await engine.subscribe("chat", HISTORY)
     print("ready", *position, flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     for start in range(0, count, 50):
@@ -351,7 +351,7 @@ async def test_positions_and_history_outlive_the_processes(path: Path) -> None:
     async with started(path) as (engine, _):
         first = await engine.publish(publication("chat", "1"), HISTORY, "key")
     async with started(path) as (engine, collector):
-        assert await engine.subscribe("chat", HISTORY) == first
+        assert (await engine.subscribe("chat", HISTORY)).position == first
         assert await engine.publish(publication("chat", "1"), HISTORY, "key") == first
         assert await engine.publish(publication("chat", "2"), HISTORY) == (2, first.epoch)
         await collector.heard("chat", ["2"])
@@ -462,7 +462,7 @@ async def test_what_was_submitted_is_published_before_it_stops(path: Path) -> No
 @pytest.mark.parametrize("with_wal", [True, False], ids=["all of it", "the file alone"])
 async def test_a_file_that_is_removed_is_made_again(path: Path, with_wal: bool) -> None:
     async with started(path) as (engine, collector), started(path) as (other, heard_by_other):
-        before = await engine.subscribe("chat", HISTORY)
+        before, _ = await engine.subscribe("chat", HISTORY)
         await other.subscribe("chat", HISTORY)
         await engine.publish(publication("chat", "1"))
         await heard_by_other.heard("chat", ["1"])

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from random import random
 from secrets import token_hex
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -15,7 +16,7 @@ import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink
+from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top, hand_over
 from hubbub.engines.postgres.address import DEADLINE, Address
 from hubbub.engines.postgres.errors import ERRORS, why
 from hubbub.engines.postgres.inspection import inspect
@@ -183,7 +184,7 @@ class PostgresEngine(Engine):
 
     # Subscribing
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         async def subscribe(connection: Any) -> asyncpg.Record | None:
             row = await connection.fetchrow(
                 self._schema.sql("SELECT * FROM {schema}.streams WHERE channel = $1"), channel
@@ -199,8 +200,8 @@ class PostgresEngine(Engine):
         # What was committed since this was read, and announced before it came, is yet to be read.
         self._reader.subscribe(channel, stream["sequence"] if stream else 0)
         if stream is None or stream["size"] is None:
-            return START
-        return Position(stream["sequence"] - stream["base"], stream["epoch"])
+            return Top(START)
+        return Top(Position(stream["sequence"] - stream["base"], stream["epoch"]))
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
@@ -361,7 +362,7 @@ class PostgresEngine(Engine):
                     logger.warning("PostgreSQL at %s was set back to an earlier state.", self._address)
                     self._started().on_reconnect()
             async with asyncio.timeout(DEADLINE):
-                await self._reader.read(listening, self._started().on_publication)
+                await self._reader.read(listening, partial(hand_over, self._started()))
             if test is not None and test.done():
                 if not test.result():
                     raise TimeoutError("notifications do not arrive any more.")

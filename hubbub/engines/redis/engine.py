@@ -8,7 +8,16 @@ from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Finding, Page, PresenceChange, Sink
+from hubbub.engines.base import (
+    IDEMPOTENCY_WINDOW,
+    Engine,
+    Finding,
+    Page,
+    PresenceChange,
+    Sink,
+    Top,
+    hand_over,
+)
 from hubbub.engines.redis.keys import Keys
 from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import PUBLISH, READ, REMOVE
@@ -80,11 +89,11 @@ class RedisEngine(Engine):
         )
         return _position(answer)
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         topic = self._keys.topic(channel)
         try:
             await self._supervisor.subscribe(topic, channel)
-            return (await self._read(channel, history, limit=0)).position
+            return Top((await self._read(channel, history, limit=0)).position)
         except BaseException:
             self._supervisor.unsubscribe(topic)
             raise
@@ -173,10 +182,7 @@ class RedisEngine(Engine):
         except (InvalidData, ValueError) as exc:
             self._ignore_foreign(channel, exc)
             return
-        try:
-            self._sink.on_publication(publication)
-        except Exception:
-            logger.exception("Could not hand over a publication to %r.", channel)
+        hand_over(self._sink, publication)
 
     def _ignore_foreign(self, channel: str, exc: Exception) -> None:
         if channel not in self._foreign:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink
+from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top
 from hubbub.engines.sqlite import inspection
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
@@ -72,14 +72,14 @@ class SQLiteEngine(Engine):
         )
         return position
 
-    async def subscribe(self, channel: str, history: History | None = None) -> Position:
+    async def subscribe(self, channel: str, history: History | None = None) -> Top:
         worker = self._started()
         try:
             position: Position = await self._do(worker.subscribe(channel, history))
         except BaseException:
             worker.unsubscribe(channel)
             raise
-        return position
+        return Top(position)
 
     async def unsubscribe(self, channel: str) -> None:
         self._started().unsubscribe(channel)

@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
 from hubbub.core.publication import Position, Publication, unpack
-from hubbub.engines.base import Sink
+from hubbub.engines.base import Sink, hand_over
 from hubbub.engines.sqlite.store import KEEP, Store, is_busy, is_full
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidData
 from hubbub.types import History
@@ -126,7 +126,7 @@ class Worker(Thread):
                 for event in events:
                     event()
                 for publication in news:
-                    self._sink.on_publication(publication)
+                    hand_over(self._sink, publication)
         finally:
             for future, result, error in outcomes:
                 if future.done():

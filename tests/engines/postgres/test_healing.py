@@ -152,7 +152,7 @@ async def test_tables_that_are_dropped_are_made_again(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = node
-    before = await engine.subscribe("chat", HISTORY)
+    before, _ = await engine.subscribe("chat", HISTORY)
     await engine.subscribe("plain")
     await engine.publish(publication("chat", "1"), HISTORY)
     await engine.publish(publication("plain", "1"))

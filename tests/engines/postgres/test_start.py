@@ -66,7 +66,7 @@ async def test_a_schema_of_version_1_is_taken_over_while_it_is_in_use(
             )
             for engine in engines:
                 stack.push_async_callback(engine.stop)
-                assert await engine.subscribe("chat", HISTORY) == Position(*first)
+                assert (await engine.subscribe("chat", HISTORY)).position == Position(*first)
                 page = await engine.history("chat")
                 assert [(each.id, each.data) for each in page.publications] == [("id 1", b"1")]
         for collector in collectors:

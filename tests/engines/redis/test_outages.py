@@ -33,7 +33,7 @@ async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(serve
 
 async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
-        before = await engine.subscribe("chat", HISTORY)
+        before, _ = await engine.subscribe("chat", HISTORY)
         await engine.publish(publication("chat", "before"), HISTORY)
         await collector.heard("chat", ["before"])
         server.kill()
