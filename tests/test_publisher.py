@@ -32,6 +32,7 @@ from hubbub import (
 )
 from hubbub import publisher as publisher_module
 from hubbub.engines import Engine, engine_for
+from hubbub.engines.base import Top
 from hubbub.engines.contract import Collector
 from tests.clients import eventually
 from tests.engines.redis.server import RedisServer, redis_server

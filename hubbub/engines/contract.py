@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import ClassVar
 
-from hubbub.core.publication import START, Publication, publication_ids
+from hubbub.core.publication import START, Position, Publication, publication_ids
 from hubbub.engines.base import Engine, PresenceChange, Top
 from hubbub.types import History
 
