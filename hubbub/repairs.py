@@ -1,9 +1,9 @@
 """Repairs: keep the feeds of a node in line with what the engine has.
 
 A feed that misses a publication, or may miss one, has the history read. It finds that out by itself, from the
-offsets of what comes. The last publication of a channel may be lost as well, and nothing comes after it. So each
-channel is also *compared* with the engine regularly, and all of them when the engine has been away: the engine is
-asked where many channels stand, in one call.
+offsets of what comes. The last publication of a channel may be lost as well, and nothing comes after it. So
+each channel is also *compared* with the engine regularly, and all of them when the engine has been away: the
+engine is asked where many channels stand, in one call.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A ring: the recent buffer of a feed, from which clients that come back are served without a read.
 
 It keeps no more than the channel itself keeps, and nothing for longer: what is gone from the history is gone
-from here. A publication that was handed over live is as old as the time since it came. The age of one that was
-read from the history is not known here, since the server's clock may differ from ours. So it stays only as long
-as clients come back all at once.
+from here. A publication that was handed over live is as old as the time since it came. The age of one that
+was read from the history is not known here, since the server's clock may differ from ours. So it stays only
+as long as clients come back all at once.
 """
 
 from __future__ import annotations
