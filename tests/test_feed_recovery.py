@@ -450,3 +450,103 @@ def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
     callbacks.pop()()
     assert len(member.received) == 4
     assert not member.is_broken
+
+
+@pytest.mark.parametrize("learned", ["at subscribe", "from a repair", "for a client", "by comparing"])
+def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_back(learned: str) -> None:
+    engine = Engine()
+    for _ in range(3):
+        engine.publish()
+    feed, asked, _ = feed_at(engine.top)
+    if learned == "at subscribe":
+        feed.hold()
+        feed.begin(engine.top, engine.top_id)
+    elif learned == "from a repair":
+        feed.verify()
+        feed.repaired(*engine.read(feed.since))
+        asked.clear()
+    elif learned == "for a client":
+        feed.remember(*engine.read(Position(1, engine.epoch)))
+    else:
+        assert feed.stands_at(engine.top, engine.top_id)
+    member = Member(1, feed.position)
+    feed.join(member)
+    engine.offset, engine.kept = 2, engine.kept[:2]
+    for _ in range(2):
+        engine.publish()
+    assert not feed.stands_at(engine.top, engine.top_id)
+    feed.verify()
+    assert asked == [feed]
+    assert feed.contradicts(*engine.read(feed.since))
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+
+
+def test_a_feed_whose_run_is_broken_knows_what_stands_at_the_top() -> None:
+    engine = Engine()
+    feed, _, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.begin()
+    newest = engine.publish()
+    feed.publish(newest)
+    feed.repaired([newest], engine.top)
+    assert (feed.position, feed.last_id) == (newest.position, newest.id)
+
+
+def test_another_publication_with_the_same_offset_is_no_duplicate() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.offset, engine.kept = 0, []
+    feed.publish(engine.publish())
+    assert asked == [feed]
+
+
+def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_history() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    feed.publish(Publication("chat", b"lost", "text"))
+    # There is no other chance to deliver it.
+    callbacks.pop()()
+    assert member.received == [b"lost"]
+    assert asked == [feed]
+    feed.repaired((), START)
+    assert member.is_broken
+
+
+def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.verify()
+    page = engine.read(feed.since)
+    engine.publish()
+    assert not feed.hold()
+    feed.repaired(*page)
+    assert asked == [feed, feed]
+    feed.repaired(*engine.read(feed.since))
+    assert feed.position == engine.top
+    assert not feed.is_repairing
+
+
+def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    for _ in range(3):
+        feed.publish(engine.publish())
+    since = Position(1, engine.epoch)
+    before = engine.read(feed.since)
+    feed.forget()
+    assert asked == [feed]
+    assert not feed.resume(Member(1, since), since)
+    # What was read before the removal does not bring it back.
+    feed.forget()
+    feed.publish(Publication("chat", b"4", "text", None, "id4", 4, engine.epoch))
+    feed.repaired(*before)
+    third = Position(3, engine.epoch)
+    assert not feed.resume(Member(1, third), third)
+    engine.begin()
+    feed.repaired((), engine.top)
+    with pytest.raises(Unrecoverable):
+        feed.resume(Member(1, since), since)
