@@ -135,8 +135,8 @@ class Repairs:
         if self._agrees(feed, top) or feed.position.epoch != stood.epoch:
             return
         is_other = position == stood and "" not in (id_, last_id) and id_ != last_id
-        is_behind = position.epoch != stood.epoch or position.offset < stood.offset
-        if position == START or is_behind or is_other:
+        is_set_back = position.epoch != stood.epoch or position.offset < stood.offset
+        if position == START or is_set_back or is_other:
             feed.verify()
         elif position.offset > feed.position.offset:
             self._behind.setdefault(feed, (feed.position, position, self._loop.time() + GRACE))
