@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import islice
 from secrets import token_hex
 from typing import TypeAlias
 
@@ -122,7 +121,7 @@ class Attendance:
         self._entries: dict[tuple[str, str], bytes] = {}
         # What the engine has yet to be told, and who waits for that.
         self._changes: dict[tuple[str, str], bytes | None] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         # What the other nodes have yet to be told; and where they are to look for themselves.
         self._untold: dict[str, list[tuple[str, bytes | None]]] = {}
         self._lapsed: set[str] = set()
@@ -158,20 +157,23 @@ class Attendance:
                 await self._tell()
         except (TimeoutError, EngineUnavailable) as exc:
             logger.warning("Could not take leave of the engine: who was here seems so for a while. (%s)", exc)
-        _release(self._waiting)
+        self._release(list(self._waiting))
 
-    async def enter(self, channel: str, connection: str, data: bytes) -> None:
+    async def enter(self, channel: str, connection: str, data: bytes) -> bool:
         """Say that somebody is here. Returns when others can see it; or when the engine cannot be told now:
         it will be, as soon as it is back.
 
         :param data: from :func:`encode_member`.
+        :return: ``False`` if the connection has left meanwhile, or has entered as somebody else.
         """
-        self._entries[channel, connection] = self._changes[channel, connection] = data
+        key = (channel, connection)
+        self._entries[key] = self._changes[key] = data
         told = asyncio.get_running_loop().create_future()
-        self._waiting.append(told)
+        self._waiting.setdefault(key, []).append(told)
         self._wake.set()
         self.start()
         await told
+        return self._entries.get(key) is data
 
     def leave(self, channel: str, connection: str) -> None:
         """Say that somebody has left, if they were here."""
@@ -203,9 +205,8 @@ class Attendance:
             self._wake.clear()
             self._hope.clear()
             self._notice_sleep()
-            waiting, self._waiting = self._waiting, []
             try:
-                await self._round(waiting)
+                await self._round()
                 backoff.reset()
             except Exception as exc:
                 if isinstance(exc, EngineUnavailable):
@@ -214,16 +215,13 @@ class Attendance:
                     # Whatever it is: nobody else would renew the lease.
                     logger.exception("Could not tell who is here; it is tried again.")
                 self._untroubled_since = time.time()
-                _release(waiting)
+                self._release(list(self._waiting))
                 await backoff.wait(self._hope)
-            finally:
-                _release(waiting)
 
-    async def _round(self, waiting: list[asyncio.Future[None]]) -> None:
+    async def _round(self) -> None:
         now = asyncio.get_running_loop().time()
         is_due = now >= self._next_renewal
         await self._update(renew=is_due)
-        _release(waiting)
         await self._tell()
         if is_due:
             self._next_renewal = now + self._ttl / RENEWALS
@@ -238,16 +236,13 @@ class Attendance:
         self._last_round = now
 
     async def _update(self, *, renew: bool = False) -> None:
-        """Tell the engine what has changed, and renew the lease."""
-        while True:
-            if not self._has_begun:
-                # Under a new lease, everybody is entered.
-                left = {key: None for key, data in self._changes.items() if data is None}
-                self._changes = left | self._entries
-                renew = False
-            if not self._changes and not renew:
-                return
-            chunk = dict(islice(self._changes.items(), CHUNK))
+        """Tell the engine what has changed until now, and renew the lease. What changes meanwhile is for the
+        next round: this one would never end where connections come and go all the time."""
+        keys = list(self._changes) if self._has_begun else self._begin()
+        # There is no lease to renew as long as it has not begun, which it does with the first entry.
+        renew = renew and self._has_begun
+        while keys or renew:
+            chunk = {key: self._changes[key] for key in keys[:CHUNK]}
             changes = [PresenceChange(*key, data) for key, data in chunk.items()]
             # All of it stays to be done until it is known to be done: it does no harm to do it twice.
             is_there = await self._engine.update_presence(
@@ -256,8 +251,10 @@ class Attendance:
             if not is_there:
                 logger.info("The engine has this node's lease no more: it is told again who is here.")
                 self._lease = token_hex(8)
-                self._has_begun = False
+                self._has_begun = renew = False
+                keys = self._begin()
                 continue
+            del keys[:CHUNK]
             renew = False
             self._has_begun = True
             for (channel, connection), data in chunk.items():
@@ -265,6 +262,20 @@ class Attendance:
                 # It may have changed again meanwhile.
                 if self._changes.get((channel, connection)) is data:
                     del self._changes[channel, connection]
+            self._release(chunk)
+
+    def _begin(self) -> list[tuple[str, str]]:
+        """Have everybody entered, under a new lease."""
+        left = {key: None for key, data in self._changes.items() if data is None}
+        self._changes = left | self._entries
+        return list(self._changes)
+
+    def _release(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Let those go on who wait for the engine to be told of ``keys``."""
+        for key in keys:
+            for each in self._waiting.pop(key, ()):
+                if not each.done():
+                    each.set_result(None)
 
     async def _expire(self) -> None:
         # Who has been gone for twice the time was not merely kept from renewing.
@@ -295,9 +306,3 @@ class Attendance:
                 self._lapsed.add(channel)
         if failed:
             raise failed[0]
-
-
-def _release(waiting: Iterable[asyncio.Future[None]]) -> None:
-    for each in waiting:
-        if not each.done():
-            each.set_result(None)

@@ -5,6 +5,8 @@ The channel has a history, so that a node which the engine was away for gets wha
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from msgspec import DecodeError, Struct, msgpack
 
 from hubbub.core.publication import INTERNAL
@@ -31,16 +33,28 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
     connection: str | None = None
 
 
+class Forget(Struct, frozen=True, tag="forget"):
+    """Hand nothing more of a channel's history to clients: it has been removed.
+
+    :param channel: the channel's name.
+    """
+
+    channel: str
+
+
+#: What a node may ask of all others.
+Command: TypeAlias = Disconnect | Forget
+
 _encoder = msgpack.Encoder()
-_decoder = msgpack.Decoder(Disconnect)
+_decoder: msgpack.Decoder[Command] = msgpack.Decoder(Command)
 
 
-def encode_command(command: Disconnect) -> bytes:
+def encode_command(command: Command) -> bytes:
     """``command`` as it travels."""
     return _encoder.encode(command)
 
 
-def decode_command(packed: bytes) -> Disconnect:
+def decode_command(packed: bytes) -> Command:
     """
     :raises InvalidData: it is none that this version knows.
     """

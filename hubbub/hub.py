@@ -229,11 +229,13 @@ class Hub:
     async def remove_history(self, channel: str) -> None:
         """Forget what ``channel`` has kept. Clients that come back cannot catch up, and are told.
 
+        When this returns, that is so in this process, and every other process has been told, or will be as
+        soon as it can hear the engine again.
+
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        self._running()
-        await self.engine.remove_history(check_channel(channel))
+        await self._running().remove_history(check_channel(channel))
 
     async def presence(self, channel: str) -> Presence:
         """Who is in ``channel``, in all processes: one entry for each connection that has subscribed to it.

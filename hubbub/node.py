@@ -10,10 +10,19 @@ from weakref import WeakValueDictionary
 
 from hubbub.attendance import Attendance, decode_member, decode_members
 from hubbub.channels import Channel
-from hubbub.control import CONTROL, CONTROL_HISTORY, Disconnect, decode_command, encode_command
+from hubbub.control import (
+    CONTROL,
+    CONTROL_HISTORY,
+    Command,
+    Disconnect,
+    Forget,
+    decode_command,
+    encode_command,
+)
 from hubbub.core.feed import Member
 from hubbub.core.listener import Listener
 from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
+from hubbub.core.rotation import Rotation
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.subscriptions import Subscriptions
@@ -26,8 +35,13 @@ logger = logging.getLogger("hubbub.node")
 TICK = 1.0
 
 #: A publisher that never waits for anything would keep the loop from ever flushing what it publishes.
-#: After this many bytes it is made to give way for one turn.
+#: After this many bytes for clients of this node, and in any case after this many publications, it is made to
+#: give way for one turn.
 YIELD_AFTER = 65_536
+YIELD_COUNT = 256
+
+#: Seconds between two looks of a watch at what the engine has.
+LOOK = 30.0
 
 
 class NodeConnection(Protocol):
@@ -75,9 +89,12 @@ class Node:
         self._subscriptions = Subscriptions(engine, self._history_of)
         self._attendance = Attendance(engine, presence_ttl)
         self._watches: dict[str, Watch] = {}
+        self._looks: Rotation[str] = Rotation()
         self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._control = Listener("control", self._on_command, self._on_commands_lost)
         self._ids = publication_ids()
+        # Publications since the last time that a publisher was made to give way.
+        self._published = 0
         # Since when the engine is away, why, and how often it has been.
         self._away_since: float | None = None
         self._trouble = ""
@@ -192,9 +209,10 @@ class Node:
 
         :param data: from :func:`hubbub.attendance.encode_member`.
         """
-        await self._attendance.enter(channel, connection, data)
-        # The news is on its way to this node too; but who comes is to find itself there.
-        if (watch := self._watches.get(channel)) is not None:
+        is_there = await self._attendance.enter(channel, connection, data)
+        # The news is on its way to this node too; but who comes is to find itself there. If it has left
+        # meanwhile, the news of that may have been here already, and would not come again.
+        if is_there and (watch := self._watches.get(channel)) is not None:
             watch.tell(connection, decode_member(data))
 
     async def watch(self, channel: str, member: Member, what: JoinLeave) -> None:
@@ -208,6 +226,7 @@ class Node:
                 watch = Watch(channel, self._engine, self._subscriptions, lambda: self._attendance.is_settled)
                 await watch.open()
                 self._watches[channel] = watch
+                self._looks.add(channel)
         # Nothing is awaited in between: one that nobody watches is closed.
         watch.add(member, what)
 
@@ -238,9 +257,21 @@ class Node:
         if using is not None:
             return await self._engine.publish_in(publication, history, idempotency_key, using)
         position = await self._engine.publish(publication, history, idempotency_key)
-        if self._subscriptions.collected > YIELD_AFTER:
+        self._published += 1
+        if self._subscriptions.collected > YIELD_AFTER or self._published >= YIELD_COUNT:
+            self._published = 0
             await asyncio.sleep(0)
         return position
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what ``channel`` has kept. Clients of this node that come back find nothing of it when this
+        returns, and those of other nodes as soon as they have been told.
+
+        :raises EngineUnavailable: the engine cannot be reached. It may have been removed all the same.
+        """
+        await self._engine.remove_history(channel)
+        self._subscriptions.forget(channel)
+        await self.command(Forget(channel))
 
     # For the engine
 
@@ -259,11 +290,12 @@ class Node:
         self._attendance.has_trouble()
         # Whatever there is here: the engine may have more, or other.
         self._subscriptions.verify()
-        self._look()
+        for watch in self._watches.values():
+            watch.look()
 
     # Commands
 
-    async def command(self, command: Disconnect) -> None:
+    async def command(self, command: Command) -> None:
         """Have every node, this one too, carry out ``command``.
 
         :raises EngineUnavailable: the engine cannot be reached.
@@ -280,6 +312,13 @@ class Node:
             # From a newer version, during an upgrade.
             logger.warning("Ignored a command: %s", exc)
             return
+        match command:
+            case Disconnect():
+                self._disconnect(command)
+            case Forget(channel):
+                self._subscriptions.forget(channel)
+
+    def _disconnect(self, command: Disconnect) -> None:
         for connection in list(self._connections.values()):
             if connection.id == command.connection or (
                 command.user is not None and connection.user == command.user
@@ -296,13 +335,13 @@ class Node:
         now = self.loop.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
-        if self._subscriptions.tick(now):
-            self._look()
+        self._subscriptions.tick(now)
         for channel, watch in list(self._watches.items()):
             if len(watch) == 0:
                 del self._watches[channel]
+                self._looks.discard(channel)
                 watch.close()
-
-    def _look(self) -> None:
-        for watch in self._watches.values():
-            watch.look()
+        due = self._looks.take(now, LOOK)
+        if self._engine.across_processes:
+            for channel in due:
+                self._watches[channel].look()

@@ -1,4 +1,4 @@
-"""The channels that a node is in: a feed for each, subscribed to, repaired, and left in the end."""
+"""The channels that a node is in: a feed for each, subscribed to, and left in the end."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
-from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.backoff import Backoff
+from hubbub.core.publication import Position, Publication
 from hubbub.engines.base import Engine, Page
 from hubbub.exceptions import EngineUnavailable, Unrecoverable
+from hubbub.repairs import Repairs
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.subscriptions")
 
 #: Seconds that a channel without members stays subscribed to: whoever reloads a page is back within that.
 LINGER = 5.0
-
-#: Seconds between two looks at whether the engine has more of a channel than has come.
-TAIL_CHECK = 30.0
-
-#: Histories read at a time.
-READS = 16
 
 #: Seconds that who joins waits for a repair that is under way.
 REPAIR_TIMEOUT = 5.0
@@ -48,10 +42,8 @@ class Subscriptions:
         self._joining: Counter[str] = Counter()
         # The task that subscribes to a channel or leaves it; one at a time.
         self._changing: dict[str, asyncio.Task[None]] = {}
-        self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._repairs = Repairs(engine, history_of)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._reads = asyncio.Semaphore(READS)
-        self._tail_checked = self._loop.time()
         self._flushes: list[Callable[[], None]] = []
         #: Bytes collected by feeds since the last flush.
         self.collected = 0
@@ -61,11 +53,12 @@ class Subscriptions:
 
     async def stop(self) -> None:
         """Begin nothing more, and wait for what has begun."""
-        tasks = [*self._repairs.values(), *self._changing.values()]
+        tasks = list(self._changing.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._repairs.stop()
 
     # Members
 
@@ -114,9 +107,13 @@ class Subscriptions:
             self.collected += frame.cost
 
     def verify(self) -> None:
-        """Compare every channel with what the engine has."""
-        for feed in self._feeds.values():
-            feed.verify()
+        """The engine was away: compare every channel with what it has."""
+        self._repairs.verify()
+
+    def forget(self, channel: str) -> None:
+        """The history of ``channel`` has been removed: hand nothing of it to clients that come back."""
+        if (feed := self._feeds.get(channel)) is not None:
+            feed.forget()
 
     def schedule(self, flush: Callable[[], None]) -> None:
         """Have ``flush`` called at the end of this turn of the event loop."""
@@ -125,16 +122,10 @@ class Subscriptions:
             self._loop.call_soon(self._flush)
         self._flushes.append(flush)
 
-    def tick(self, now: float) -> bool:
-        """Called about once a second. Returns whether it was time to look for what may have been lost."""
+    def tick(self, now: float) -> None:
+        """Called about once a second."""
         self._leave_lingering(now)
-        if not self._engine.across_processes or now - self._tail_checked <= TAIL_CHECK:
-            return False
-        self._tail_checked = now
-        for feed in self._feeds.values():
-            if feed.position != START:
-                feed.verify()
-        return True
+        self._repairs.tick(now)
 
     # Joining
 
@@ -191,8 +182,10 @@ class Subscriptions:
                 await asyncio.wait([repair], timeout=REPAIR_TIMEOUT)
                 if not repair.done():
                     raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")
+            epoch = feed.position.epoch
             page = await self._engine.history(feed.channel, since, limit, reverse)
-            if not feed.is_repairing:
+            # What was read before a repair that has ended meanwhile may be out of date.
+            if not feed.is_repairing and feed.position.epoch == epoch:
                 return page
 
     def _lock(self, channel: str) -> asyncio.Lock:
@@ -211,18 +204,22 @@ class Subscriptions:
         task.add_done_callback(done)
 
     async def _subscribe(self, channel: str) -> None:
-        feed = self._feeds[channel] = Feed(channel, self.schedule, self._repair)
-        # What comes before the position is known waits in the feed, as during a repair.
-        feed.is_repairing = True
+        history = self._history_of(channel)
+        feed = Feed(channel, self.schedule, self._repairs.begin, history=history)
+        # What comes before the position is known waits in the feed.
+        feed.hold()
+        self._feeds[channel] = feed
+        self._repairs.add(feed)
         try:
-            feed.position = (await self._engine.subscribe(channel, self._history_of(channel))).position
+            top = await self._engine.subscribe(channel, history)
         except BaseException:
             del self._feeds[channel]
+            self._repairs.discard(feed)
             raise
-        feed.repaired((), feed.position)
+        feed.begin(*top)
 
     async def _unsubscribe(self, channel: str) -> None:
-        del self._feeds[channel]
+        self._repairs.discard(self._feeds.pop(channel))
         try:
             await self._engine.unsubscribe(channel)
         except EngineUnavailable as exc:
@@ -240,43 +237,13 @@ class Subscriptions:
                 break
             del self._lingering[channel]
             feed = self._feeds.get(channel)
-            if feed is None or channel in self._changing:
+            if feed is None or channel in self._changing or len(feed) > 0 or channel in self._joining:
                 continue
-            if len(feed) == 0 and channel not in self._joining:
-                self._change(channel, self._unsubscribe(channel))
-
-    # Repairs
-
-    def _repair(self, feed: Feed) -> None:
-        task = self._loop.create_task(self._read_missing(feed))
-        self._repairs[feed.channel] = task
-        task.add_done_callback(lambda _: self._repaired(feed.channel, task))
-
-    def _repaired(self, channel: str, task: asyncio.Task[None]) -> None:
-        # The repair may have asked for another one.
-        if self._repairs.get(channel) is task:
-            del self._repairs[channel]
-        if not task.cancelled() and (exc := task.exception()):
-            logger.error("Could not repair %r.", channel, exc_info=exc)
-
-    async def _read_missing(self, feed: Feed) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                async with self._reads:
-                    page = await self._engine.history(feed.channel, feed.since)
-                    if feed.contradicts(page.publications, page.position):
-                        logger.warning("%r was set back to an earlier state.", feed.channel)
-                        # Before anybody is told: who comes back then must not find the old epoch.
-                        await self._engine.renew_epoch(feed.channel, page.position.epoch)
-                        page = await self._engine.history(feed.channel, feed.since)
-            except Exception as exc:
-                if not isinstance(exc, EngineUnavailable):
-                    logger.exception("Could not read the history of %r; it is tried again.", feed.channel)
-                await backoff.wait()
+            if feed.is_repairing:
+                # The repair may subscribe to it again.
+                self._linger(channel)
             else:
-                feed.repaired(page.publications, page.position)
-                return
+                self._change(channel, self._unsubscribe(channel))
 
     def _flush(self) -> None:
         flushes, self._flushes = self._flushes, []

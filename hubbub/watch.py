@@ -153,7 +153,7 @@ class Watch:
             for event, members in (("leave", left), ("join", joined)):
                 if members and len(feed):
                     frame = _frame(event, self.channel, members)
-                    feed.publish(Publication(self.channel, frame.data, frame.kind))
+                    feed.put_aside(Publication(self.channel, frame.data, frame.kind))
 
 
 def _frame(event: str, channel: str, members: list[PresenceMember]) -> Frame:

@@ -381,3 +381,80 @@ def test_what_a_member_does_not_take_is_given_to_it_as_a_rest(
     loop.turn()
     assert slow.rests == [rest or b"\x81\x08hi there"]
     assert ann.received == ben.received == ["hi there"]
+
+
+class Breaking(Partial):
+    """Raises in whatever a feed calls, and remembers what it was told."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.breaks: list[Position] = []
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise RuntimeError("no way out")
+
+    def broken(self, channel: str, position: Position) -> None:
+        self.breaks.append(position)
+        raise RuntimeError("no way to tell")
+
+
+def streamed(offset: int) -> Publication:
+    return Publication("chat", b"no. %d" % offset, "text", id=f"id{offset}", offset=offset, epoch="e")
+
+
+@pytest.fixture
+def stream(loop: Loop) -> Feed:
+    """A feed of a channel with a history."""
+    return Feed("chat", loop.call_soon, lambda feed: None, Position(0, "e"))
+
+
+def test_a_member_whose_rest_is_lost_is_told_and_keeps_nobody_else_from_theirs(
+    stream: Feed, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, breaking, last = Recorder("first"), Breaking("breaking"), Recorder("last")
+    for member in (first, breaking, last):
+        stream.join(member)
+    stream.publish(streamed(1))
+    loop.turn()
+    assert first.received == last.received == ["no. 1"]
+    assert breaking.breaks == [Position(1, "e")]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Could not write to connection breaking.",
+        "Could not tell connection breaking that something in 'chat' is lost.",
+    ]
+    stream.publish(streamed(2))
+    loop.turn()
+    assert first.received == last.received == ["no. 1", "no. 2"]
+
+
+def test_a_member_that_cannot_be_told_keeps_nobody_else_from_being_told(stream: Feed) -> None:
+    one, two = Breaking("one"), Breaking("two")
+    stream.join(one)
+    stream.join(two)
+    stream.verify()
+    stream.repaired((), Position(5, "another"))
+    assert one.breaks == two.breaks == [Position(5, "another")]
+
+
+def test_what_cannot_be_encoded_is_told_and_the_feed_goes_on(
+    stream: Feed, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Breaking("told")
+    stream.join(member)
+
+    def fail(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hubbub.core.feed.Batch", fail)
+        stream.publish(streamed(1))
+        loop.turn()
+        assert member.breaks == [Position(1, "e")]
+        stream.publish(streamed(2))
+        # Whoever leaves, or joins, flushes first.
+        stream.leave(member)
+    recorder = Recorder("later")
+    stream.join(recorder)
+    stream.publish(streamed(3))
+    loop.turn()
+    assert recorder.received == ["no. 3"]

@@ -3,7 +3,8 @@ a contiguous run, or is told that the run is broken.
 
 The machine plays the engine, the network between it and the feed, and the members. What the engine announces
 goes into a network that drops, doubles, delays and reorders. What the feed asks for is answered late. The
-engine can be restarted without its data, or with data that is older than what it had announced.
+engine can be restarted without its data, or with data that is older than what it had announced. The feed
+begins somewhere in the life of the channel, and may have seen no publication when that happens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hubbub.core.feed import Feed
 from hubbub.core.frames import Batch
@@ -42,6 +43,10 @@ class Engine:
     def top(self) -> Position:
         return Position(self.offset, self.epoch)
 
+    @property
+    def top_id(self) -> str:
+        return self.kept[-1].id if self.kept else ""
+
     def publish(self) -> Publication:
         self.count += 1
         self.offset += 1
@@ -63,6 +68,8 @@ class Member:
     def __init__(self, number: int, position: Position) -> None:
         self.id = f"member{number}"
         self.position = position
+        # Whether it has got what the engine has lost since.
+        self.is_to_be_told = False
         self.is_broken = False
         self.received: list[bytes] = []
 
@@ -79,12 +86,25 @@ class Member:
         self.is_broken = True
 
 
+class Sentinel(Member):
+    """Notices when the feed tells its members that their run is broken."""
+
+    def __init__(self, on_broken: Callable[[], None]) -> None:
+        super().__init__(0, START)
+        self.on_broken = on_broken
+
+    def broken(self, channel: str, position: Position) -> None:
+        self.on_broken()
+
+
 class Recovery(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(before=st.integers(0, KEPT + 3))
+    def begin(self, before: int) -> None:
         self.engine = Engine()
         self.asked: list[Callable[[], None]] = []
         self.repairs: list[tuple[Sequence[Publication], Position] | None] = []
+        # Whether the engine is yet to be asked where the channel stands.
+        self.is_held = False
         self.network: list[Publication] = []
         self.members: list[Member] = []
         self.count = 0
@@ -92,7 +112,19 @@ class Recovery(RuleBasedStateMachine):
         # goes on from there with other ones.
         self.accepted: dict[str, list[bytes]] = {}
         self.was_set_back = False
-        self.feed = Feed("chat", self.asked.append, self.ask, self.engine.top)
+        # Whether the feed stands where the engine has forgotten, and has not told anybody yet.
+        self.is_stale = False
+        # The engine has forgotten the publication at which the feed could have seen that.
+        self.is_blind = False
+        for _ in range(before):
+            self.accepted.setdefault(self.engine.epoch, []).append(self.engine.publish().data)
+        self.feed = Feed("chat", self.asked.append, self.ask)
+        self.feed.hold()
+        self.feed.begin(self.engine.top, self.engine.top_id)
+        self.feed.join(Sentinel(self.has_told))
+
+    def has_told(self) -> None:
+        self.is_stale = False
 
     # The loop and the engine
 
@@ -109,7 +141,15 @@ class Recovery(RuleBasedStateMachine):
     @precondition(lambda self: self.repairs and self.repairs[0] is None)
     @rule()
     def read(self) -> None:
-        self.repairs[0] = self.engine.read(self.feed.since)
+        history, top = self.engine.read(self.feed.since)
+        if self.feed.contradicts(history, top):
+            self.engine.begin()
+        offset, epoch = self.feed.position
+        if epoch not in ("", self.engine.epoch):
+            history, top = self.engine.kept[-1:], self.engine.top
+        elif self.is_stale and not any(each.offset == offset for each in history):
+            self.is_blind = True
+        self.repairs[0] = history, top
 
     @precondition(lambda self: self.repairs and self.repairs[0] is not None)
     @rule()
@@ -135,22 +175,47 @@ class Recovery(RuleBasedStateMachine):
     @rule()
     def restart_without_data(self) -> None:
         self.engine.begin()
-        self.network.clear()
-        self.feed.verify()
+        self.restart()
 
-    @precondition(lambda self: self.engine.kept)
-    @rule(lost=st.integers(1, KEPT))
-    def set_back(self, lost: int) -> None:
-        """A restart from an older snapshot: the same epoch, and offsets that are given out again."""
-        lost = min(lost, len(self.engine.kept))
+    @precondition(lambda self: len(self.engine.kept) > 1)
+    @rule(lost=st.integers(1, KEPT - 1), unheard=st.integers(0, KEPT))
+    def set_back(self, lost: int, unheard: int) -> None:
+        """A restart from an older snapshot: the same epoch, and offsets that are given out again, some
+        of them before this node can hear."""
+        lost = min(lost, len(self.engine.kept) - 1)
         self.engine.offset -= lost
         self.engine.kept = self.engine.kept[:-lost]
         del self.accepted[self.engine.epoch][-lost:]
         self.was_set_back = True
+        if self.feed.position.epoch == self.engine.epoch and self.feed.position.offset > self.engine.offset:
+            self.is_stale = True
+            for member in self.members:
+                member.is_to_be_told = True
+        if unheard:
+            self.publish(unheard, arrive=False)
+        self.restart()
+
+    def restart(self) -> None:
         self.network.clear()
         # Its connections are gone, so what was asked is asked again.
         self.repairs = [None for _ in self.repairs]
-        self.feed.verify()
+        if not self.is_held:
+            self.is_held = self.feed.hold()
+
+    @precondition(lambda self: self.is_held)
+    @rule()
+    def compare_after_restart(self) -> None:
+        self.is_held = False
+        if self.feed.stands_at(self.engine.top, self.engine.top_id):
+            self.feed.repaired((), self.engine.top)
+        else:
+            self.ask(self.feed)
+
+    @precondition(lambda self: not self.feed.is_repairing)
+    @rule()
+    def compare(self) -> None:
+        if not self.feed.stands_at(self.engine.top, self.engine.top_id):
+            self.feed.verify()
 
     # The network
 
@@ -178,6 +243,7 @@ class Recovery(RuleBasedStateMachine):
     def join(self) -> None:
         self.count += 1
         member = Member(self.count, self.feed.position)
+        member.is_to_be_told = self.is_stale
         self.feed.join(member)
         self.members.append(member)
 
@@ -196,6 +262,7 @@ class Recovery(RuleBasedStateMachine):
     def resume(self, since: Position) -> None:
         self.count += 1
         member = Member(self.count, since)
+        member.is_to_be_told = self.is_stale
         try:
             resumed = self.feed.resume(member, since)
             if not resumed and not self.feed.is_repairing:
@@ -217,8 +284,14 @@ class Recovery(RuleBasedStateMachine):
         return Position(member.position.offset + len(member.received), member.position.epoch)
 
     @invariant()
+    def a_restart_from_an_older_snapshot_is_noticed(self) -> None:
+        # What comes waits from the restart on until that is known.
+        if hasattr(self, "feed") and not self.feed.is_repairing and not self.is_blind:
+            assert not self.is_stale
+
+    @invariant()
     def every_run_is_contiguous(self) -> None:
-        for member in self.members:
+        for member in getattr(self, "members", ()):
             offset, epoch = member.position
             run = self.accepted.get(epoch, [])[offset : offset + len(member.received)]
             # After a restart from an older snapshot the past is another one than the member has seen.
@@ -227,7 +300,11 @@ class Recovery(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once the network is calm, everybody who was not told otherwise has everything."""
+        if not hasattr(self, "feed"):
+            return
         for _ in range(20):
+            if self.is_held:
+                self.compare_after_restart()
             self.feed.verify()
             while self.repairs:
                 if self.repairs[0] is None:
@@ -236,13 +313,13 @@ class Recovery(RuleBasedStateMachine):
             self.turn()
         assert self.feed.position == self.engine.top
         for member in self.members:
-            if not member.is_broken:
-                assert self.reached(member).epoch in (self.engine.epoch, "")
-                assert self.reached(member).offset == self.engine.offset
-                if not self.was_set_back:
-                    assert (
-                        member.received == self.accepted.get(self.engine.epoch, [])[member.position.offset :]
-                    )
+            if member.is_broken:
+                continue
+            assert self.reached(member).epoch in (self.engine.epoch, "")
+            assert self.reached(member).offset == self.engine.offset
+            if not self.is_blind:
+                assert not member.is_to_be_told
+                assert member.received == self.accepted.get(self.engine.epoch, [])[member.position.offset :]
 
 
 TestRecovery = Recovery.TestCase
@@ -373,3 +450,103 @@ def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
     callbacks.pop()()
     assert len(member.received) == 4
     assert not member.is_broken
+
+
+@pytest.mark.parametrize("learned", ["at subscribe", "from a repair", "for a client", "by comparing"])
+def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_back(learned: str) -> None:
+    engine = Engine()
+    for _ in range(3):
+        engine.publish()
+    feed, asked, _ = feed_at(engine.top)
+    if learned == "at subscribe":
+        feed.hold()
+        feed.begin(engine.top, engine.top_id)
+    elif learned == "from a repair":
+        feed.verify()
+        feed.repaired(*engine.read(feed.since))
+        asked.clear()
+    elif learned == "for a client":
+        feed.remember(*engine.read(Position(1, engine.epoch)))
+    else:
+        assert feed.stands_at(engine.top, engine.top_id)
+    member = Member(1, feed.position)
+    feed.join(member)
+    engine.offset, engine.kept = 2, engine.kept[:2]
+    for _ in range(2):
+        engine.publish()
+    assert not feed.stands_at(engine.top, engine.top_id)
+    feed.verify()
+    assert asked == [feed]
+    assert feed.contradicts(*engine.read(feed.since))
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+
+
+def test_a_feed_whose_run_is_broken_knows_what_stands_at_the_top() -> None:
+    engine = Engine()
+    feed, _, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.begin()
+    newest = engine.publish()
+    feed.publish(newest)
+    feed.repaired([newest], engine.top)
+    assert (feed.position, feed.last_id) == (newest.position, newest.id)
+
+
+def test_another_publication_with_the_same_offset_is_no_duplicate() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.offset, engine.kept = 0, []
+    feed.publish(engine.publish())
+    assert asked == [feed]
+
+
+def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_history() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    feed.publish(Publication("chat", b"lost", "text"))
+    # There is no other chance to deliver it.
+    callbacks.pop()()
+    assert member.received == [b"lost"]
+    assert asked == [feed]
+    feed.repaired((), START)
+    assert member.is_broken
+
+
+def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.verify()
+    page = engine.read(feed.since)
+    engine.publish()
+    assert not feed.hold()
+    feed.repaired(*page)
+    assert asked == [feed, feed]
+    feed.repaired(*engine.read(feed.since))
+    assert feed.position == engine.top
+    assert not feed.is_repairing
+
+
+def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    for _ in range(3):
+        feed.publish(engine.publish())
+    since = Position(1, engine.epoch)
+    before = engine.read(feed.since)
+    feed.forget()
+    assert asked == [feed]
+    assert not feed.resume(Member(1, since), since)
+    # What was read before the removal does not bring it back.
+    feed.forget()
+    feed.publish(Publication("chat", b"4", "text", None, "id4", 4, engine.epoch))
+    feed.repaired(*before)
+    third = Position(3, engine.epoch)
+    assert not feed.resume(Member(1, third), third)
+    engine.begin()
+    feed.repaired((), engine.top)
+    with pytest.raises(Unrecoverable):
+        feed.resume(Member(1, since), since)

@@ -256,6 +256,48 @@ async def test_lost_news_are_found_by_looking(server: Server, nodes: tuple[Node,
     await until(lambda: list(watcher.here) == ["a"])
 
 
+async def test_who_comes_again_as_another_user_has_left_as_the_one_before(nodes: tuple[Node, Node]) -> None:
+    """As a connection does whose user changes between two subscriptions."""
+    one, two = nodes
+    watchers = [await watching(node, what) for node in nodes for what in ("connections", "users")]
+    await come(one, "a", "ann")
+    await until(lambda: all("a" in watcher.here for watcher in watchers))
+    # In one breath, so that nobody is told of the time in between.
+    one._attendance.leave("room", "a")
+    await come(one, "a", "bob")
+    await until(lambda: all(watcher.told["join a"] == 2 for watcher in watchers))
+    assert all(watcher.here["a"]["user"] == "bob" for watcher in watchers)
+    one._attendance.leave("room", "a")
+    await until(lambda: not any(watcher.here for watcher in watchers))
+    assert all(watcher.told["leave a"] == 2 for watcher in watchers)
+    assert not (await two.presence("room")).members
+
+
+async def test_a_subscription_that_is_undone_meanwhile_leaves_no_join_without_a_leave(
+    server: Server, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = nodes[0]
+    watcher = await watching(node)
+    update, gate = server.nodes[0].update_presence, asyncio.Event()
+
+    async def slow(*options: Any, **more: Any) -> bool:
+        await gate.wait()
+        return await update(*options, **more)
+
+    monkeypatch.setattr(server.nodes[0], "update_presence", slow)
+    first = asyncio.create_task(come(node, "first"))
+    await asyncio.sleep(0.01)
+    undone = asyncio.create_task(come(node, "undone"))
+    await asyncio.sleep(0)
+    node._attendance.leave("room", "undone")
+    gate.set()
+    await first
+    await undone
+    await come(node, "last")
+    await until(lambda: "last" in watcher.here)
+    assert list(watcher.here) == ["first", "last"]
+
+
 async def test_many_come_at_once(server: Server, nodes: tuple[Node, Node]) -> None:
     watcher = await watching(nodes[1])
     await asyncio.gather(*(come(nodes[0], str(number)) for number in range(3000)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -80,6 +82,36 @@ def test_connections_without_a_user_are_not_one() -> None:
     assert users.merge(Changes([], [NOBODY])) == ([], [NOBODY])
 
 
+def test_a_changed_entry_is_a_leave_and_a_join() -> None:
+    roster = Roster()
+    roster.tell([("1", ANN)])
+    assert roster.tell([("1", member("1", "bob"))]) == ([member("1", "bob")], [ANN])
+    roster.begin_reading()
+    busy = PresenceMember("1", "bob", {"busy": True})
+    assert roster.show({"1": busy}) == ([busy], [member("1", "bob")])
+    assert roster.members == [busy]
+
+
+def test_a_connection_that_becomes_another_user_leaves_as_the_one_and_joins_as_the_other() -> None:
+    users = Users()
+    users.merge(Changes([ANN, ANN_TOO], []))
+    bob = member("1", "bob")
+    assert users.merge(Changes([bob], [ANN])) == ([bob], [])
+    assert users.merge(Changes([], [bob])) == ([], [bob])
+    assert users.merge(Changes([], [ANN_TOO])) == ([], [ANN])
+
+
+def test_a_user_changes_with_the_connection_that_stands_for_it() -> None:
+    users = Users()
+    users.merge(Changes([ANN, ANN_TOO], []))
+    busy, busy_too = PresenceMember("1", "ann", "busy"), PresenceMember("2", "ann", "busy")
+    assert users.merge(Changes([busy_too], [ANN_TOO])) == ([], [])
+    assert users.merge(Changes([busy], [ANN])) == ([busy], [ANN])
+    assert users.members == [busy]
+    assert users.merge(Changes([], [busy_too])) == ([], [])
+    assert users.merge(Changes([], [busy])) == ([], [busy])
+
+
 connections = st.sampled_from("abcdef")
 
 
@@ -92,14 +124,14 @@ class RosterMachine(RuleBasedStateMachine):
         self.on_the_way: list[tuple[str, PresenceMember | None]] = []
         self.reading: dict[str, PresenceMember] | None = None
         self.roster, self.users = Roster(), Users()
-        # What somebody who watches has been told.
-        self.seen: dict[str, PresenceMember] = {}
-        self.seen_users: dict[str, PresenceMember] = {}
+        # What somebody who watches has been told: connections, and users, each as one of its connections.
+        self.seen: dict[object, PresenceMember] = {}
+        self.seen_users: dict[object, PresenceMember] = {}
 
-    @rule(connection=connections)
-    def enter(self, connection: str) -> None:
-        # Some are the same user in two connections.
-        entered = member(connection, "ann" if connection < "c" else connection)
+    @rule(connection=connections, user=st.sampled_from(["ann", "bob", None]), info=st.sampled_from("xy"))
+    def enter(self, connection: str, user: str | None, info: str) -> None:
+        """Also again, as somebody else, or with something else to say."""
+        entered = PresenceMember(connection, user, info)
         self.engine[connection] = entered
         self.on_the_way.append((connection, entered))
 
@@ -132,14 +164,16 @@ class RosterMachine(RuleBasedStateMachine):
         self.reading = None
 
     def take(self, changes: Changes) -> None:
-        _follow(self.seen, changes)
-        _follow(self.seen_users, self.users.merge(changes))
+        _follow(self.seen, changes, _connection)
+        _follow(self.seen_users, self.users.merge(changes), _user)
 
     @invariant()
     def the_story_adds_up(self) -> None:
         assert self.seen == {each.connection: each for each in self.roster.members}
-        assert self.seen_users == {each.connection: each for each in self.users.members}
+        assert self.seen_users == {_user(each): each for each in self.users.members}
         assert {each.user for each in self.users.members} == {each.user for each in self.roster.members}
+        named = [each.user for each in self.users.members if each.user is not None]
+        assert len(named) == len(set(named))
 
     def teardown(self) -> None:
         if not hasattr(self, "roster"):
@@ -151,12 +185,23 @@ class RosterMachine(RuleBasedStateMachine):
         assert self.seen == self.engine
 
 
-def _follow(seen: dict[str, PresenceMember], changes: Changes) -> None:
-    for each in changes.joined:
-        assert each.connection not in seen
-        seen[each.connection] = each
+def _connection(member: PresenceMember) -> object:
+    return member.connection
+
+
+def _user(member: PresenceMember) -> object:
+    return (None, member.connection) if member.user is None else (member.user, "")
+
+
+def _follow(
+    seen: dict[object, PresenceMember], changes: Changes, key: Callable[[PresenceMember], object]
+) -> None:
+    # In the order in which a watch tells it.
     for each in changes.left:
-        assert seen.pop(each.connection) == each
+        assert seen.pop(key(each)) == each
+    for each in changes.joined:
+        assert key(each) not in seen
+        seen[key(each)] = each
 
 
 TestRosterMachine = RosterMachine.TestCase

@@ -19,6 +19,7 @@ from hubbub import (
     Position,
     Publication,
     Unrecoverable,
+    repairs,
     subscriptions,
 )
 from hubbub import node as node_module
@@ -288,7 +289,8 @@ async def test_after_a_reconnect_the_tail_is_fetched(node: Node, engine: FlakyEn
 async def test_a_lost_tail_is_noticed_by_the_check(
     node: Node, engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "TAIL_CHECK", 0.02)
+    monkeypatch.setattr(repairs, "CHECK", 0.02)
+    monkeypatch.setattr(repairs, "GRACE", 0.02)
     member = Member()
     await node.join("chat", member)
     engine.loses = True

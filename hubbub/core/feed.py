@@ -19,24 +19,20 @@ A feed has no socket and no engine. It is told what happens, and asks through tw
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
+from hubbub.core.ring import Ring
 from hubbub.exceptions import Unrecoverable
+from hubbub.types import History
 
 logger = logging.getLogger("hubbub.feed")
 
 #: Ask the event loop to call back before it waits for I/O again.
 Schedule: TypeAlias = Callable[[Callable[[], None]], object]
-
-#: Recent publications that a feed keeps for clients that come back: so many at the most, of so many bytes.
-#: When a server restarts, all its clients come at once, and miss the same.
-RING_SIZE = 1000
-RING_BYTES = 1_048_576
 
 #: Publications that may wait for a repair. Beyond that they are dropped and read from history afterwards.
 MAX_WAITING = 1000
@@ -74,11 +70,29 @@ def deliver(batch: Batch, members: Iterable[Member]) -> None:
             # No room, or nobody there any more.
             taken = 0
         except Exception:
-            # write() raises nothing else; should it ever, it is one member's trouble, not the channel's.
-            logger.exception("Could not write to connection %s.", member.id)
+            _failed(batch, member)
             continue
         if taken != size:
-            member.write_rest(batch, taken)
+            try:
+                member.write_rest(batch, taken)
+            except Exception:
+                _failed(batch, member)
+
+
+def _failed(batch: Batch, member: Member) -> None:
+    """Writing to ``member`` raised what it should not: that is one member's trouble, not the channel's."""
+    logger.exception("Could not write to connection %s.", member.id)
+    publication = batch.frames[-1].publication
+    if batch.has_positions and publication is not None:
+        # Part of the batch may be lost to it.
+        _tell_broken(member, publication.channel, publication.position)
+
+
+def _tell_broken(member: Member, channel: str, position: Position) -> None:
+    try:
+        member.broken(channel, position)
+    except Exception:
+        logger.exception("Could not tell connection %s that something in %r is lost.", member.id, channel)
 
 
 class Feed:
@@ -88,30 +102,41 @@ class Feed:
     :param schedule: called with :meth:`flush` when there is something to flush.
     :param repair: called when publications are missing, or may be: whoever is asked reads the channel's
         history since :attr:`since` and answers with :meth:`repaired`, once.
+    :param history: what the channel is declared to keep, if it is.
+    :param clock: seconds, from any beginning.
     """
 
     __slots__ = (
+        "_clock",
         "_excluded",
-        "_last_id",
+        "_history",
+        "_is_stale",
         "_members",
         "_pending",
         "_repair",
         "_ring",
-        "_ring_bytes",
         "_schedule",
         "_waiting",
-        "_waiting_overflowed",
         "channel",
         "is_repairing",
+        "last_id",
         "position",
     )
 
     def __init__(
-        self, channel: str, schedule: Schedule, repair: Callable[[Feed], object], position: Position = START
+        self,
+        channel: str,
+        schedule: Schedule,
+        repair: Callable[[Feed], object],
+        position: Position = START,
+        history: History | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.channel = channel
         #: Of the last publication that every member has been handed, or will be with the next flush.
         self.position = position
+        #: The id of that publication; empty as long as it is not known.
+        self.last_id = ""
         #: Whether an answer to ``repair`` is outstanding.
         self.is_repairing = False
         self._schedule = schedule
@@ -120,15 +145,13 @@ class Feed:
         self._pending: list[Frame] = []
         # Connection id -> the pending frames it is not to get. Empty but for publish(exclude=…).
         self._excluded: dict[str, set[Frame]] = {}
-        # The id of the publication at ``position``, if it has been seen.
-        self._last_id = ""
-        # The most recent frames, one for each offset up to ``position``. Made with the first: a channel
-        # without history has none.
-        self._ring: deque[Frame] | None = None
-        self._ring_bytes = 0
-        # What came during a repair; and whether some of it had to be dropped.
+        self._history = history
+        self._clock = clock
+        # The most recent frames. Made with the first: a channel without history has none.
+        self._ring: Ring | None = None
+        # What came during a repair; and whether what it reads is not enough, so that another one follows.
         self._waiting: list[Publication] = []
-        self._waiting_overflowed = False
+        self._is_stale = False
 
     def __len__(self) -> int:
         """How many members there are."""
@@ -139,7 +162,11 @@ class Feed:
     def publish(self, publication: Publication) -> Frame | None:
         """Take what the engine announced. Returns what members will be sent, if that is known by now."""
         if publication.offset == 0:
-            return self._put_aside(publication, _frame(publication))
+            frame = self.put_aside(publication)
+            if self.position != START:
+                # The channel had a history, and the engine has lost it.
+                self.verify()
+            return frame
         if self.is_repairing:
             self._wait(publication)
             return None
@@ -150,21 +177,30 @@ class Feed:
             self.verify()
         return None
 
+    def put_aside(self, publication: Publication, frame: Frame | None = None) -> Frame:
+        """Have ``publication`` written with the next flush, wherever it stands. Returns what members will be
+        sent."""
+        frame = frame or _frame(publication)
+        if not self._pending:
+            self._schedule(self.flush)
+        self._pending.append(frame)
+        if publication.exclude is not None:
+            self._excluded.setdefault(publication.exclude, set()).add(frame)
+        return frame
+
     def flush(self) -> None:
-        """Write what was put aside to every member, each in one batch."""
+        """Write what was put aside to every member, each in one batch. Never raises: other feeds wait to be
+        flushed, and a member to join or to leave."""
         if not self._pending:
             return
         frames, self._pending = self._pending, []
         excluded, self._excluded = self._excluded, {}
-        batch = self._batch(frames)
-        if not excluded:
-            deliver(batch, self._members.values())
-            return
-        deliver(batch, [member for member in self._members.values() if member.id not in excluded])
-        for member_id, without in excluded.items():
-            rest = [frame for frame in frames if frame not in without]
-            if rest and member_id in self._members:
-                deliver(self._batch(rest), (self._members[member_id],))
+        try:
+            self._write(frames, excluded)
+        except Exception:
+            logger.exception("Could not write %d publications to %r.", len(frames), self.channel)
+            if self.position != START:
+                self._tell_all_broken()
 
     # Members
 
@@ -187,8 +223,7 @@ class Feed:
         missed = position.offset - since.offset
         if missed < 0:
             raise Unrecoverable(self.channel, *position)
-        ring = self._ring or ()
-        frames = list(islice(ring, max(0, len(ring) - missed), None))
+        frames = self._ring.newest(missed) if self._ring is not None else []
         if len(frames) < missed:
             first = position.offset - len(frames)
             older = [
@@ -211,6 +246,14 @@ class Feed:
 
     # Repair
 
+    def begin(self, position: Position, last_id: str = "") -> None:
+        """Go on from where the channel stood when the node subscribed to it, after :meth:`hold`.
+
+        :param last_id: the id of the publication there, if there is one.
+        """
+        self.position, self.last_id = position, last_id
+        self.repaired((), position)
+
     @property
     def since(self) -> Position:
         """From where a repair reads: one publication further back than needed, to see that it is still the
@@ -224,6 +267,40 @@ class Feed:
             self.is_repairing = True
             self._repair(self)
 
+    def hold(self) -> bool:
+        """Let wait what comes, as during a repair, until :meth:`repaired` says how to go on.
+
+        Returns ``False`` if that is so already. What is being read may be older than the reason for this
+        call, so another repair follows.
+        """
+        if self.is_repairing:
+            self._is_stale = True
+            return False
+        self.is_repairing = True
+        return True
+
+    def stands_at(self, position: Position, last_id: str) -> bool:
+        """Whether the feed is where the engine says that the channel is.
+
+        :param last_id: the id of the publication there; empty if the engine does not have it.
+        """
+        if position != self.position:
+            return False
+        # Who has seen nothing yet learns here what to look for after the engine was set back.
+        self.last_id = self.last_id or last_id
+        return last_id in ("", self.last_id)
+
+    def forget(self) -> None:
+        """The channel's history has been removed: nothing of it may be handed to clients that come back."""
+        self._ring = None
+        if self.hold():
+            self._repair(self)
+
+    def trim(self) -> None:
+        """Drop what is too old to be handed to clients that come back."""
+        if self._ring is not None:
+            self._ring.trim()
+
     def contradicts(self, history: Sequence[Publication], top: Position) -> bool:
         """Whether the engine was set back to an earlier state of the epoch, and maybe went on from there: it
         has nothing, or something else, at our position. Offsets of this epoch mean two things by now.
@@ -236,8 +313,8 @@ class Feed:
             return False
         if top.offset < offset:
             return True
-        return bool(self._last_id) and any(
-            each.offset == offset and each.id != self._last_id for each in history
+        return bool(self.last_id) and any(
+            each.offset == offset and each.id != self.last_id for each in history
         )
 
     def repaired(self, history: Sequence[Publication], top: Position) -> None:
@@ -249,13 +326,15 @@ class Feed:
         self.is_repairing = False
         self._catch_up(history, top)
         waiting, self._waiting = self._waiting, []
-        is_behind, self._waiting_overflowed = self._waiting_overflowed, False
+        is_behind, self._is_stale = self._is_stale, False
         for publication in waiting:
             if self._is_next(publication):
                 self._accept(publication)
             elif not self._is_duplicate(publication):
                 is_behind = True
         if is_behind:
+            # What has just been read may be of the time before a removal.
+            self._ring = None
             self.verify()
 
     def remember(self, history: Sequence[Publication], top: Position) -> None:
@@ -274,9 +353,21 @@ class Feed:
                 return
             for publication in missing:
                 self._accept(publication)
+            self._learn(history)
         self._extend_ring(history)
 
     # Inside
+
+    def _write(self, frames: Sequence[Frame], excluded: Mapping[str, set[Frame]]) -> None:
+        batch = self._batch(frames)
+        if not excluded:
+            deliver(batch, self._members.values())
+            return
+        deliver(batch, [member for member in self._members.values() if member.id not in excluded])
+        for member_id, without in excluded.items():
+            rest = [frame for frame in frames if frame not in without]
+            if rest and member_id in self._members:
+                deliver(self._batch(rest), (self._members[member_id],))
 
     def _is_next(self, publication: Publication) -> bool:
         offset, epoch = self.position
@@ -284,6 +375,9 @@ class Feed:
 
     def _is_duplicate(self, publication: Publication) -> bool:
         offset, epoch = self.position
+        if publication.offset == offset and self.last_id and publication.id != self.last_id:
+            # Another one has the same offset: the engine was set back.
+            return False
         return publication.offset <= offset and publication.epoch == epoch
 
     def _catch_up(self, history: Sequence[Publication], top: Position) -> None:
@@ -293,6 +387,12 @@ class Feed:
         else:
             for publication in missing:
                 self._accept(publication)
+            self._learn(history)
+
+    def _learn(self, history: Sequence[Publication]) -> None:
+        """Take the id of the publication at our position from what was read, if it is not known."""
+        if not self.last_id:
+            self.last_id = next((each.id for each in history if each.position == self.position), "")
 
     def _missing(self, history: Sequence[Publication], top: Position) -> list[Publication] | None:
         """What of ``history`` comes after our position; ``None`` if that does not lead up to ``top``."""
@@ -307,30 +407,24 @@ class Feed:
         self.flush()
         self.position = top
         self._ring = None
-        self._ring_bytes = 0
-        self._last_id = history[-1].id if history and history[-1].position == top else ""
+        self.last_id = history[-1].id if history and history[-1].position == top else ""
+        self._tell_all_broken()
+
+    def _tell_all_broken(self) -> None:
         for member in self._members.values():
-            member.broken(self.channel, top)
+            _tell_broken(member, self.channel, self.position)
 
     def _accept(self, publication: Publication) -> Frame:
         self.position = publication.position
-        self._last_id = publication.id
+        self.last_id = publication.id
         frame = _frame(publication)
-        if self._ring is None:
-            self._ring = deque()
-        self._ring.append(frame)
-        self._ring_bytes += frame.cost
-        while self._ring_bytes > RING_BYTES or len(self._ring) > RING_SIZE:
-            self._ring_bytes -= self._ring.popleft().cost
-        return self._put_aside(publication, frame)
+        self._recent().append(publication, frame)
+        return self.put_aside(publication, frame)
 
-    def _put_aside(self, publication: Publication, frame: Frame) -> Frame:
-        if not self._pending:
-            self._schedule(self.flush)
-        self._pending.append(frame)
-        if publication.exclude is not None:
-            self._excluded.setdefault(publication.exclude, set()).add(frame)
-        return frame
+    def _recent(self) -> Ring:
+        if self._ring is None:
+            self._ring = Ring(self._history, self._clock)
+        return self._ring
 
     def _batch(self, frames: Sequence[Frame]) -> Batch:
         return Batch(frames, self.channel, has_positions=self.position != START)
@@ -339,23 +433,21 @@ class Feed:
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(publication)
         else:
-            self._waiting_overflowed = True
+            self._is_stale = True
 
     def _extend_ring(self, history: Sequence[Publication]) -> None:
         """Put in front of the ring what belongs there, as far as there is room."""
-        if self._ring is None:
-            self._ring = deque()
-        offset = self.position.offset - len(self._ring)
+        ring, (offset, epoch) = self._recent(), self.position
+        offset -= len(ring)
+        older = []
         for publication in reversed(history):
-            if publication.offset > offset or publication.epoch != self.position.epoch:
+            if publication.offset > offset or publication.epoch != epoch:
                 continue
-            frame = _frame(publication)
-            has_room = len(self._ring) < RING_SIZE and self._ring_bytes + frame.cost <= RING_BYTES
-            if publication.offset != offset or not has_room:
+            if publication.offset != offset:
                 break
-            self._ring.appendleft(frame)
-            self._ring_bytes += frame.cost
+            older.append(publication)
             offset -= 1
+        ring.prepend(older, _frame)
 
 
 def _frame(publication: Publication) -> Frame:

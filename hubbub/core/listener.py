@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
+
+logger = logging.getLogger("hubbub.listener")
 
 
 class Listener:
@@ -25,7 +28,11 @@ class Listener:
 
     def write(self, batch: Batch) -> int:
         for frame in batch.frames:
-            self._on_data(frame.data)
+            try:
+                self._on_data(frame.data)
+            except Exception:
+                # What comes after it does not suffer from it.
+                logger.exception("Could not take what came for %r.", self.id)
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:

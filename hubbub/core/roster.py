@@ -17,7 +17,8 @@ from hubbub.types import PresenceMember
 
 
 class Changes(NamedTuple):
-    """Who has come, and who has left."""
+    """Who has come, and who has left. A connection that is in both has left as the one and come as the other:
+    with another user, or with another info."""
 
     joined: list[PresenceMember]
     left: list[PresenceMember]
@@ -66,13 +67,14 @@ class Roster:
         changes = Changes([], [])
         for connection, member in news.items():
             before = self._members.get(connection)
-            if member is not None:
-                self._members[connection] = member
-                if before is None:
-                    changes.joined.append(member)
-            elif before is not None:
+            if member == before:
+                continue
+            if before is not None:
                 del self._members[connection]
                 changes.left.append(before)
+            if member is not None:
+                self._members[connection] = member
+                changes.joined.append(member)
         return changes
 
 
@@ -90,20 +92,28 @@ class Users:
 
     def merge(self, changes: Changes) -> Changes:
         """What ``changes`` of connections mean for users."""
-        merged = Changes([], [])
-        for member in changes.joined:
-            key = _user(member)
-            if key not in self._users:
-                self._users[key] = (member, set())
-                merged.joined.append(member)
-            self._users[key][1].add(member.connection)
+        left = {member.connection: member for member in changes.left}
+        joined = {member.connection: member for member in changes.joined}
+        before = {key: self._users.get(key) for key in map(_user, (*changes.left, *changes.joined))}
+        # Who has left first: a page that is loaded again leaves and comes, and its user stays.
         for member in changes.left:
-            key = _user(member)
-            first, connections = self._users[key]
-            connections.discard(member.connection)
+            self._users[_user(member)][1].discard(member.connection)
+        for member in changes.joined:
+            self._users.setdefault(_user(member), (member, set()))[1].add(member.connection)
+        merged = Changes([], [])
+        for key, entry in before.items():
+            if entry is None:
+                merged.joined.append(self._users[key][0])
+                continue
+            first, connections = entry
+            changed = joined.get(first.connection)
             if not connections:
                 del self._users[key]
                 merged.left.append(first)
+            elif changed is not None and _user(changed) == key and left.get(first.connection) == first:
+                self._users[key] = (changed, connections)
+                merged.left.append(first)
+                merged.joined.append(changed)
         return merged
 
 

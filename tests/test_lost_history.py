@@ -1,0 +1,110 @@
+"""Servers that lose the history of a declared channel, while only publishers publish that know of none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+import pytest
+
+from hubbub import EngineUnavailable, History, Position, Publication, Publisher, Unrecoverable
+from hubbub.channels import Channel
+from hubbub.core.frames import Batch
+from hubbub.core.publication import START
+from hubbub.engines import engine_for
+from hubbub.node import Node
+from tests.engines.redis.server import redis_server
+
+HISTORY = History(size=50, ttl=60)
+
+#: Seconds after which a test gives up.
+DEADLINE = 60.0
+
+
+class Member:
+    id = "ann"
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.breaks: list[Position] = []
+
+    def write(self, batch: Batch) -> int:
+        self.received += [frame.data for frame in batch.frames]
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("all of it had been taken")
+
+    def broken(self, channel: str, position: Position) -> None:
+        self.breaks.append(position)
+
+
+@asynccontextmanager
+async def running(url: str, namespace: str) -> AsyncIterator[Node]:
+    node = Node(engine_for(url, namespace), lambda name: Channel(name, HISTORY) if name == "chat" else None)
+    await node.start()
+    try:
+        yield node
+    finally:
+        await node.stop(1012, "", 1)
+
+
+async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]]) -> None:
+    member = Member()
+    async with running(url, namespace) as node:
+        await node.join("chat", member)
+        before = await node.publish(Publication("chat", b"1", "text", id="1"))
+        await lose()
+        with Publisher(url, namespace=namespace) as publisher:
+            position = START
+            async with asyncio.timeout(DEADLINE):
+                while position == START:
+                    with suppress(EngineUnavailable):
+                        position = await asyncio.to_thread(publisher.publish, "chat", "2")
+                while member.received[-1:] != [b"2"] or not member.breaks:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert position.epoch == node.position("chat").epoch != before.epoch
+            # A client that was away is told that it cannot catch up.
+            with pytest.raises(Unrecoverable):
+                await node.join("chat", Member(), since=before)
+            # And one that comes now can be away.
+            last = await asyncio.to_thread(publisher.publish, "chat", "3")
+            late = Member()
+            await node.join("chat", late, since=Position(last.offset - 1, last.epoch))
+            async with asyncio.timeout(DEADLINE):
+                while late.received != [b"3"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+
+async def test_redis_that_was_flushed() -> None:
+    with redis_server() as server, server.client() as client:
+
+        async def flush() -> None:
+            # Its connections stay: only what is published tells.
+            client.flushall()
+
+        await check(server.url, "hubbub", flush)
+
+
+async def test_redis_that_was_restarted_without_its_data() -> None:
+    with redis_server() as server:
+
+        async def restart() -> None:
+            server.kill()
+            server.forget()
+            server.start()
+
+        await check(server.url, "hubbub", restart)
+
+
+async def test_postgresql_whose_schema_was_dropped(postgres_url: str, namespace: str) -> None:
+    async def drop() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        try:
+            await connection.execute(f'DROP SCHEMA "{namespace}" CASCADE')
+        finally:
+            await connection.close()
+
+    await check(postgres_url, namespace, drop)
