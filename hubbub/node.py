@@ -12,6 +12,7 @@ from hubbub.attendance import Attendance, decode_member, decode_members
 from hubbub.channels import Channel
 from hubbub.control import CONTROL, CONTROL_HISTORY, Disconnect, decode_command, encode_command
 from hubbub.core.feed import Member
+from hubbub.core.forms import PLAIN, Form
 from hubbub.core.listener import Listener
 from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
 from hubbub.engines.base import Engine
@@ -172,10 +173,15 @@ class Node:
     # Channels
 
     async def join(
-        self, channel: str, member: Member, since: Position | None = None, history: int = 0
+        self,
+        channel: str,
+        member: Member,
+        since: Position | None = None,
+        history: int = 0,
+        form: Form = PLAIN,
     ) -> Position:
         """See :meth:`hubbub.subscriptions.Subscriptions.join`."""
-        return await self._subscriptions.join(channel, member, since, history)
+        return await self._subscriptions.join(channel, member, since, history, form)
 
     def leave(self, channel: str, member: Member) -> None:
         self._subscriptions.leave(channel, member)

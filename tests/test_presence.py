@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from sys import maxsize
 from typing import Any
 
 import pytest
@@ -54,6 +55,9 @@ class Watcher:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         raise AssertionError
