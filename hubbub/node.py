@@ -203,8 +203,8 @@ class Node:
         if (watch := self._watches.get(channel)) is not None:
             watch.tell(connection, decode_member(data))
 
-    async def watch(self, channel: str, member: Member, what: JoinLeave) -> None:
-        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves.
+    async def open_watch(self, channel: str, member: Member) -> None:
+        """Make ready for :meth:`watch`, which may follow at any time until ``member`` leaves.
 
         :raises EngineUnavailable: the engine cannot be reached.
         """
@@ -214,8 +214,13 @@ class Node:
                 watch = Watch(channel, self._engine, self._subscriptions, lambda: self._attendance.is_settled)
                 await watch.open()
                 self._watches[channel] = watch
-        # Nothing is awaited in between: one that nobody watches is closed.
-        watch.add(member, what)
+        # Nothing is awaited in between: a watch without members is closed.
+        watch.expect(member)
+
+    def watch(self, channel: str, member: Member, what: JoinLeave, form: Form) -> None:
+        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves."""
+        if (watch := self._watches.get(channel)) is not None:
+            watch.add(member, what, form)
 
     async def presence(self, channel: str) -> Presence:
         """

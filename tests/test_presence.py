@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from hubbub import Hub, InvalidChannel, InvalidData, Presence, PresenceMember
 from hubbub.attendance import encode_member
+from hubbub.core.forms import PLAIN
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
 from hubbub.engines.base import PresenceChange
@@ -87,7 +88,8 @@ async def come(node: Node, connection: str, user: str | None = None) -> None:
 
 async def watching(node: Node, what: JoinLeave = "connections") -> Watcher:
     watcher = Watcher(f"watcher {id(node)} {what}")
-    await node.watch("room", watcher, what)
+    await node.open_watch("room", watcher)
+    node.watch("room", watcher, what, PLAIN)
     return watcher
 
 

@@ -149,6 +149,19 @@ def check_channel(name: str) -> str:
     return name
 
 
+def check_position(position: Position | str) -> Position:
+    """Return ``position``, which may be given as its id.
+
+    :raises InvalidPosition: it is text, but not the id of a position; or its offset is negative or too large.
+    :raises TypeError: it is neither text nor a position.
+    """
+    if isinstance(position, str):
+        return Position.parse(position)
+    if not isinstance(position, Position):
+        raise TypeError(f"Expected a position or its id as text, but got {type(position).__name__}.")
+    return Position.parse(str(position))
+
+
 def encode(data: object) -> tuple[Kind, bytes]:
     """What ``data`` is on the wire: ``str`` is text, ``bytes`` is binary, anything else becomes JSON.
 
