@@ -35,11 +35,10 @@ class Joining:
         self._history = history
         # Up to where the member has everything; ``None`` as long as that follows from ``history``.
         self._reached = since
-        # What was read last, and the position that it follows.
-        self._frames: Sequence[Frame] = ()
+        # The position after which history is to be read; the one after which it was read last, and that.
+        self._wanted: Position | None = None
         self._read_after: Position | None = None
-        # Where the feed stood when it was last asked to catch up with the subscriber.
-        self._caught_up: Position | None = None
+        self._frames: Sequence[Frame] = ()
         #: Whether something has been handed over.
         self.has_begun = False
         #: Whether the subscriber is a member of the feed.
@@ -63,18 +62,18 @@ class Joining:
         feed.flush()
         if self._reached is None:
             self._reached = Position(max(0, feed.position.offset - self._history), feed.position.epoch)
-        if self._is_ahead(self._reached) and self._caught_up != feed.position:
-            # It was on a node that was further on: the engine will know.
-            self._caught_up = feed.position
-            return feed.position
+        if self._is_ahead(self._reached) and self._read_after != feed.position:
+            # It was on a node that was further on. The feed catches up with what is read.
+            self._wanted = feed.position
+            return self._wanted
         try:
             reached = self._resume(self._reached, limit)
         except Unrecoverable:
             self._give_up()
             return None
         if reached is None:
-            self._read_after = self._reached
-            return self._reached
+            self._wanted = self._reached
+            return self._wanted
         self._reached = reached
         # What is not needed any more is not to be held while the client takes its time.
         self._frames = [
@@ -86,7 +85,7 @@ class Joining:
 
     def take(self, frames: Sequence[Frame]) -> None:
         """What was read, in order, without a gap, up to any point."""
-        self._frames = frames
+        self._read_after, self._frames = self._wanted, frames
 
     # Inside
 
