@@ -41,7 +41,8 @@ class Replay:
     """
 
     def __init__(self, feed: Feed, read: Callable[[Position, int], Awaitable[Page]]) -> None:
-        self._feed = feed
+        #: The channel's.
+        self.feed = feed
         self._read_page = read
         self._loop = asyncio.get_running_loop()
         # One read at a time: the first is kept for the others, here and in the feed's memory.
@@ -62,7 +63,7 @@ class Replay:
         :raises Unrecoverable: not everything since ``since`` is there, and the form has no way to say so.
         :raises EngineUnavailable: the engine cannot be reached, and nothing has been handed over.
         """
-        joining = Joining(self._feed, member, form, since, history)
+        joining = Joining(self.feed, member, form, since, history)
         backoff = Backoff()
         while (room := await member.ready()) and is_wanted():
             # From here to the end of the step, nothing is awaited.
@@ -92,8 +93,8 @@ class Replay:
     async def _read_anew(self, after: Position) -> Sequence[Frame]:
         while True:
             page = await self._read_page(after, self._limit)
-            self._feed.remember(page.publications, page.position)
-            if not self._feed.is_repairing:
+            self.feed.remember(page.publications, page.position)
+            if not self.feed.is_repairing:
                 break
             # What was read is at odds with what members have been handed.
         frames = [frame_of(publication) for publication in page.publications]

@@ -100,7 +100,7 @@ class Subscriptions:
                 feed.join(member)
                 return feed.position
             replay = self._replays.get(channel)
-            if replay is None:
+            if replay is None or replay.feed is not feed:
                 replay = self._replays[channel] = Replay(feed, partial(self._read, feed))
             return await replay.join(member, form, since, history, lambda: self._arrivals.get(key) is arrival)
         finally:
@@ -179,6 +179,8 @@ class Subscriptions:
                 page = await self._engine.history(feed.channel, since, limit)
             if not feed.is_repairing:
                 return page
+            # An engine that answers at once would keep the loop from what ends the repair.
+            await asyncio.sleep(0)
 
     # Subscriptions to the engine
 

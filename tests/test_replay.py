@@ -228,6 +228,25 @@ async def test_who_wants_more_than_is_kept_gets_what_is_kept(node: Node) -> None
     assert member.received == texts(2010)[10:]
 
 
+async def test_a_channel_that_was_left_and_joined_again_is_replayed_anew(
+    node: Node, engine: CountingEngine
+) -> None:
+    """Also if something still holds on to the failure of a subscription before."""
+    await say(node, *texts(5))
+    await node.join("chat", Member("there"))
+    engine.is_away = True
+    with pytest.raises(EngineUnavailable) as kept:
+        await node.join("chat", Member(), since=START)
+    engine.is_away = False
+    node.leave("chat", Member("there"))
+    await eventually(lambda: engine.unsubscribed == ["chat"])
+    member = Member()
+    await node.join("chat", member, since=START)
+    await say(node, "new")
+    await member.hears(*texts(5), "new")
+    assert kept.value
+
+
 async def test_a_subscription_with_envelopes_waits_for_room(node: Node) -> None:
     member = Slow()
     joining = asyncio.create_task(node.join("chat", member, form=ENVELOPE))
@@ -293,6 +312,26 @@ async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(serv
     await eventually(all_have_gone)
     assert (await stats(server))["backlog"] == 0
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
+async def test_a_client_that_stops_reading_in_the_middle_is_disconnected_as_slow(
+    name: str, tmp_path: Path
+) -> None:
+    env = {"HUBBUB_TEST_SEND_TIMEOUT": "0.5"}
+    target = "tests.apps.replay:app"
+    async with serve(target, tmp_path / "log", command=name, cwd=ROOT, probe="/stats", env=env) as server:
+        async with httpx2.AsyncClient(timeout=60) as http:
+            query = {"count": MESSAGES, "size": 4000}
+            since = (await http.post(f"{server.http}/fill", params=query)).json()
+        deaf = await connect_deaf(f"{server.ws}/chat?since={since}")
+
+        async def it_is_gone() -> bool:
+            now = await stats(server)
+            return bool(now["let_go"] == 1 and now["connections"] == now["subscriptions"] == 0)
+
+        await eventually(it_is_gone)
+        deaf.transport.abort()
 
 
 async def test_a_client_that_comes_back_is_told_so_first(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import FastAPI, WebSocket
 from hubbub import History, Hub
 from tests.apps.slow import resident_kib
 
-hub = Hub(close_timeout=1, send_timeout=60)
+hub = Hub(close_timeout=1, send_timeout=float(os.environ.get("HUBBUB_TEST_SEND_TIMEOUT", "60")))
 hub.channel("chat", history=History(size=100_000))
 app = FastAPI()
 app.include_router(hub.router)
