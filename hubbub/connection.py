@@ -16,9 +16,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.attendance import encode_member
 from hubbub.codes import CloseCode, ErrorCode, check_code, clip_reason
+from hubbub.core.forms import ENVELOPE, PLAIN, Form
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
-from hubbub.core.publication import START, Position, check_channel, encode, encode_json
+from hubbub.core.publication import START, Position, check_channel, check_position, encode, encode_json
 from hubbub.endings import has_websocket_handler, is_disconnect, refusal
 from hubbub.exceptions import InvalidChannel, InvalidData, InvalidMessage
 from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
@@ -76,7 +77,8 @@ class Connection:
 
         # From the inside out: the way out exists between enter and exit.
         self._writer: Writer | None = None
-        self._channels: set[str] = set()
+        # Each with the form in which the client gets it.
+        self._channels: dict[str, Form] = {}
         # Those of them that a task is waiting to get into.
         self._joining: dict[str, asyncio.Event] = {}
 
@@ -153,58 +155,83 @@ class Connection:
         self,
         channel: str,
         *,
-        since: Position | None = None,
+        since: Position | str | None = None,
         history: int = 0,
+        positions: bool = False,
         info: object = None,
         join_leave: JoinLeave | None = None,
     ) -> Position:
         """Get what is published to ``channel`` from now on. Subscribing twice is subscribing once.
 
-        A client that was here before can go on where it was: tell it the position that this returns, let it
-        count what it gets, and when it is back, give its position as ``since``. It gets everything published
-        after that, then what is new, without a gap; or you get ``Unrecoverable``.
+        A client that was here before can go on where it was: with ``positions=True`` it is told the id of
+        each publication, keeps the last, and gives it back as ``since``. It gets everything published after
+        that, in pieces as it takes them, then what is new, without a gap; or it is told that this is not
+        possible. What this connection was excluded from is left out; a new connection gets it.
 
         When later on the engine has lost something that the client should have got, its connection is closed
         with 3010, "insufficient state", so that it comes back.
 
         In a channel that is declared with ``presence=True``, others can see that this connection is there,
-        with its ``user`` and ``info``.
+        with its ``user`` and ``info``, from before it gets the first publication.
 
-        :param since: get first what was published after this position.
-        :param history: get first this many of the last publications, or as many as there are. Not used
-            together with ``since``.
+        :param since: get first what was published after this position; also as its id, ``str(position)``.
+        :param history: without ``since``: get first this many of the last publications, or as many as there
+            are.
+        :param positions: wrap what the client gets in envelopes of JSON. First comes
+            ``{"type": "subscribed", "channel": …, "id": …}``, with ``since`` also ``"recovered"``: whether
+            everything follows. Then each publication is ``{"type": "publication", "channel": …, "id": …,
+            "data": …}``: JSON as it is, text as a string, binary as ``"base64"`` instead of ``"data"``. In
+            a channel without history, ``id`` is ``null``.
         :param info: what others are to know, written as JSON; at most some 4,000 bytes of it.
         :param join_leave: tell the client who is in the channel, once, as
             ``{"type": "presence", "channel": …, "members": [{"connection": …, "user": …, "info": …}]}``, and
             then who comes and who leaves, as the same with the type ``"join"`` or ``"leave"``: each of its
-            ``"connections"``, or each of its ``"users"`` once, in however many connections.
-        :return: the channel's position, up to which the client has been sent everything it asked for.
+            ``"connections"``, or each of its ``"users"`` once, in however many connections. With
+            ``positions``, ``"members"`` are called ``"entries"``.
+        :return: the channel's position at the moment in which the client joined it, after it was sent what it
+            had missed.
         :raises InvalidChannel: not a name a channel can have; or ``info`` or ``join_leave`` is given for a
             channel without presence.
         :raises InvalidData: ``info`` cannot be written as JSON, or is too long.
-        :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed.
+        :raises InvalidPosition: ``since`` is not the id of a position.
+        :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed. Not with
+            ``positions``: there the client is told ``"recovered": false``, and gets what is new.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
+        :raises ValueError: ``history`` is negative; or the client has subscribed already, with another
+            ``positions``.
         """
         check_channel(channel)
+        since = None if since is None else check_position(since)
+        if history < 0:
+            raise ValueError(f"Expected history to be 0 or greater, but got {history!r}.")
         writer = self._entered()
         member = self._as_member(channel, info, join_leave)
+        form = ENVELOPE if positions else PLAIN
         while (joining := self._joining.get(channel)) is not None:
             # Another task is about to subscribe to it as well: whatever comes of that.
             await joining.wait()
         if self._ended is not None:
             return START
         if channel in self._channels:
+            if self._channels[channel] is not form:
+                raise ValueError(
+                    f"Expected positions={not positions} as in the present subscription to {channel!r}, but "
+                    f"got {positions!r}. Unsubscribe first."
+                )
             return self._node.position(channel)
-        self._channels.add(channel)
+        self._channels[channel] = form
         joined = self._joining[channel] = asyncio.Event()
         try:
-            position = await self._node.join(channel, writer, since, history)
             if member is not None:
                 await self._node.enter(channel, self.id, member)
             if join_leave is not None:
-                await self._node.watch(channel, writer, join_leave)
+                await self._node.open_watch(channel, writer)
+            position = await self._node.join(channel, writer, since, history, form)
+            # The client has joined, at this position. Nothing is awaited from here on.
+            if join_leave is not None and channel in self._channels:
+                self._node.watch(channel, writer, join_leave, form)
         except BaseException:
-            self._channels.discard(channel)
+            self._channels.pop(channel, None)
             self._node.leave(channel, writer)
             raise
         finally:
@@ -218,7 +245,7 @@ class Connection:
     async def unsubscribe(self, channel: str) -> None:
         """Get nothing more of what is published to ``channel``. What was published before still arrives."""
         if channel in self._channels:
-            self._channels.discard(channel)
+            del self._channels[channel]
             self._node.leave(channel, self._entered())
 
     # Sending

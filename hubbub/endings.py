@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hubbub.codes import CloseCode, clip_reason, is_sendable
-from hubbub.exceptions import InvalidMessage
+from hubbub.exceptions import InvalidMessage, InvalidPosition
 
 
 def refusal(exc: BaseException) -> WebSocketException | None:
@@ -26,6 +26,8 @@ def refusal(exc: BaseException) -> WebSocketException | None:
             return WebSocketException(code, clip_reason(exc.reason))
         case InvalidMessage():
             return WebSocketException(exc.code, clip_reason(str(exc)))
+        case InvalidPosition():
+            return WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(str(exc)))
         case HTTPException():
             is_about_the_client = 400 <= exc.status_code < 500
             code = CloseCode.POLICY_VIOLATION if is_about_the_client else CloseCode.INTERNAL_ERROR

@@ -7,6 +7,7 @@
     ├── MissingExtra          (ImportError)   the engine needs a package that is not installed
     ├── HubNotRunning         (RuntimeError)  the hub has not started, or has stopped
     ├── InvalidChannel        (ValueError)    not a name a channel can have
+    ├── InvalidPosition       (ValueError)    not the id of a position
     ├── InvalidData           (TypeError)     not something that can be sent
     ├── EngineUnavailable     (ConnectionError)  the engine cannot be reached
     ├── Unrecoverable         (LookupError)   what was missed since a position is not there any more
@@ -25,6 +26,7 @@ __all__ = [
     "InvalidChannel",
     "InvalidData",
     "InvalidMessage",
+    "InvalidPosition",
     "InvalidURL",
     "MissingExtra",
     "Unrecoverable",
@@ -50,6 +52,11 @@ class HubNotRunning(HubbubError, RuntimeError):
 
 class InvalidChannel(HubbubError, ValueError):
     """The name is empty, too long, or has characters that a channel name may not have."""
+
+
+class InvalidPosition(HubbubError, ValueError):
+    """The text is not the id of a position, such as ``"17:c0ffee42"``. Ids come from clients: left uncaught,
+    it closes that client's connection with 1008."""
 
 
 class InvalidData(HubbubError, TypeError):

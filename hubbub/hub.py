@@ -17,7 +17,15 @@ from hubbub.channels import Channel
 from hubbub.codes import CloseCode, check_code, clip_reason
 from hubbub.connection import Connection, ConnectionOptions
 from hubbub.control import Disconnect
-from hubbub.core.publication import START, Position, Publication, check_channel, encode, publication_ids
+from hubbub.core.publication import (
+    START,
+    Position,
+    Publication,
+    check_channel,
+    check_position,
+    encode,
+    publication_ids,
+)
 from hubbub.engines import engine_for
 from hubbub.exceptions import HubNotRunning, InvalidChannel, Unrecoverable
 from hubbub.node import Node
@@ -205,18 +213,25 @@ class Hub:
         return declared
 
     async def history(
-        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        since: Position | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
     ) -> list[Publication]:
         """What ``channel`` has kept, the oldest first.
 
-        :param since: only what was published after this position (before it, if ``reverse``).
+        :param since: only what was published after this position (before it, if ``reverse``); also as its id.
         :param limit: publications at the most.
         :param reverse: the newest first.
         :raises Unrecoverable: not everything since ``since`` is there.
+        :raises InvalidPosition: ``since`` is not the id of a position.
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         """
         self._running()
+        since = None if since is None else check_position(since)
         page = await self.engine.history(check_channel(channel), since, limit, reverse)
         publications = list(page.publications)
         if since is not None and not reverse:

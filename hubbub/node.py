@@ -20,6 +20,7 @@ from hubbub.control import (
     encode_command,
 )
 from hubbub.core.feed import Member
+from hubbub.core.forms import PLAIN, Form
 from hubbub.core.listener import Listener
 from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
 from hubbub.core.rotation import Rotation
@@ -189,10 +190,15 @@ class Node:
     # Channels
 
     async def join(
-        self, channel: str, member: Member, since: Position | None = None, history: int = 0
+        self,
+        channel: str,
+        member: Member,
+        since: Position | None = None,
+        history: int = 0,
+        form: Form = PLAIN,
     ) -> Position:
         """See :meth:`hubbub.subscriptions.Subscriptions.join`."""
-        return await self._subscriptions.join(channel, member, since, history)
+        return await self._subscriptions.join(channel, member, since, history, form)
 
     def leave(self, channel: str, member: Member) -> None:
         self._subscriptions.leave(channel, member)
@@ -215,8 +221,8 @@ class Node:
         if is_there and (watch := self._watches.get(channel)) is not None:
             watch.tell(connection, decode_member(data))
 
-    async def watch(self, channel: str, member: Member, what: JoinLeave) -> None:
-        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves.
+    async def open_watch(self, channel: str, member: Member) -> None:
+        """Make ready for :meth:`watch`, which may follow at any time until ``member`` leaves.
 
         :raises EngineUnavailable: the engine cannot be reached.
         """
@@ -227,8 +233,13 @@ class Node:
                 await watch.open()
                 self._watches[channel] = watch
                 self._looks.add(channel)
-        # Nothing is awaited in between: one that nobody watches is closed.
-        watch.add(member, what)
+        # Nothing is awaited in between: a watch without members is closed.
+        watch.expect(member)
+
+    def watch(self, channel: str, member: Member, what: JoinLeave, form: Form) -> None:
+        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves."""
+        if (watch := self._watches.get(channel)) is not None:
+            watch.add(member, what, form)
 
     async def presence(self, channel: str) -> Presence:
         """

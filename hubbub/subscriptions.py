@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
+from hubbub.core.forms import PLAIN, Form
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.base import Engine, Page
-from hubbub.exceptions import EngineUnavailable, Unrecoverable
-from hubbub.repairs import Repairs
+from hubbub.exceptions import EngineUnavailable
+from hubbub.repairs import READS, Repairs
+from hubbub.replay import Replay
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.subscriptions")
@@ -43,7 +46,10 @@ class Subscriptions:
         # The task that subscribes to a channel or leaves it; one at a time.
         self._changing: dict[str, asyncio.Task[None]] = {}
         self._repairs = Repairs(engine, history_of)
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Members that are joining, by channel and id, until they leave.
+        self._arrivals: dict[tuple[str, str], object] = {}
+        self._replays: WeakValueDictionary[str, Replay] = WeakValueDictionary()
+        self._reads = asyncio.Semaphore(READS)
         self._flushes: list[Callable[[], None]] = []
         #: Bytes collected by feeds since the last flush.
         self.collected = 0
@@ -63,32 +69,44 @@ class Subscriptions:
     # Members
 
     async def join(
-        self, channel: str, member: Member, since: Position | None = None, history: int = 0
+        self,
+        channel: str,
+        member: Member,
+        since: Position | None = None,
+        history: int = 0,
+        form: Form = PLAIN,
     ) -> Position:
         """Let ``member`` into ``channel``, and hand it first what was published after ``since``, or else the
-        last ``history`` publications. Returns the position from which it goes on.
+        last ``history`` publications. Returns the position from which it goes on; nothing is awaited between
+        joining and that. A member that leaves meanwhile, or takes nothing any more, is not let in.
 
-        :raises Unrecoverable: not everything since ``since`` is there.
-        :raises EngineUnavailable: the engine cannot be reached.
+        :param form: how it is written to.
+        :raises Unrecoverable: not everything since ``since`` is there, and the form has no way to say so.
+        :raises EngineUnavailable: the engine cannot be reached, and nothing has been handed over.
         """
         # A channel that somebody is joining is not left, however long that takes.
         self._joining[channel] += 1
+        key = (channel, member.id)
+        arrival = self._arrivals[key] = object()
         try:
             feed = await self._feed(channel)
-            if since is not None:
-                await self._resume(feed, member, since)
-            elif history:
-                await self._join_with_history(feed, member, history)
-            else:
+            if since is None and not history and form is PLAIN:
                 feed.join(member)
-            return feed.position
+                return feed.position
+            replay = self._replays.get(channel)
+            if replay is None or replay.feed is not feed:
+                replay = self._replays[channel] = Replay(feed, partial(self._read, feed))
+            return await replay.join(member, form, since, history, lambda: self._arrivals.get(key) is arrival)
         finally:
+            if self._arrivals.get(key) is arrival:
+                del self._arrivals[key]
             self._joining[channel] -= 1
             if self._joining[channel] == 0:
                 del self._joining[channel]
             self._linger(channel)
 
     def leave(self, channel: str, member: Member) -> None:
+        self._arrivals.pop((channel, member.id), None)
         feed = self._feeds.get(channel)
         if feed is not None:
             feed.leave(member)
@@ -112,6 +130,8 @@ class Subscriptions:
 
     def forget(self, channel: str) -> None:
         """The history of ``channel`` has been removed: hand nothing of it to clients that come back."""
+        if replay := self._replays.get(channel):
+            replay.forget()
         if (feed := self._feeds.get(channel)) is not None:
             feed.forget()
 
@@ -142,40 +162,7 @@ class Subscriptions:
             else:
                 self._change(channel, self._subscribe(channel))
 
-    async def _resume(self, feed: Feed, member: Member, since: Position) -> None:
-        # A client that is ahead of us comes from a node that was further on: the engine will know.
-        is_ahead = since.epoch == feed.position.epoch and since.offset > feed.position.offset
-        if not is_ahead and feed.resume(member, since):
-            return
-        # One at a time for each channel: the first to read fills the feed's memory for the others.
-        async with self._lock(feed.channel):
-            if not is_ahead and feed.resume(member, since):
-                return
-            # From where we stand if that is further back: what is between is news to the other members.
-            page = await self._read(feed, feed.position if is_ahead else since)
-            # From here on, nothing is awaited.
-            feed.remember(page.publications, page.position)
-            if not feed.resume(member, since, page.publications):
-                raise Unrecoverable(feed.channel, *feed.position)
-
-    async def _join_with_history(self, feed: Feed, member: Member, history: int) -> None:
-        async with self._lock(feed.channel):
-            while True:
-                page = await self._read(feed, limit=history, reverse=True)
-                publications = page.publications[::-1]
-                feed.remember(publications, page.position)
-                if not feed.is_repairing:
-                    break
-                # We are further behind than that: those who are in the channel get the rest first.
-            offset, epoch = feed.position
-            first = publications[0].offset if publications and publications[0].epoch == epoch else offset + 1
-            since = Position(max(first - 1, offset - history), epoch)
-            if not feed.resume(member, since, publications):
-                feed.join(member)
-
-    async def _read(
-        self, feed: Feed, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    async def _read(self, feed: Feed, since: Position, limit: int) -> Page:
         """A page of the channel's history, at a moment when the feed is not being repaired."""
         while True:
             if repair := self._repairs.get(feed.channel):
@@ -183,13 +170,13 @@ class Subscriptions:
                 if not repair.done():
                     raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")
             epoch = feed.position.epoch
-            page = await self._engine.history(feed.channel, since, limit, reverse)
+            async with self._reads:
+                page = await self._engine.history(feed.channel, since, limit)
             # What was read before a repair that has ended meanwhile may be out of date.
             if not feed.is_repairing and feed.position.epoch == epoch:
                 return page
-
-    def _lock(self, channel: str) -> asyncio.Lock:
-        return self._locks.setdefault(channel, asyncio.Lock())
+            # An engine that answers at once would keep the loop from what ends the repair.
+            await asyncio.sleep(0)
 
     # Subscriptions to the engine
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import get_args
 
 from msgspec import json
 
 from hubbub.attendance import companion, decode_members, decode_news
 from hubbub.core.feed import Feed, Member, deliver
+from hubbub.core.forms import ENVELOPE, PLAIN, Form
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.listener import Listener
 from hubbub.core.publication import Position, Publication
@@ -28,6 +30,9 @@ UNSETTLED = 1.0
 #: Of feeds that carry comings and goings. They have no offsets; but as in channels with a history, whoever
 #: does not keep up is let go rather than left with something wrong.
 _POSITION = Position(0, "presence")
+
+#: What the members of a channel are called in its events, by the form of the subscription.
+_ENTRIES: dict[Form, str] = {PLAIN: "members", ENVELOPE: "entries"}
 
 
 class Watch:
@@ -51,18 +56,22 @@ class Watch:
         self._subscriptions = subscriptions
         self._is_settled = is_settled
         self._roster, self._users = Roster(), Users()
-        self._feeds: dict[JoinLeave, Feed] = {
-            "connections": Feed(channel, subscriptions.schedule, _never, _POSITION),
-            "users": Feed(channel, subscriptions.schedule, _never, _POSITION),
+        # The events are written by themselves, so that a feed has members of one form only.
+        self._feeds: dict[tuple[JoinLeave, Form], Feed] = {
+            (what, form): Feed(channel, subscriptions.schedule, _never, _POSITION)
+            for what in get_args(JoinLeave)
+            for form in _ENTRIES
         }
+        # The ids of members that are about to be added.
+        self._expected: set[str] = set()
         self._listener = Listener(f"watch:{channel}", self._on_news)
         # Reads what the engine has, until nothing is in doubt.
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
 
     def __len__(self) -> int:
-        """How many are told."""
-        return sum(map(len, self._feeds.values()))
+        """How many are told, or about to be."""
+        return len(self._expected) + sum(map(len, self._feeds.values()))
 
     async def open(self) -> None:
         """
@@ -80,15 +89,21 @@ class Watch:
         if self._looking is not None:
             self._looking.cancel()
 
-    def add(self, member: Member, what: JoinLeave) -> None:
+    def expect(self, member: Member) -> None:
+        """``member`` is about to be added."""
+        self._expected.add(member.id)
+
+    def add(self, member: Member, what: JoinLeave, form: Form) -> None:
         """Tell ``member`` who is here, and from now on who comes and who leaves."""
-        feed = self._feeds[what]
+        self._expected.discard(member.id)
+        feed = self._feeds[what, form]
         feed.join(member)
         members = self._users.members if what == "users" else self._roster.members
-        frame = _frame("presence", self.channel, members)
+        frame = _frame("presence", self.channel, members, form)
         deliver(Batch((frame,), self.channel, has_positions=True), (member,))
 
     def remove(self, member: Member) -> None:
+        self._expected.discard(member.id)
         for feed in self._feeds.values():
             feed.leave(member)
 
@@ -145,19 +160,18 @@ class Watch:
         return is_settled or all(member.connection in found for member in self._roster.members)
 
     def _tell(self, changes: Changes) -> None:
-        for feed, (joined, left) in (
-            (self._feeds["connections"], changes),
-            (self._feeds["users"], self._users.merge(changes)),
-        ):
+        by_what = {"connections": changes, "users": self._users.merge(changes)}
+        for (what, form), feed in self._feeds.items():
+            joined, left = by_what[what]
             # Who has left first: a page that is loaded again leaves and comes.
             for event, members in (("leave", left), ("join", joined)):
                 if members and len(feed):
-                    frame = _frame(event, self.channel, members)
+                    frame = _frame(event, self.channel, members, form)
                     feed.put_aside(Publication(self.channel, frame.data, frame.kind))
 
 
-def _frame(event: str, channel: str, members: list[PresenceMember]) -> Frame:
-    return Frame("json", json.encode({"type": event, "channel": channel, "members": members}))
+def _frame(event: str, channel: str, members: list[PresenceMember], form: Form) -> Frame:
+    return Frame("json", json.encode({"type": event, "channel": channel, _ENTRIES[form]: members}))
 
 
 def _never(feed: Feed) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from hubbub import attendance
 from hubbub.attendance import Attendance, encode_member
+from hubbub.core.publication import Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.types import PresenceMember
 from tests.shared_engine import Server, SharedEngine
@@ -98,7 +99,7 @@ async def test_the_others_are_told_in_each_round(engine: SlowEngine, present: At
     told: list[str] = []
     publish = engine.publish
 
-    async def publishing(publication: attendance.Publication, *options: object) -> object:
+    async def publishing(publication: Publication, *options: object) -> object:
         told.extend(connection for connection, _ in attendance.decode_news(publication.data))
         return await publish(publication)
 

@@ -400,6 +400,24 @@ async def test_all_come_back_after_the_server_was_killed(
         await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
 
 
+async def test_a_server_that_has_lost_its_memory_is_noticed(
+    open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    port = free_port()
+    async with serve(DEMO, tmp_path / "log", port=port) as server:
+        demo = Demo(open_page, f"{server.http}/")
+        ann = await demo.come_in(room, "Ann")
+        await ann.say("before")
+        await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
+        await server.stop(signal.SIGKILL)
+    async with serve(DEMO, tmp_path / "log", port=port):
+        await expect(ann.log.get_by_text("Messages may be missing.")).to_have_count(1, timeout=30_000)
+        await expect(ann.status).to_have_text("Connected")
+        await ann.say("after")
+        await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(2)
+
+
 async def test_workers_that_are_killed_cost_nobody_a_message(
     open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
 ) -> None:
@@ -657,6 +675,29 @@ async def test_echo(demo: Demo) -> None:
     page = await open_example(demo, "echo")
     await expect(page.get_by_role("status")).to_have_text("Connected.")
     await talk(page, "<b>hello</b>", "The server heard: <b>hello</b>")
+
+
+async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) -> None:
+    """The page of docs/streams.md comes back for what it missed."""
+    watched.expects_errors = True
+    async with serve("history:app", tmp_path / "log", probe="/docs") as server:
+        pages = [await open_page(f"{server.http}/rooms/1") for _ in range(2)]
+        routes: list[WebSocketRoute] = []
+
+        def pass_on(route: WebSocketRoute) -> None:
+            route.connect_to_server()
+            routes.append(route)
+
+        await pages[1].route_web_socket(re.compile("/rooms/1"), pass_on)
+        await pages[1].reload()
+        for page in pages:
+            await expect(page.get_by_role("status")).to_have_text("Connected.")
+        await talk(pages[0], "one", "one")
+        await expect(pages[1].get_by_role("listitem")).to_have_text(["one"])
+        await routes[-1].close()
+        await talk(pages[0], "two", "two")
+        await expect(pages[1].get_by_role("listitem")).to_have_text(["one", "two"])
+        assert "since=1" in routes[-1].url
 
 
 async def test_items(demo: Demo, watched: Watched) -> None:

@@ -50,9 +50,15 @@ def come_in(server: Server, room: str, name: str, since: str | None = None) -> C
     return connect(f"{server.ws}/chat?{urlencode(query)}")
 
 
+async def hear(client: ClientConnection) -> Any:
+    """The next message, out of its envelope."""
+    message = await receive_json(client)
+    return message["data"] if message["type"] == "publication" else message
+
+
 async def receive_until(client: ClientConnection, type_: str) -> Any:
     while True:
-        message = await receive_json(client)
+        message = await hear(client)
         if message["type"] == type_:
             return message
 
@@ -67,7 +73,7 @@ async def guest(server: Server, room: str, name: str) -> AsyncIterator[ClientCon
 
 
 def users(message: Any) -> list[str]:
-    return sorted(member["user"] for member in message["members"])
+    return sorted(member["user"] for member in message["entries"])
 
 
 async def receive_coming_and_going(client: ClientConnection, type_: str, count: int) -> list[str]:
@@ -89,28 +95,29 @@ async def say(client: ClientConnection, text: str, id: str | None = None) -> str
 
 async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
     async with come_in(server, room, "Ann") as ann:
-        presence, welcome = await receive_json(ann), await receive_json(ann)
+        subscribed, presence, welcome = [await hear(ann) for _ in range(3)]
+        assert subscribed["id"].startswith("0:")
+        assert "recovered" not in subscribed
         assert (presence["type"], users(presence)) == ("presence", ["Ann"])
-        assert welcome.pop("epoch")
         assert welcome.pop("process") != os.getpid()
-        assert welcome == {"type": "welcome", "name": "Ann", "offset": 0, "gap": False}
+        assert welcome == {"type": "welcome", "name": "Ann"}
         async with come_in(server, room, "Bob") as bob:
             assert users(await receive_until(bob, "presence")) == ["Ann", "Bob"]
-            assert users(await receive_json(ann)) == ["Bob"]
-        left = await receive_json(ann)
+            assert users(await hear(ann)) == ["Bob"]
+        left = await hear(ann)
         assert (left["type"], users(left)) == ("leave", ["Bob"])
 
 
 async def test_a_person_in_two_tabs_comes_once_and_leaves_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         async with guest(server, room, "Bob") as first:
-            assert (await receive_json(ann))["type"] == "join"
+            assert (await hear(ann))["type"] == "join"
             async with guest(server, room, "Bob"):
                 pass
             # Whatever there might be about the second tab would be in front of this.
             await say(first, "still here")
-            assert (await receive_json(ann))["type"] == "said"
-        assert (await receive_json(ann))["type"] == "leave"
+            assert (await hear(ann))["type"] == "said"
+        assert (await hear(ann))["type"] == "leave"
 
 
 async def test_rooms_are_separate(server: Server, room: str) -> None:
@@ -126,12 +133,12 @@ async def test_rooms_are_separate(server: Server, room: str) -> None:
 async def test_vanishing_is_announced_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         bob = await come_in(server, room, "Bob")
-        assert users(await receive_json(ann)) == ["Bob"]
+        assert users(await hear(ann)) == ["Bob"]
         reset(bob)
         assert await receive_coming_and_going(ann, "leave", 1) == ["Bob"]
         # Whatever else there might be about Bob would be in front of this.
         id_ = await say(ann, "gone?")
-        assert (await receive_json(ann))["id"] == id_
+        assert (await hear(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 
@@ -171,12 +178,12 @@ async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:
         await asyncio.wait_for(ann.wait_closed(), DEADLINE)
     async with serve(DEMO, tmp_path / "log", port=port, env=env) as server:
         async with come_in(server, room, "Cat") as cat:
-            assert (await receive_until(cat, "said")) == seen
-            welcome = await receive_until(cat, "welcome")
-        since = f"{welcome['offset'] - 1} {welcome['epoch']}"
-        async with come_in(server, room, "Bob", since) as bob:
+            await receive_until(cat, "subscribed")
+            first = await receive_json(cat)
+            assert first["data"] == seen
+        async with come_in(server, room, "Bob", first["id"]) as bob:
+            assert (await hear(bob))["recovered"] is True
             assert (await receive_until(bob, "said"))["text"] == "not seen by him"
-            assert not (await receive_until(bob, "welcome"))["gap"]
             # Ann is not here any more. It takes a while until that is certain.
             assert await receive_coming_and_going(bob, "leave", 1) == ["Ann"]
 
@@ -184,9 +191,11 @@ async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:
 async def test_who_comes_back_too_late_is_told(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         await say(ann, "hello")
-        async with come_in(server, room, "Bob", "7 another-epoch") as bob:
+        async with come_in(server, room, "Bob", "7:another-epoch") as bob:
+            assert (await hear(bob))["recovered"] is False
+            # The page comes again, as a new one.
+        async with come_in(server, room, "Bob") as bob:
             assert (await receive_until(bob, "said"))["text"] == "hello"
-            assert (await receive_until(bob, "welcome"))["gap"]
 
 
 # Messages
@@ -210,8 +219,8 @@ async def test_who_comes_later_gets_the_last_messages(server: Server, room: str)
             pass
     # Also when the room was empty in between.
     async with come_in(server, room, "Bob") as bob:
+        assert (await hear(bob))["id"].startswith("5:")
         texts = [(await receive_until(bob, "said"))["text"] for _ in range(demo.RECENT)]
-        assert (await receive_until(bob, "welcome"))["offset"] == demo.RECENT + 5
     assert texts == [f"message {n}" for n in range(5, demo.RECENT + 5)]
 
 
@@ -230,9 +239,9 @@ async def test_typing_is_told_to_the_others(server: Server, room: str) -> None:
         await ann.send('{"type": "typing"}')
         assert await receive_until(bob, "is_typing") == {"type": "is_typing", "name": "Ann"}
         await say(ann, "done")
-        types = [(await receive_json(ann))["type"]]
+        types = [(await hear(ann))["type"]]
         while types[-1] != "said":
-            types.append((await receive_json(ann))["type"])
+            types.append((await hear(ann))["type"])
         assert "is_typing" not in types
 
 
@@ -259,10 +268,10 @@ async def test_garbage_is_answered_and_the_socket_stays(
 ) -> None:
     async with guest(server, room, "Ann") as ann:
         await ann.send(garbage)
-        error = await receive_json(ann)
+        error = await hear(ann)
         assert (error["type"], error["code"]) == ("error", 107)
         id_ = await say(ann, "still here")
-        assert (await receive_json(ann))["id"] == id_
+        assert (await hear(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from websockets.asyncio.client import ClientConnection
 
 from tests.clients import connect, receive, receive_json
 from tests.commands import DEADLINE, hubbub, running
@@ -127,25 +128,31 @@ async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
 async def test_the_history_example_lets_clients_catch_up(log: Path) -> None:
     async with serve("history:app", log, command="hubbub run", probe="/docs") as server:
         url = f"{server.ws}/rooms/5"
+
+        async def said(client: ClientConnection) -> str:
+            return str((await receive_json(client))["data"]["text"])
+
         async with connect(url) as first:
-            position = await receive_json(first)
-            assert (position["type"], position["offset"]) == ("position", 0)
+            opening = await receive_json(first)
+            assert opening["type"] == "subscribed"
             await first.send("1")
-            assert await receive_json(first) == {"type": "said", "text": "1"}
+            message = await receive_json(first)
+            assert message["data"] == {"type": "said", "text": "1"}
         async with connect(url) as other:
-            assert (await receive_json(other))["text"] == "1"
-            assert (await receive_json(other))["offset"] == 1
+            assert await receive_json(other) == opening
+            assert await receive_json(other) == message
             for text in ("2", "3"):
                 await other.send(text)
-                await receive_json(other)
-            async with connect(f"{url}?offset=1&epoch={position['epoch']}") as again:
-                assert [(await receive_json(again))["text"] for _ in range(2)] == ["2", "3"]
-                assert await receive_json(again) == {**position, "offset": 3}
+                assert await said(other) == text
+            async with connect(f"{url}?since={message['id']}") as again:
+                assert (await receive_json(again))["recovered"] is True
+                assert [await said(again) for _ in range(2)] == ["2", "3"]
                 await other.send("4")
-                assert (await receive_json(again))["text"] == "4"
-            async with connect(f"{url}?offset=1&epoch=another") as lost:
-                assert await receive_json(lost) == {"type": "reload"}
-                assert [(await receive_json(lost))["text"] for _ in range(4)] == ["1", "2", "3", "4"]
+                assert await said(again) == "4"
+            async with connect(f"{url}?since=1:another") as lost:
+                assert (await receive_json(lost))["recovered"] is False
+                await other.send("5")
+                assert await said(lost) == "5"
 
 
 async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from sys import maxsize
 
 import pytest
 from hypothesis import settings
@@ -106,6 +107,9 @@ class Client:
     def write_rest(self, batch: Batch, taken: int) -> None:
         assert self.gone
         assert taken == 0
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         raise AssertionError("these channels have no history")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from sys import maxsize
 
 import pytest
 
@@ -42,6 +43,9 @@ class Recorder:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         raise AssertionError("nothing was lost")

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from sys import maxsize
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hubbub.core.feed import Feed
+from hubbub.core.feed import Feed, frame_of
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position, Publication
 from hubbub.exceptions import Unrecoverable
@@ -80,6 +81,9 @@ class Member:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         # As a connection does: it takes nothing more, and leaves in a while.
@@ -264,11 +268,12 @@ class Recovery(RuleBasedStateMachine):
         member = Member(self.count, since)
         member.is_to_be_told = self.is_stale
         try:
-            resumed = self.feed.resume(member, since)
+            resumed = self.feed.resume(member, since) is not None
             if not resumed and not self.feed.is_repairing:
                 history, top = self.engine.read(since)
                 self.feed.remember(history, top)
-                resumed = self.feed.resume(member, since, history)
+                frames = [frame_of(each) for each in history]
+                resumed = self.feed.resume(member, since, history=frames) == self.feed.position
         except Unrecoverable:
             resumed = False
         if resumed:
@@ -356,7 +361,7 @@ def test_what_was_read_for_one_client_is_there_for_the_next() -> None:
     assert not feed.resume(first, since)
     history, top = engine.read(since)
     feed.remember(history, top)
-    assert feed.resume(first, since, history)
+    assert feed.resume(first, since)
     assert feed.resume(second, since)
     assert first.received == second.received == [b"3", b"4", b"5", b"6"]
 

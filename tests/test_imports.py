@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("endings", "messages", "node", "publisher", "transports"),
     ("watch",),
     ("attendance", "channels", "control", "subscriptions"),
-    ("repairs",),
+    ("repairs", "replay"),
     ("engines",),
     ("core",),
     ("codes", "exceptions", "origins", "types"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from sys import maxsize
 
 import asyncpg
 import pytest
@@ -36,6 +37,9 @@ class Member:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         self.breaks.append(position)

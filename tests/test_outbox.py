@@ -361,3 +361,32 @@ def test_what_has_positions_is_never_dropped_without_a_word(policy: SlowConsumer
     assert not outbox.push(numbered)
     assert outbox.dropped == 0
     assert len(outbox) == 0
+
+
+@dropping_policy
+def test_what_may_be_dropped_gives_way_to_what_may_not(policy: SlowConsumer) -> None:
+    outbox = Outbox(LIMIT, policy)
+    first, numbered = direct(300), Batch(batch("room", 400).frames, "room", has_positions=True)
+    a, b = batch("a", 300), batch("b", 300)
+    push(outbox, first, a, b)
+    # The oldest gives way, and no more than that.
+    push(outbox, numbered)
+    assert (outbox.dropped, outbox.size) == (1, LIMIT)
+    assert send_all(outbox) == frames(first, b, numbered)
+    push(outbox, a, b)
+    push(outbox, Batch(batch("room", 900).frames, "room", has_positions=True))
+    assert outbox.dropped == 3
+
+
+@dropping_policy
+def test_a_client_is_let_go_when_nothing_is_left_to_drop(policy: SlowConsumer) -> None:
+    outbox = Outbox(LIMIT, policy)
+    numbered = Batch(batch("room", 600).frames, "room", has_positions=True)
+    push(outbox, numbered, batch("a", 300))
+    assert not outbox.push(numbered)
+    assert len(outbox) == 0
+    # What was taken counts until it is sent: that cannot give way.
+    outbox = Outbox(LIMIT, policy)
+    push(outbox, batch("a", 600))
+    take(outbox)
+    assert not outbox.push(numbered)

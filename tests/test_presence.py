@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from sys import maxsize
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from hubbub import Hub, InvalidChannel, InvalidData, Presence, PresenceMember
 from hubbub.attendance import encode_member
+from hubbub.core.forms import PLAIN
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
 from hubbub.engines.base import PresenceChange
@@ -55,6 +57,9 @@ class Watcher:
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError
 
+    async def ready(self) -> int:
+        return maxsize
+
     def broken(self, channel: str, position: Position) -> None:
         raise AssertionError
 
@@ -83,7 +88,8 @@ async def come(node: Node, connection: str, user: str | None = None) -> None:
 
 async def watching(node: Node, what: JoinLeave = "connections") -> Watcher:
     watcher = Watcher(f"watcher {id(node)} {what}")
-    await node.watch("room", watcher, what)
+    await node.open_watch("room", watcher)
+    node.watch("room", watcher, what, PLAIN)
     return watcher
 
 

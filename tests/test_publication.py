@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, computed_field
 
 from hubbub.core.publication import (
+    START,
     Position,
     Publication,
     check_channel,
+    check_position,
     encode,
     encode_json,
 )
-from hubbub.exceptions import HubbubError, InvalidChannel, InvalidData
+from hubbub.exceptions import HubbubError, InvalidChannel, InvalidData, InvalidPosition
 
 
 class Said(BaseModel):
@@ -315,3 +317,55 @@ def test_a_publication_is_for_everyone_unless_it_says_so() -> None:
 def test_a_position_is_an_offset_and_an_epoch() -> None:
     offset, epoch = Position(7, "x")
     assert (offset, epoch) == (7, "x")
+
+
+IDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), max_size=64)
+
+
+@given(st.integers(0, 10**18 - 1), IDS)
+def test_the_id_of_a_position_is_read_back(offset: int, epoch: str) -> None:
+    position = Position(offset, epoch)
+    assert Position.parse(str(position)) == position
+    assert check_position(str(position)) == check_position(position) == position
+
+
+def test_the_id_of_the_start_is_a_word() -> None:
+    assert str(START) == "start"
+    assert Position.parse("start") == START
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "17",
+            ":",
+            ":a",
+            "a:b",
+            "-1:a",
+            "+1:a",
+            "1.0:a",
+            " 1:a",
+            "1:a ",
+            "1:a\n",
+            "1:é",
+            "\u0661:a",
+            "START",
+        ),
+        *("1" * 19 + ":a", "1:" + "a" * 65, "1:a\x00", "9" * 5000 + ":a"),
+    ],
+)
+def test_what_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(InvalidPosition, match="Expected the id of a position, such as") as refused:
+        Position.parse(text)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_position_that_no_channel_can_have_is_refused() -> None:
+    for position in (Position(-1, "a"), Position(2**63, "a"), Position(1, "a b")):
+        with pytest.raises(InvalidPosition):
+            check_position(position)
+    wrong: Any = (1, "a")
+    with pytest.raises(TypeError, match="Expected a position or its id as text, but got tuple"):
+        check_position(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
+from sys import maxsize
 from typing import Any
 
 import pytest
@@ -79,6 +80,9 @@ class Member:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         self.breaks.append(position)

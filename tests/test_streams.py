@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from sys import maxsize
 from typing import Any, ClassVar
 
 import pytest
@@ -113,6 +114,9 @@ class Member:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         self.breaks.append(position)

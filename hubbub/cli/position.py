@@ -1,9 +1,10 @@
-"""Positions as the command line writes them: ``OFFSET:EPOCH``."""
+"""Positions on the command line."""
 
 from __future__ import annotations
 
 from hubbub.cli.errors import fail
-from hubbub.core.publication import START, Position
+from hubbub.core.publication import Position
+from hubbub.exceptions import InvalidPosition
 
 
 def show(position: Position) -> str:
@@ -13,9 +14,7 @@ def show(position: Position) -> str:
 
 def parse(text: str) -> Position:
     """The position that ``text`` is; or exit with an error."""
-    if text == "start":
-        return START
-    offset, colon, epoch = text.partition(":")
-    if not (colon and offset.isdecimal() and offset.isascii()):
+    try:
+        return Position.parse(text)
+    except InvalidPosition:
         fail(f"Expected --since to be 'start' or OFFSET:EPOCH, such as 17:c0ffee42, but got {text!r}.")
-    return Position(int(offset), epoch)

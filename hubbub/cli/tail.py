@@ -72,6 +72,9 @@ class Reader:
     def write_rest(self, batch: Batch, taken: int) -> None:
         """Nothing is ever left."""
 
+    async def ready(self) -> int:
+        return sys.maxsize
+
     def broken(self, channel: str, position: Position) -> None:
         self.add(Break(channel, position))
 

@@ -21,8 +21,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Protocol, TypeAlias
 
+from hubbub.core.forms import PLAIN, Form
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.ring import Ring
@@ -45,6 +47,9 @@ class Member(Protocol):
     for the client, and it does not change who is in the feed. If it takes fewer than all, or raises
     ``OSError``, the member's ``write_rest`` sees to the rest. It may be a different callable from one
     moment to the next, and for a client that keeps up it is nothing but the system call.
+
+    A member may be in one feed in one form and in another feed in another. The form belongs to the
+    membership, so that a delivery is one attribute and one call in every form.
     """
 
     id: str
@@ -58,6 +63,10 @@ class Member(Protocol):
     def broken(self, channel: str, position: Position) -> None:
         """What comes next in ``channel`` does not follow what came before: something between the two is lost.
         The channel goes on from ``position``. Does not change who is in the feed."""
+
+    async def ready(self) -> int:
+        """Wait until what was written before has been taken. Returns how many bytes of missed publications
+        may be written now; 0 if nothing is taken any more."""
 
 
 def deliver(batch: Batch, members: Iterable[Member]) -> None:
@@ -141,7 +150,8 @@ class Feed:
         self.is_repairing = False
         self._schedule = schedule
         self._repair = repair
-        self._members: dict[str, Member] = {}
+        # By the form in which they are written to: those of one form are handed the same batch.
+        self._members: dict[Form, dict[str, Member]] = {}
         self._pending: list[Frame] = []
         # Connection id -> the pending frames it is not to get. Empty but for publish(exclude=…).
         self._excluded: dict[str, set[Frame]] = {}
@@ -155,7 +165,7 @@ class Feed:
 
     def __len__(self) -> int:
         """How many members there are."""
-        return len(self._members)
+        return sum(map(len, self._members.values()))
 
     # Publications
 
@@ -180,7 +190,7 @@ class Feed:
     def put_aside(self, publication: Publication, frame: Frame | None = None) -> Frame:
         """Have ``publication`` written with the next flush, wherever it stands. Returns what members will be
         sent."""
-        frame = frame or _frame(publication)
+        frame = frame or frame_of(publication)
         if not self._pending:
             self._schedule(self.flush)
         self._pending.append(frame)
@@ -195,54 +205,73 @@ class Feed:
             return
         frames, self._pending = self._pending, []
         excluded, self._excluded = self._excluded, {}
-        try:
-            self._write(frames, excluded)
-        except Exception:
-            logger.exception("Could not write %d publications to %r.", len(frames), self.channel)
-            if self.position != START:
-                self._tell_all_broken()
+        for form, members in self._members.items():
+            try:
+                self._write(frames, excluded, form, members)
+            except Exception:
+                logger.exception("Could not write %d publications to %r.", len(frames), self.channel)
+                if self.position != START:
+                    self._tell_broken(members.values())
 
     # Members
 
-    def join(self, member: Member) -> None:
-        """Let ``member`` in. It gets what is published from now on. Joining twice is joining once."""
+    def join(self, member: Member, form: Form = PLAIN, opening: Frame | None = None) -> None:
+        """Let ``member`` in. It gets what is published from now on. Joining twice is joining once.
+
+        :param form: how it is written to.
+        :param opening: what it is told first.
+        """
         self.flush()
-        self._members[member.id] = member
+        if opening is not None:
+            deliver(Batch((opening,), self.channel, has_positions=True), (member,))
+        self._add(member, form)
 
-    def resume(self, member: Member, since: Position, history: Sequence[Publication] = ()) -> bool:
-        """Let ``member`` in and hand it what was published after ``since``, from memory, without a gap.
+    def resume(
+        self,
+        member: Member,
+        since: Position,
+        form: Form = PLAIN,
+        history: Sequence[Frame] = (),
+        limit: float = inf,
+        opening: Frame | None = None,
+    ) -> Position | None:
+        """Hand ``member`` the next piece of what was published after ``since``, and let it in with the last.
+        It is not handed what it was excluded from.
 
-        :param history: publications as :meth:`remember` took them, for what memory does not hold.
-        :return: ``False`` if that does not reach back to ``since``: the history is to be read first.
+        :param history: frames in order, without a gap, for what memory does not hold.
+        :param limit: bytes that the piece may have; one frame is handed over however large it is.
+        :param opening: what it is told first.
+        :return: the position of the last publication of the piece: the member is in if that is the feed's
+            :attr:`position`. ``None`` if neither memory nor ``history`` has what follows ``since``: nothing
+            has been handed over, and it is to be read.
         :raises Unrecoverable: the position is of another epoch, or of a future that this channel has not had.
         """
         self.flush()
-        position = self.position
-        if since != START and since.epoch != position.epoch:
-            raise Unrecoverable(self.channel, *position)
-        missed = position.offset - since.offset
-        if missed < 0:
-            raise Unrecoverable(self.channel, *position)
-        frames = self._ring.newest(missed) if self._ring is not None else []
-        if len(frames) < missed:
-            first = position.offset - len(frames)
-            older = [
-                _frame(each)
-                for each in history
-                if since.offset < each.offset <= first and each.epoch == position.epoch
-            ]
-            frames = older + frames
-        if len(frames) < missed:
-            return False
-        if frames:
-            deliver(self._batch(frames), (member,))
-        self._members[member.id] = member
-        return True
+        frames = self._after(since, history)
+        if frames is None:
+            return None
+        offset, cost = since.offset, 0
+        piece = [] if opening is None else [opening]
+        for frame in frames:
+            assert frame.publication is not None
+            encoded = form.encode(frame)
+            cost += encoded.cost
+            if cost > limit and offset > since.offset:
+                break
+            offset += 1
+            if frame.publication.exclude != member.id:
+                piece.append(encoded)
+        if piece:
+            deliver(Batch(piece, self.channel, has_positions=True), (member,))
+        reached = Position(offset, self.position.epoch)
+        if reached == self.position:
+            self._add(member, form)
+        return reached
 
     def leave(self, member: Member) -> None:
         """Let ``member`` go, after it has been handed everything that was published until now."""
         self.flush()
-        self._members.pop(member.id, None)
+        self._remove(member)
 
     # Repair
 
@@ -338,36 +367,43 @@ class Feed:
             self.verify()
 
     def remember(self, history: Sequence[Publication], top: Position) -> None:
-        """Take a piece of history that was read on behalf of a member, up to ``top``: what is new in it is
-        news to all members, what is old is kept for others that come back."""
+        """Take a piece of history that was read on behalf of a member: what is new in it is news to all
+        members, what is old is kept for others that come back. If it contradicts what members have been
+        handed, the feed repairs first.
+
+        :param history: publications in order, without a gap.
+        :param top: where the channel stood when they were read.
+        """
         if self.is_repairing:
             return
-        if top.epoch != self.position.epoch:
-            self._catch_up([each for each in history if each.offset > self.since.offset], top)
-        elif top.offset >= self.position.offset:
-            missing = self._missing(history, top)
-            if missing is None:
-                # It was read for somebody else and need not begin where we stand, or the engine was set back.
-                # A repair finds out which, before anybody takes old offsets for new ones.
-                self.verify()
-                return
-            for publication in missing:
+        is_older = top.epoch == self.position.epoch and top.offset < self.position.offset
+        if top.epoch != self.position.epoch or (not is_older and self.contradicts(history, top)):
+            self.verify()
+            return
+        for publication in history:
+            if self._is_next(publication):
                 self._accept(publication)
             self._learn(history)
         self._extend_ring(history)
 
     # Inside
 
-    def _write(self, frames: Sequence[Frame], excluded: Mapping[str, set[Frame]]) -> None:
-        batch = self._batch(frames)
+    def _write(
+        self,
+        frames: Sequence[Frame],
+        excluded: Mapping[str, set[Frame]],
+        form: Form,
+        members: Mapping[str, Member],
+    ) -> None:
+        batch = self._batch(frames, form)
         if not excluded:
-            deliver(batch, self._members.values())
+            deliver(batch, members.values())
             return
-        deliver(batch, [member for member in self._members.values() if member.id not in excluded])
+        deliver(batch, [member for member in members.values() if member.id not in excluded])
         for member_id, without in excluded.items():
             rest = [frame for frame in frames if frame not in without]
-            if rest and member_id in self._members:
-                deliver(self._batch(rest), (self._members[member_id],))
+            if rest and member_id in members:
+                deliver(self._batch(rest, form), (members[member_id],))
 
     def _is_next(self, publication: Publication) -> bool:
         offset, epoch = self.position
@@ -408,16 +444,17 @@ class Feed:
         self.position = top
         self._ring = None
         self.last_id = history[-1].id if history and history[-1].position == top else ""
-        self._tell_all_broken()
+        for members in self._members.values():
+            self._tell_broken(members.values())
 
-    def _tell_all_broken(self) -> None:
-        for member in self._members.values():
+    def _tell_broken(self, members: Iterable[Member]) -> None:
+        for member in members:
             _tell_broken(member, self.channel, self.position)
 
     def _accept(self, publication: Publication) -> Frame:
         self.position = publication.position
         self.last_id = publication.id
-        frame = _frame(publication)
+        frame = frame_of(publication)
         self._recent().append(publication, frame)
         return self.put_aside(publication, frame)
 
@@ -426,8 +463,37 @@ class Feed:
             self._ring = Ring(self._history, self._clock)
         return self._ring
 
-    def _batch(self, frames: Sequence[Frame]) -> Batch:
-        return Batch(frames, self.channel, has_positions=self.position != START)
+    def _batch(self, frames: Sequence[Frame], form: Form) -> Batch:
+        return form.batch(frames, self.channel, has_positions=self.position != START)
+
+    def _add(self, member: Member, form: Form) -> None:
+        self._remove(member)
+        self._members.setdefault(form, {})[member.id] = member
+
+    def _remove(self, member: Member) -> None:
+        for form, members in list(self._members.items()):
+            members.pop(member.id, None)
+            if not members:
+                # Nothing is to be encoded in a form that no member has.
+                del self._members[form]
+
+    def _after(self, since: Position, history: Sequence[Frame]) -> Iterable[Frame] | None:
+        """What follows ``since``, up to our position as far as that is at hand; see :meth:`resume`."""
+        offset, epoch = self.position
+        if (since != START and since.epoch != epoch) or since.offset > offset:
+            raise Unrecoverable(self.channel, *self.position)
+        missed = offset - since.offset
+        recent = self._ring.newest(missed) if self._ring is not None else ()
+        if len(recent) == missed:
+            return recent
+        first = history[0].publication if history else None
+        if first is None or first.epoch != epoch:
+            return None
+        # There may be more than was asked for on either side.
+        skip = since.offset + 1 - first.offset
+        if not 0 <= skip < len(history):
+            return None
+        return history[skip : skip + missed]
 
     def _wait(self, publication: Publication) -> None:
         if len(self._waiting) < MAX_WAITING:
@@ -447,8 +513,8 @@ class Feed:
                 break
             older.append(publication)
             offset -= 1
-        ring.prepend(older, _frame)
+        ring.prepend(older, frame_of)
 
 
-def _frame(publication: Publication) -> Frame:
+def frame_of(publication: Publication) -> Frame:
     return Frame(publication.kind, publication.data, publication)

@@ -30,7 +30,7 @@ class Frame:
     :param publication: what it is of, if it was published, for members that want to know more of it.
     """
 
-    __slots__ = ("_compressed", "_message", "cost", "data", "kind", "publication")
+    __slots__ = ("_compressed", "_message", "cost", "data", "envelope", "kind", "publication")
 
     def __init__(self, kind: Kind, data: bytes, publication: Publication | None = None) -> None:
         self.kind = kind
@@ -38,6 +38,8 @@ class Frame:
         self.publication = publication
         #: Bytes that this frame counts for while it waits in an outbox.
         self.cost = len(data) + FRAME_OVERHEAD
+        #: The same in the form of envelopes, once it has been made; see :mod:`hubbub.core.forms`.
+        self.envelope: Frame | None = None
         self._message: dict[str, Any] | None = None
         self._compressed: bytes | None = None
 

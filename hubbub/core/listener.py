@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from sys import maxsize
 
 from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
@@ -37,6 +38,9 @@ class Listener:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("Expected all of a batch to be taken.")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         self._on_broken()

@@ -12,8 +12,8 @@ then its policy decides:
     dashboards and tickers, where nothing but the present counts. Should one publication per channel be
     too much, the oldest of them give way.
 
-A channel with history is under ``disconnect`` whatever the policy: its clients count, and come back for what
-they have missed.
+A channel with history is under ``disconnect`` whatever the policy: its clients come back for what they have
+missed. Before such a client is disconnected, the publications of other channels that may be dropped give way.
 
 Policies drop publications only, and only publications are refused. What is sent to this client directly is
 never dropped: its sender waits for room first (``Connection.send_*``), so it exceeds the bound by one
@@ -67,6 +67,7 @@ class Outbox:
         if batch.channel is None:
             self._append(next(self._keys), batch)
         elif self.policy == "disconnect" or batch.has_positions:
+            self._make_room(batch)
             if not self._fits(batch):
                 self.clear()
                 return False
@@ -99,6 +100,11 @@ class Outbox:
 
     def _fits(self, batch: Batch) -> bool:
         return self.size == 0 or self.size + batch.cost <= self.limit
+
+    def _make_room(self, batch: Batch) -> None:
+        """Drop what may be dropped, the oldest first, until ``batch``, which may not, fits."""
+        while self._droppable and not self._fits(batch):
+            self._drop(self._waiting.pop(self._droppable.popleft()))
 
     def _append(self, key: int | str, batch: Batch) -> None:
         self._waiting[key] = batch

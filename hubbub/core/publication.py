@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from itertools import count
 from secrets import token_hex
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from msgspec import DecodeError, Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 from pydantic_core import PydanticSerializationError, to_json
 
-from hubbub.exceptions import InvalidChannel, InvalidData
+from hubbub.exceptions import InvalidChannel, InvalidData, InvalidPosition
 from hubbub.types import Kind
 
 MAX_CHANNEL_LENGTH = 255
@@ -25,6 +25,9 @@ INTERNAL = "\x01"
 # a lone surrogate cannot be written as UTF-8.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+# Up to 18 digits are less than 2**63, which is what engines can count to.
+_POSITION = re.compile("([0-9]{1,18}):([!-~]{0,64})")
+
 
 class Position(NamedTuple):
     """Where a publication stands in its channel.
@@ -32,10 +35,28 @@ class Position(NamedTuple):
     Offsets rise by one within an epoch. The epoch changes whenever what came before cannot be trusted any
     more: it was lost, evicted or removed. A channel without history has no positions to return to: its
     publications are delivered at most once and all carry offset 0 and an empty epoch.
+
+    ``str(position)`` is its *id*, ``OFFSET:EPOCH``, which clients keep and give back; :meth:`parse` reads it.
     """
 
     offset: int
     epoch: str
+
+    def __str__(self) -> str:
+        return "start" if self == START else f"{self.offset}:{self.epoch}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The position whose id is ``text``; ``"start"`` is :data:`START`.
+
+        :raises InvalidPosition: ``text`` is not an id.
+        """
+        if text == "start":
+            return cls(*START)
+        if not (found := _POSITION.fullmatch(text)):
+            shown = f"{text[:64]!r}…" if len(text) > 64 else repr(text)
+            raise InvalidPosition(f"Expected the id of a position, such as '17:c0ffee42', but got {shown}.")
+        return cls(int(found[1]), found[2])
 
 
 #: Before everything that was ever published to a channel, whatever its epoch.
@@ -126,6 +147,19 @@ def check_channel(name: str) -> str:
             f"at index {found.start()} of {name!r}."
         )
     return name
+
+
+def check_position(position: Position | str) -> Position:
+    """Return ``position``, which may be given as its id.
+
+    :raises InvalidPosition: it is text, but not the id of a position; or its offset is negative or too large.
+    :raises TypeError: it is neither text nor a position.
+    """
+    if isinstance(position, str):
+        return Position.parse(position)
+    if not isinstance(position, Position):
+        raise TypeError(f"Expected a position or its id as text, but got {type(position).__name__}.")
+    return Position.parse(str(position))
 
 
 def encode(data: object) -> tuple[Kind, bytes]:

@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from hubbub import History, Hub, Position, Unrecoverable
+from hubbub import History, Hub
 
 #: Where the rooms are; ``hubbub demo`` sets it.
 URL = os.environ.get("HUBBUB_DEMO_URL", "memory://")
@@ -51,8 +51,8 @@ RoomName: TypeAlias = Annotated[
 ]
 
 
-# Where a page that comes back left off: offset and epoch.
-Since: TypeAlias = Annotated[str, Query(pattern=r"^[0-9]{1,15} [0-9A-Za-z-]{1,40}$")]
+# Where a page that comes back left off: the id of the last message.
+Since: TypeAlias = Annotated[str, Query(pattern=r"^[0-9]{1,15}:[0-9A-Za-z-]{1,40}$")]
 
 # The parts of a channel's name are divided by these.
 IN_CHANNEL = str.maketrans({":": "%3A", "/": "%2F", "%": "%25"})
@@ -75,7 +75,8 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent; besides, who is here, who comes and who leaves, which the hub tells by itself.
+# What a page is sent. What is said comes in envelopes, with the id of each message; besides, the hub tells by
+# itself who is here, who comes and who leaves.
 
 
 class Said(BaseModel):
@@ -100,15 +101,10 @@ class IsTyping(BaseModel):
 
 
 class Welcome(BaseModel):
-    """All that the page has missed has been sent. With its own count of what is said from now on, it knows
-    where to go on when it comes back."""
+    """All that the page has missed has been sent."""
 
     type: Literal["welcome"] = "welcome"
     name: str
-    offset: int
-    epoch: str
-    #: Whether there is a gap between what the page has and what it was sent.
-    gap: bool
     #: The process that serves it.
     process: int
 
@@ -119,28 +115,13 @@ app = FastAPI(title="Hubbub demo", openapi_url=None)
 app.include_router(hub.router)
 
 
-def parse_position(since: str | None) -> Position | None:
-    if since is None:
-        return None
-    offset, _, epoch = since.partition(" ")
-    return Position(int(offset), epoch)
-
-
 @app.websocket("/chat")
 async def chat(websocket: WebSocket, room: RoomName, name: Name, since: Since | None = None) -> None:
     channel, typing = f"room:{room.translate(IN_CHANNEL)}", f"typing:{room}"
     async with hub.connection(websocket, user=name) as client:
-        gap = False
-        try:
-            position = await client.subscribe(
-                channel, since=parse_position(since), history=RECENT, join_leave="users"
-            )
-        except Unrecoverable:
-            gap = True
-            position = await client.subscribe(channel, history=RECENT, join_leave="users")
+        await client.subscribe(channel, since=since, history=RECENT, positions=True, join_leave="users")
         await client.subscribe(typing)
-        offset, epoch = position
-        await client.send(Welcome(name=name, offset=offset, epoch=epoch, gap=gap, process=os.getpid()))
+        await client.send(Welcome(name=name, process=os.getpid()))
         async for message in client.iter_messages(FromPage):
             match message:
                 case Typing():

@@ -90,6 +90,14 @@ class Writer(_Member, ABC):
         while not self._outbox.has_room and not self._ending:
             await self._changed()
 
+    async def ready(self) -> int:
+        """Wait until the client has taken all that waits. Returns how many bytes of missed publications may
+        be written: half of the outbox, which leaves room for what is published meanwhile; 0 if nothing is
+        taken any more."""
+        while self._outbox.size and not self._ending:
+            await self._changed()
+        return 0 if self._ending else max(1, self._outbox.limit // 2)
+
     def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
         """Take nothing more; send what waits (unless ``discard``), then a close frame (unless ``code`` is
         ``None``). Does not wait. Only the first call counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from sys import maxsize
 
 import pytest
 
@@ -60,6 +61,9 @@ class Member:
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("everything was taken")
+
+    async def ready(self) -> int:
+        return maxsize
 
     def broken(self, channel: str, position: Position) -> None:
         self.breaks.append(position)

@@ -1,0 +1,344 @@
+"""What clients missed is read and handed over as they take it, also on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from hubbub import EngineUnavailable, History, Position, Unrecoverable, replay, subscriptions
+from hubbub import node as node_module
+from hubbub.channels import Channel
+from hubbub.core.forms import ENVELOPE
+from hubbub.core.frames import FRAME_OVERHEAD
+from hubbub.core.publication import START
+from hubbub.engines.base import Page
+from hubbub.node import Node
+from tests.clients import connect, connect_deaf, eventually, receive_json
+from tests.servers import ROOT, Server, serve
+from tests.test_streams import FlakyEngine, Member, say
+
+SIZE = 1000
+
+
+class CountingEngine(FlakyEngine):
+    """Notes the bytes of each page that is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: list[int] = []
+
+    async def history(
+        self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        page = await super().history(channel, since, limit, reverse)
+        if channel == "chat":
+            self.pages.append(sum(len(each.data) + FRAME_OVERHEAD for each in page.publications))
+        return page
+
+
+class Slow(Member):
+    """A member that takes a piece when it is told to."""
+
+    def __init__(self, name: str = "ann") -> None:
+        super().__init__(name)
+        self.pieces = asyncio.Semaphore(0)
+        self.waits = asyncio.Event()
+
+    async def ready(self) -> int:
+        self.waits.set()
+        await self.pieces.acquire()
+        self.waits.clear()
+        return await super().ready()
+
+    async def takes(self, pieces: int) -> None:
+        """Take so many, and wait until it is asked for the next."""
+        for _ in range(pieces):
+            await asyncio.wait_for(self.waits.wait(), 5)
+            self.waits.clear()
+            self.pieces.release()
+        await asyncio.wait_for(self.waits.wait(), 5)
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+@pytest.fixture
+async def node(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(node_module, "TICK", 0.01)
+    monkeypatch.setattr(subscriptions, "LINGER", 0.05)
+    node = Node(engine, lambda name: Channel(name, History(size=2000)) if name == "chat" else None)
+    await node.start()
+    yield node
+    await node.stop(1012, "", 1)
+
+
+def texts(count: int, name: str = "") -> list[str]:
+    return [f"{name}{number}".ljust(SIZE, ".") for number in range(count)]
+
+
+async def test_history_is_read_in_pages_of_bounded_size(node: Node, engine: CountingEngine) -> None:
+    said = texts(500)
+    await say(node, *said)
+    member = Member()
+    assert (await node.join("chat", member, since=START)).offset == 500
+    assert member.received == said
+    assert len(engine.pages) > 5
+    assert max(engine.pages) <= max(replay.PIECE, replay.FIRST_READ * (SIZE + FRAME_OVERHEAD))
+
+
+async def test_nothing_is_read_for_a_client_that_takes_nothing(node: Node, engine: CountingEngine) -> None:
+    await say(node, *texts(500))
+    member = Slow()
+    joining = asyncio.create_task(node.join("chat", member, since=START))
+    # Asked once to find out that something is missing, once more to hand it over.
+    await member.takes(2)
+    assert len(engine.pages) == 1
+    assert len(member.received) == replay.FIRST_READ
+    assert node.stats()["subscriptions"] == 0
+    joining.cancel()
+    await asyncio.wait([joining])
+
+
+async def test_what_is_published_during_a_replay_is_in_its_place(node: Node) -> None:
+    before, during, after = texts(200, "before"), texts(200, "during"), texts(3, "after")
+    await say(node, *before)
+    member, there = Slow(), Member("there")
+    await node.join("chat", there)
+    joining = asyncio.create_task(node.join("chat", member, since=START))
+    for text in during:
+        await say(node, text)
+        if member.waits.is_set():
+            member.pieces.release()
+    while not joining.done():
+        member.pieces.release()
+        await asyncio.sleep(0)
+    await say(node, *after)
+    await member.hears(*before, *during, *after)
+    await there.hears(*during, *after)
+
+
+async def test_clients_that_come_back_together_share_reads(node: Node, engine: CountingEngine) -> None:
+    said = texts(500)
+    await say(node, *said)
+    members = [Member(str(number)) for number in range(100)]
+    await asyncio.gather(*(node.join("chat", member, since=START) for member in members))
+    assert all(member.received == said for member in members)
+    alone = 500 * (SIZE + FRAME_OVERHEAD) / replay.PIECE
+    assert len(engine.pages) < 3 * alone
+
+
+async def test_who_is_cancelled_in_the_middle_leaves_nothing_behind(
+    node: Node, engine: CountingEngine
+) -> None:
+    await say(node, *texts(500))
+    member = Slow()
+    joining = asyncio.create_task(node.join("chat", member, since=START))
+    await member.takes(3)
+    joining.cancel()
+    await asyncio.wait([joining])
+    assert joining.cancelled()
+    heard = len(member.received)
+    await say(node, "more")
+    await eventually(lambda: engine.unsubscribed == ["chat"])
+    assert len(member.received) == heard
+    assert node.stats()["channels"] == 0
+
+
+async def test_who_leaves_in_the_middle_is_handed_nothing_more(node: Node) -> None:
+    await say(node, *texts(500))
+    member = Slow()
+    joining = asyncio.create_task(node.join("chat", member, since=START))
+    await member.takes(3)
+    heard = len(member.received)
+    node.leave("chat", member)
+    member.pieces.release()
+    position = await joining
+    assert position.offset == heard < 500
+    await say(node, "more")
+    assert len(member.received) == heard
+    assert node.stats()["subscriptions"] == 0
+
+
+async def test_a_replay_goes_on_after_an_outage(node: Node, engine: CountingEngine) -> None:
+    said = texts(500)
+    await say(node, *said)
+    member = Slow()
+    joining = asyncio.create_task(node.join("chat", member, since=START))
+    await member.takes(2)
+    engine.is_away = True
+    reads = engine.reads
+    while engine.reads < reads + 2:
+        member.pieces.release()
+        await asyncio.sleep(0)
+    engine.is_away = False
+    while not joining.done():
+        member.pieces.release()
+        await asyncio.sleep(0.001)
+    assert (await joining).offset == 500
+    assert member.received == said
+
+
+async def test_an_outage_before_the_first_piece_is_an_error(node: Node, engine: CountingEngine) -> None:
+    await say(node, *texts(5))
+    await node.join("chat", Member("there"))
+    engine.is_away = True
+    member = Member()
+    with pytest.raises(EngineUnavailable):
+        await node.join("chat", member, since=START)
+    assert member.received == []
+
+
+@pytest.mark.parametrize("piece", [0, 2])
+async def test_history_that_is_removed_during_a_replay_is_told(
+    node: Node, engine: CountingEngine, piece: int
+) -> None:
+    first = (await say(node, *texts(500)))[0]
+    there, member = Member("there"), Slow()
+    await node.join("chat", there)
+    joining = asyncio.create_task(node.join("chat", member, since=first))
+    await member.takes(piece)
+    await engine.remove_history("chat")
+    top = (await say(node, "new"))[0]
+    await eventually(lambda: there.breaks == [top])
+    while not joining.done():
+        member.pieces.release()
+        await asyncio.sleep(0)
+    if piece == 0:
+        # Nothing has been handed over: that is unrecoverable from the beginning.
+        with pytest.raises(Unrecoverable):
+            await joining
+        assert member.received == []
+        assert member.breaks == []
+    else:
+        assert await joining == top
+        assert member.breaks == [top]
+
+
+async def test_who_wants_more_than_is_kept_gets_what_is_kept(node: Node) -> None:
+    await say(node, *texts(2010))
+    member = Member()
+    await node.join("chat", member, history=5000)
+    assert member.received == texts(2010)[10:]
+
+
+async def test_a_channel_that_was_left_and_joined_again_is_replayed_anew(
+    node: Node, engine: CountingEngine
+) -> None:
+    """Also if something still holds on to the failure of a subscription before."""
+    await say(node, *texts(5))
+    await node.join("chat", Member("there"))
+    engine.is_away = True
+    with pytest.raises(EngineUnavailable) as kept:
+        await node.join("chat", Member(), since=START)
+    engine.is_away = False
+    node.leave("chat", Member("there"))
+    await eventually(lambda: engine.unsubscribed == ["chat"])
+    member = Member()
+    await node.join("chat", member, since=START)
+    await say(node, "new")
+    await member.hears(*texts(5), "new")
+    assert kept.value
+
+
+async def test_a_subscription_with_envelopes_waits_for_room(node: Node) -> None:
+    member = Slow()
+    joining = asyncio.create_task(node.join("chat", member, form=ENVELOPE))
+    await member.takes(0)
+    assert member.received == []
+    member.pieces.release()
+    await joining
+    assert len(member.received) == 1
+
+
+# On real servers
+
+
+@pytest.fixture(params=["hubbub run", "uvicorn"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    async with serve(
+        "tests.apps.replay:app", tmp_path / "log", command=request.param, cwd=ROOT, probe="/stats"
+    ) as server:
+        yield server
+
+
+async def stats(server: Server) -> dict[str, Any]:
+    return await server.get_json("/stats")
+
+
+MESSAGES = 5000
+CLIENTS = 20
+
+
+async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(server: Server) -> None:
+    """20 MB each, of which no client takes more than a few kilobytes."""
+    async with httpx2.AsyncClient(timeout=60) as http:
+        query = {"count": MESSAGES, "size": 4000}
+        since = (await http.post(f"{server.http}/fill", params=query)).json()
+    before = await stats(server)
+    url = f"{server.ws}/chat?since={since}"
+    clients = await asyncio.gather(*(connect_deaf(url) for _ in range(CLIENTS)))
+
+    async def all_wait() -> bool:
+        return bool((await stats(server))["backlog"] > CLIENTS * replay.PIECE / 2)
+
+    await eventually(all_wait)
+    now = await stats(server)
+    assert now["backlog"] <= CLIENTS * 1_048_576
+    assert now["resident_kib"] - before["resident_kib"] < 60_000
+    assert now["let_go"] == 0
+    # Which loses nothing: whoever reads gets all of it, in order, and then what is new.
+    slow = clients[0]
+    slow.transport.resume_reading()
+    start = Position.parse(since)
+    for offset in range(start.offset + 1, start.offset + MESSAGES + 1):
+        message = await receive_json(slow)
+        assert message["id"] == f"{offset}:{start.epoch}"
+    async with httpx2.AsyncClient(timeout=60) as http:
+        await http.post(f"{server.http}/fill", params={"count": 1, "size": 1})
+    assert (await receive_json(slow))["data"] == "x"
+    for client in clients:
+        client.transport.abort()
+
+    async def all_have_gone() -> bool:
+        return bool((await stats(server))["connections"] == 0)
+
+    await eventually(all_have_gone)
+    assert (await stats(server))["backlog"] == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
+async def test_a_client_that_stops_reading_in_the_middle_is_disconnected_as_slow(
+    name: str, tmp_path: Path
+) -> None:
+    env = {"HUBBUB_TEST_SEND_TIMEOUT": "0.5"}
+    target = "tests.apps.replay:app"
+    async with serve(target, tmp_path / "log", command=name, cwd=ROOT, probe="/stats", env=env) as server:
+        async with httpx2.AsyncClient(timeout=60) as http:
+            query = {"count": MESSAGES, "size": 4000}
+            since = (await http.post(f"{server.http}/fill", params=query)).json()
+        deaf = await connect_deaf(f"{server.ws}/chat?since={since}")
+
+        async def it_is_gone() -> bool:
+            now = await stats(server)
+            return bool(now["let_go"] == 1 and now["connections"] == now["subscriptions"] == 0)
+
+        await eventually(it_is_gone)
+        deaf.transport.abort()
+
+
+async def test_a_client_that_comes_back_is_told_so_first(server: Server) -> None:
+    async with httpx2.AsyncClient(timeout=60) as http:
+        since = (await http.post(f"{server.http}/fill", params={"count": 3, "size": 1})).json()
+    async with connect(f"{server.ws}/chat?since={since}") as client:
+        opening = {"type": "subscribed", "channel": "chat", "id": since, "recovered": True}
+        assert await receive_json(client) == opening
+        for _ in range(3):
+            assert (await receive_json(client))["type"] == "publication"
