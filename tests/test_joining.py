@@ -67,14 +67,6 @@ class InPieces(Recovery):
         super().__init__()
         self.arrivals: list[Arrival] = []
 
-    def read(self) -> None:
-        # As nodes do, before anyone is told: from here on the old epoch is nobody's.
-        page = self.engine.read(self.feed.since)
-        if self.feed.contradicts(*page):
-            self.engine.begin()
-            page = self.engine.read(self.feed.since)
-        self.repairs[0] = page
-
     @rule(history=st.integers(0, 12))
     def arrive_new(self, history: int) -> None:
         self.come(None, history)
@@ -155,6 +147,8 @@ class InPieces(Recovery):
         for _ in range(500):
             if not self.arrivals:
                 break
+            if self.is_held:
+                self.compare_after_restart()
             while self.repairs:
                 if self.repairs[0] is None:
                     self.read()
