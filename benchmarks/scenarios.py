@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from benchmarks import across
 from benchmarks.load import Load
 from benchmarks.measures import Measured, connections, fan_out, latency, memory, stalled
-from benchmarks.peers import HISTORY, MORE, PUBLISH, RESUME, ROOM, WORKERS, Peer
+from benchmarks.peers import HISTORY, MORE, PUBLISH, QUEUED, RESUME, ROOM, WORKERS, Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Baseline:
 
 MANAGER = Baseline("manager", lambda peer: "manager")
 LIMIT = Baseline("limit", lambda peer: "reference")
+SAME_SERVER = Baseline("manager, same server", lambda peer: peer.name.replace("hubbub", "manager"))
 BROADCASTER = Baseline("broadcaster", lambda peer: "broadcaster-redis")
 WITHOUT_HISTORY = Baseline("without", lambda peer: peer.name.removesuffix("-history"))
 
@@ -86,6 +87,20 @@ def _fan_outs() -> Iterator[Scenario]:
             measure=fan_out,
             rounds=2 if is_large else 100,
             quick_rounds=2 if (clients, size) == (1000, 128) and outstanding < 32 else 0,
+        )
+
+
+def _queued() -> Iterator[Scenario]:
+    for outstanding in (1, 8):
+        yield Scenario(
+            name=f"queued-{outstanding}",
+            title=f"Servers that are not uvicorn: 1,000 clients, {outstanding} outstanding",
+            unit="deliveries/s",
+            load=Load(clients=1000, outstanding=outstanding),
+            measure=fan_out,
+            needs=QUEUED,
+            baselines=(SAME_SERVER,),
+            rounds=3,
         )
 
 
@@ -187,6 +202,7 @@ SCENARIOS = (
         needs=MORE,
         quick_rounds=2,
     ),
+    *_queued(),
     *_across_workers(),
     *_publishes(),
     Scenario(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -51,6 +52,8 @@ class Subscriptions:
         self._replays: WeakValueDictionary[str, Replay] = WeakValueDictionary()
         self._reads = asyncio.Semaphore(READS)
         self._flushes: list[Callable[[], None]] = []
+        # Of the node, for what is called while publications go out: the publisher's is another request's.
+        self._context = copy_context()
         #: Bytes collected by feeds since the last flush.
         self.collected = 0
 
@@ -139,7 +142,7 @@ class Subscriptions:
         """Have ``flush`` called at the end of this turn of the event loop."""
         # One callback for all the feeds that were published to in this turn.
         if not self._flushes:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush, context=self._context)
         self._flushes.append(flush)
 
     def tick(self, now: float) -> None:

@@ -13,6 +13,8 @@ ROOM = "room"
 #: Also ``/echo``, which sends back what comes, and ``/many/{}``, a channel for each number, where what any
 #: member sends goes to all channels.
 MORE = "more"
+#: The room on a server that lets Hubbub write over ``websocket.send`` only.
+QUEUED = "queued"
 #: One room of all processes that have the same store.
 WORKERS = "workers"
 #: Publishing without a client: a ``publisher``.
@@ -106,6 +108,39 @@ def _hubbubs() -> Iterator[Peer]:
                 store=store,
                 environment=environment,
                 publisher="hub" if store else "",
+            )
+
+
+def _on_other_servers() -> Iterator[Peer]:
+    """Hubbub and the page's manager on servers that are not uvicorn."""
+    for server, command in (
+        ("hypercorn", ("hypercorn", "{}:app", "--bind", "127.0.0.1:{port}", "--worker-class", "uvloop")),
+        (
+            "granian",
+            (
+                "granian",
+                "{}:app",
+                "--interface",
+                "asgi",
+                "--port",
+                "{port}",
+                "--loop",
+                "uvloop",
+                "--no-access-log",
+            ),
+        ),
+    ):
+        for name, title, module in (
+            ("hubbub", "Hubbub", "hub"),
+            ("manager", "FastAPI, ConnectionManager", "manager"),
+        ):
+            yield Peer(
+                name=f"{name}-{server}",
+                title=f"{title}, {server}",
+                command=("{python}", "-m", *(word.replace("{}", module) for word in command)),
+                path="/ws",
+                packages=("hubbub", "fastapi", server),
+                offers=frozenset({QUEUED}),
             )
 
 
@@ -220,6 +255,7 @@ PEERS = (
         message=_SOCKET_IO_MESSAGE,
         replies=(_SOCKET_IO_PING,),
     ),
+    *_on_other_servers(),
     *_hubbubs(),
     Peer(
         name="hubbub-postgres-unsynced",

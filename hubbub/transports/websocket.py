@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -28,84 +30,165 @@ def open_writer(
     return make(connection_id, websocket, outbox, on_end)
 
 
-class QueuedWriter(Writer):
-    """An outbox, and one task that empties it into the socket.
+# In place of what a coroutine waits for, if it has come to its end.
+_DONE = object()
 
-    The task is started by the first write. It is the only one that sends on the socket after accept, so
-    that everything leaves in the order in which it was written, the close frame last.
+
+class Suspended:
+    """A coroutine that has been run up to its first suspension, for a task to await the rest of it.
+
+    :param coroutine: that has been started.
+    :param awaited: the future that the coroutine waits for.
     """
 
-    __slots__ = ("_close", "_sending_since", "_task", "_work")
+    __slots__ = ("_awaited", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        # What ``yield from`` does, entered in the middle.
+        awaited = self._awaited
+        while True:
+            try:
+                value = yield awaited
+            except BaseException as exc:
+                step = partial(self._coroutine.throw, exc)
+            else:
+                step = partial(self._coroutine.send, value)
+            try:
+                awaited = step()
+            except StopIteration:
+                return
+
+
+class QueuedWriter(Writer):
+    """Writes over ``websocket.send``, on any server.
+
+    ``send`` is a coroutine, but on most servers it never suspends while the client keeps up (uvicorn,
+    hypercorn). So ``write`` runs it itself, without a task, up to its end or its first suspension. What
+    has been suspended is continued by a task; publications wait in the outbox meanwhile, and the task sends
+    them and ends when the outbox is empty. On servers whose ``send`` always suspends (granian) this is one
+    task for each burst.
+
+    Code in ``send`` that must run inside a task, in a middleware for example, raises when it is run like
+    this. Then the connection's messages are left to tasks altogether.
+
+    Everything leaves in the order in which it was written, the close frame last.
+    """
+
+    __slots__ = ("_close", "_flow", "_sending_since", "_task")
 
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
     ) -> None:
         super().__init__(connection_id, websocket, outbox, on_end)
-        self.write = self._queue
+        # What ``write`` is while no task is sending.
+        self._flow = self._send_now
+        self.write = self._flow
+        # Sends what waits. There is one only while something does.
         self._task: asyncio.Task[None] | None = None
-        # Set while there is something for the task to do; the task clears it before it looks.
-        self._work = asyncio.Event()
         # The close frame that is to go out once nothing else waits.
         self._close: tuple[int, str] | None = None
         # When the send that is under way began, on the loop's clock.
         self._sending_since: float | None = None
 
     async def ended(self, timeout: float) -> None:
+        task = self._task
         try:
-            if self._task is not None:
-                await asyncio.wait([self._task], timeout=timeout)
+            if task is not None:
+                await asyncio.wait([task], timeout=timeout)
         finally:
             self.cut()
-            if self._task is not None and self._task.cancel():
-                await asyncio.wait([self._task], timeout=1.0)
+            if task is not None and task.cancel():
+                await asyncio.wait([task], timeout=1.0)
 
     def stalled(self, now: float) -> float:
         return 0.0 if self._sending_since is None else now - self._sending_since
 
     def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("A queue takes all of a batch.")
+        raise AssertionError("Expected all of a batch to be taken by write().")
 
-    def _queue(self, batch: Batch) -> int:
-        taken = self._hold(batch)
-        self._wake()
-        return taken
+    # Without a task
+
+    def _send_now(self, batch: Batch) -> int:
+        """Send ``batch`` as far as that needs no waiting."""
+        for number, frame in enumerate(batch.frames):
+            sending = self._websocket.send(frame.message)
+            try:
+                # Half the time of sending.send(None), which ends with an exception.
+                awaited = next(sending.__await__(), _DONE)
+                if awaited is _DONE:
+                    continue
+            except (WebSocketDisconnect, OSError, asyncio.CancelledError) as exc:
+                logger.debug("Could not send to connection %s: %r", self.id, exc)
+                self.cut()
+            except Exception as exc:
+                sending.close()
+                logger.debug("Connection %s is sent to in tasks from now on: %r", self.id, exc)
+                self._flow = self._send_in_task
+                self._begin(batch, number, None)
+            else:
+                self._begin(batch, number, Suspended(sending, awaited))
+            break
+        return len(batch)
+
+    # In a task
+
+    def _send_in_task(self, batch: Batch) -> int:
+        self._begin(batch, 0, None)
+        return len(batch)
+
+    def _begin(self, batch: Batch, number: int, suspended: Suspended | None) -> None:
+        """Have a task send ``batch`` from its frame ``number`` on, whose sending may be suspended."""
+        # The outbox is empty, so it takes any batch. What is being sent counts until it is sent.
+        self._outbox.push(batch)
+        self._outbox.take()
+        self._sending_since = self._loop.time()
+        self.write = self._hold
+        self._start(batch, number, suspended)
 
     def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
         self._close = close
-        if close is not None or self._task is not None:
-            self._wake()
+        if self._task is None and close is not None:
+            self._start(None)
 
-    def _wake(self) -> None:
-        if self._task is None:
-            self._task = self._loop.create_task(self._run())
-        self._work.set()
+    def _start(self, batch: Batch | None, number: int = 0, suspended: Suspended | None = None) -> None:
+        self._task = self._loop.create_task(self._run(batch, number, suspended))
 
-    async def _run(self) -> None:
+    async def _run(self, batch: Batch | None, number: int, suspended: Suspended | None) -> None:
         try:
-            while True:
-                self._work.clear()
-                while batch := self._outbox.take():
-                    await self._send(batch)
-                if self._close is not None:
-                    await self._websocket.close(*self._close)
-                if self._ending:
-                    return
-                await self._work.wait()
+            while batch := batch or self._outbox.take():
+                try:
+                    if suspended is not None:
+                        await suspended
+                        suspended = None
+                        number += 1
+                    for frame in batch.frames[number:]:
+                        self._sending_since = self._loop.time()
+                        await self._websocket.send(frame.message)
+                finally:
+                    self._sending_since = None
+                    self._outbox.sent(batch)
+                self._has_changed()
+                batch, number = None, 0
+            if self._close is not None:
+                await self._websocket.close(*self._close)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
             # The client is gone, or the server has closed the socket by itself (a failed ping, a protocol
             # error) and says so by refusing to send. The handler learns it from what it receives.
-            logger.debug("The client is gone: %r", exc)
-        except Exception:
-            logger.exception("The server could not send to a client.")
-        finally:
+            logger.debug("Could not send to connection %s: %r", self.id, exc)
             self.cut()
-
-    async def _send(self, batch: Batch) -> None:
-        try:
-            for frame in batch.frames:
-                self._sending_since = self._loop.time()
-                await self._websocket.send(frame.message)
-        finally:
-            self._sending_since = None
-            self._outbox.sent(batch)
-        self._has_changed()
+        except asyncio.CancelledError:
+            self.cut()
+            raise
+        except Exception:
+            self.cut()
+            logger.exception("The server could not send to connection %s.", self.id)
+        # Nothing was awaited since the outbox was found empty.
+        self._task = None
+        if self._ending:
+            self.cut()
+        else:
+            self.write = self._flow
