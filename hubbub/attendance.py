@@ -157,7 +157,8 @@ class Attendance:
                 await self._tell()
         except (TimeoutError, EngineUnavailable) as exc:
             logger.warning("Could not take leave of the engine: who was here seems so for a while. (%s)", exc)
-        self._release(list(self._waiting))
+        finally:
+            self._release(list(self._waiting))
 
     async def enter(self, channel: str, connection: str, data: bytes) -> bool:
         """Say that somebody is here. Returns when others can see it; or when the engine cannot be told now:
@@ -257,12 +258,13 @@ class Attendance:
             del keys[:CHUNK]
             renew = False
             self._has_begun = True
-            for (channel, connection), data in chunk.items():
+            for key, data in chunk.items():
+                channel, connection = key
                 self._untold.setdefault(channel, []).append((connection, data))
                 # It may have changed again meanwhile.
-                if self._changes.get((channel, connection)) is data:
-                    del self._changes[channel, connection]
-            self._release(chunk)
+                if self._changes.get(key) is data:
+                    del self._changes[key]
+                    self._release([key])
 
     def _begin(self) -> list[tuple[str, str]]:
         """Have everybody entered, under a new lease."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
+from typing import Any
 
 from hubbub.core.feed import Feed
 from hubbub.core.publication import START, Position
@@ -60,9 +61,13 @@ class Repairs:
         # Feeds behind the engine: where they stood when that was seen last, where the engine was, and when to
         # look again. A publication is often on its way.
         self._behind: dict[Feed, tuple[Position, Position, float]] = {}
+        # Channels that are to be declared again.
+        self._lost: set[str] = set()
+        self._has_stopped = False
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """End what is under way, and begin nothing more."""
+        self._has_stopped = True
         tasks = {*self._tasks.values(), *filter(None, [self._check])}
         for task in tasks:
             task.cancel()
@@ -77,6 +82,7 @@ class Repairs:
         """Look after ``feed`` no more."""
         self._feeds.discard(feed)
         self._behind.pop(feed, None)
+        self._lost.discard(feed.channel)
 
     def get(self, channel: str) -> asyncio.Task[None] | None:
         """The task for which the channel's feed lets wait what comes. Another one may follow it."""
@@ -84,8 +90,7 @@ class Repairs:
 
     def begin(self, feed: Feed) -> None:
         """Read what ``feed`` misses, and tell it."""
-        task = self._loop.create_task(self._read_missing(feed))
-        self._keep([feed], task)
+        self._keep([feed], self._read_missing(feed))
 
     def verify(self) -> None:
         """The engine was away: compare every channel with what it has now. Until that is known, publications
@@ -97,7 +102,7 @@ class Repairs:
         self._held.update(held)
         for first in range(0, len(held), BATCH):
             batch = held[first : first + BATCH]
-            self._keep(batch, self._loop.create_task(self._compare_held(batch)))
+            self._keep(batch, self._compare_held(batch))
 
     def tick(self, now: float) -> None:
         """Called about once a second: compare the channels whose turn it is."""
@@ -161,7 +166,7 @@ class Repairs:
         if task.cancelled() or (exc := task.exception()) is None:
             return
         if isinstance(exc, EngineUnavailable):
-            # When it is back, all are compared.
+            # They are when it is back, or else when it is their turn again.
             logger.debug("Could not compare channels with the engine: %s", exc)
         else:
             logger.error("Could not compare channels with the engine.", exc_info=exc)
@@ -222,7 +227,12 @@ class Repairs:
             # Publishers that do not know what the channel is declared to keep would publish to it without a
             # history from now on.
             logger.info("The engine has lost the history of %r; a new one begins.", feed.channel)
+            self._lost.add(feed.channel)
+        if feed.channel in self._lost:
+            # An engine that fails at it may have ended the subscription that there was: this is tried until
+            # it has succeeded, even if the channel has a history by then.
             await self._engine.subscribe(feed.channel, history)
+            self._lost.discard(feed.channel)
         if feed.position != START and feed.position.epoch != page.position.epoch:
             # Nothing was read, since nothing follows. The feed is to know what stands at the top now.
             page = await self._engine.history(feed.channel, None, 1, True)
@@ -239,7 +249,11 @@ class Repairs:
         else:
             logger.error("Could not read the history of %s; it is tried again.", what, exc_info=exc)
 
-    def _keep(self, feeds: Sequence[Feed], task: asyncio.Task[None]) -> None:
+    def _keep(self, feeds: Sequence[Feed], repair: Coroutine[Any, Any, None]) -> None:
+        if self._has_stopped:
+            repair.close()
+            return
+        task = self._loop.create_task(repair)
         channels = [feed.channel for feed in feeds]
         self._tasks.update(dict.fromkeys(channels, task))
         task.add_done_callback(lambda _: self._ended(channels, task))

@@ -140,9 +140,9 @@ async def test_who_has_left_before_it_was_known_to_be_there_is_not_there(
         await engine.asked.wait()
     present.leave("room", "0")
     await engine.take()
+    await engine.take()
     async with asyncio.timeout(DEADLINE):
         assert not await task
-        await engine.take()
         while await engine.presence("room"):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -166,3 +166,23 @@ async def test_who_waits_goes_on_when_the_engine_cannot_be_told(
     async with asyncio.timeout(DEADLINE):
         while sorted(await engine.presence("room")) != ["0", "1"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_who_enters_as_somebody_else_waits_until_that_is_known(
+    engine: SlowEngine, present: Attendance
+) -> None:
+    first = entering(present, "0")
+    async with asyncio.timeout(DEADLINE):
+        await engine.asked.wait()
+    present.leave("room", "0")
+    other = encode_member(PresenceMember("0", "bob"))
+    second = asyncio.create_task(present.enter("room", "0", other))
+    await asyncio.sleep(0)
+    await engine.take()
+    async with asyncio.timeout(DEADLINE):
+        await engine.asked.wait()
+    assert not second.done()
+    await engine.take()
+    async with asyncio.timeout(DEADLINE):
+        assert (await first, await second) == (False, True)
+    assert await engine.presence("room") == {"0": other}

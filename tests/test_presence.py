@@ -304,12 +304,14 @@ async def test_a_subscription_that_is_undone_meanwhile_leaves_no_join_without_a_
     assert list(watcher.here) == ["first", "last"]
 
 
-async def test_many_come_at_once(server: Server, nodes: tuple[Node, Node]) -> None:
-    watcher = await watching(nodes[1])
-    await asyncio.gather(*(come(nodes[0], str(number)) for number in range(3000)))
-    await until(lambda: len(watcher.here) == 3000)
-    assert len(watcher.events) < 100
-    assert len(await nodes[1].presence("room")) == 3000
+async def test_many_come_at_once(server: Server) -> None:
+    # On a busy machine, that many may keep a node from renewing a short lease.
+    async with running(server, 60) as one, running(server, 60) as two:
+        watcher = await watching(two)
+        await asyncio.gather(*(come(one, str(number)) for number in range(3000)))
+        await until(lambda: len(watcher.here) == 3000)
+        assert len(watcher.events) < 100
+        assert len(await two.presence("room")) == 3000
 
 
 async def test_a_watch_that_nobody_is_told_by_is_closed(server: Server, nodes: tuple[Node, Node]) -> None:

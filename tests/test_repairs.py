@@ -416,3 +416,37 @@ async def test_a_channel_that_is_not_declared_is_left_as_it_is(
     node.engine.subscribed.clear()
     await node.round()
     assert node.engine.subscribed == []
+
+
+async def test_an_engine_that_failed_to_declare_a_channel_is_asked_until_it_has(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it has declared it on the server, and then lost the answer and its subscription."""
+    _, member = await node.subscribe("chat")
+    node.server.restart()
+    subscribe = node.engine.subscribe
+    attempts = 0
+
+    async def fail_once(channel: str, history: History | None = None) -> Top:
+        nonlocal attempts
+        attempts += 1
+        top = await subscribe(channel, history)
+        if attempts == 1:
+            await node.engine.unsubscribe(channel)
+            raise EngineUnavailable("no answer")
+        return top
+
+    monkeypatch.setattr(node.engine, "subscribe", fail_once)
+    node.repairs.verify()
+    await node.settled()
+    assert attempts == 2
+    await node.publish("chat", "1")
+    await until(lambda: member.received == ["1"])
+
+
+async def test_nothing_begins_after_the_stop(node: Node) -> None:
+    feed, _ = await node.subscribe("chat")
+    await node.repairs.stop()
+    feed.verify()
+    node.repairs.verify()
+    assert node.repairs.get("chat") is None

@@ -362,7 +362,7 @@ class Feed:
             elif not self._is_duplicate(publication):
                 is_behind = True
         if is_behind:
-            # What has just been read may be of the time before a removal.
+            # What has just been read may be from before a removal.
             self._ring = None
             self.verify()
 

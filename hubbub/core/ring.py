@@ -56,9 +56,10 @@ class Ring:
 
     def append(self, publication: Publication, frame: Frame) -> None:
         """Take what has just come, the next after the newest."""
-        self._entries.append(_Entry(frame, publication, self._clock() + self._ttl))
+        now = self._clock()
+        self._entries.append(_Entry(frame, publication, now + self._ttl))
         self._bytes += frame.cost
-        self.trim()
+        self._trim(now)
 
     def prepend(self, publications: Iterable[Publication], frame_of: Callable[[Publication], Frame]) -> None:
         """Take what was read from the history just now, as far as there is room.
@@ -84,11 +85,12 @@ class Ring:
         return [entry.frame for entry in islice(self._entries, max(0, len(self) - count), None)]
 
     def trim(self) -> None:
-        """Drop what is too much or too old."""
-        entries, now = self._entries, self._clock()
+        """Drop what is too old."""
+        self._trim(self._clock())
+
+    # Inside
+
+    def _trim(self, now: float) -> None:
+        entries = self._entries
         while entries and (entries[0].until <= now or len(entries) > self._size or self._bytes > RING_BYTES):
             self._bytes -= entries.popleft().frame.cost
-
-    def clear(self) -> None:
-        self._entries.clear()
-        self._bytes = 0
