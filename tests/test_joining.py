@@ -304,3 +304,22 @@ def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed)
     assert joining.has_joined
     assert joining.position == engine.top
     assert member.received == [b"x", b"x"]
+
+
+def test_a_client_that_is_far_ahead_of_a_node_is_not_turned_away(engine: Engine, feed: Feed) -> None:
+    """The node has missed so much that the history does not lead from it to the client."""
+    for _ in range(20):
+        engine.publish()
+    engine.kept = engine.kept[-5:]
+    member = Plain()
+    joining = Joining(feed, member, PLAIN, engine.top, 0)
+    after = joining.step(1000)
+    assert after == feed.position
+    read(engine, feed, joining, after, 16)
+    # Its members are told first.
+    assert feed.is_repairing
+    feed.repaired(*engine.read(feed.since))
+    assert joining.step(1000) is None
+    assert joining.has_joined
+    assert member.received == []
+    assert not member.is_broken

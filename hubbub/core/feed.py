@@ -376,8 +376,11 @@ class Feed:
         """
         if self.is_repairing:
             return
-        is_older = top.epoch == self.position.epoch and top.offset < self.position.offset
-        if top.epoch != self.position.epoch or (not is_older and self.contradicts(history, top)):
+        offset, epoch = self.position
+        is_at_odds = top.epoch != epoch or (top.offset >= offset and self.contradicts(history, top))
+        # What we have yet to hand over is not there any more.
+        is_trimmed = bool(history) and history[0].offset > offset + 1
+        if is_at_odds or is_trimmed:
             self.verify()
             return
         for publication in history:

@@ -121,7 +121,7 @@ class Joining:
         else:
             opening = self._form.opening(feed.channel, feed.position, recovered=False)
             if opening is None:
-                raise
+                raise  # the Unrecoverable that is being handled
             feed.join(member, self._form, opening)
         self._reached = feed.position
         self.has_begun = self.has_joined = True
