@@ -239,7 +239,7 @@ class MemoryEngine(Engine):
         self._started()
         if lease not in self._leases and not begin:
             return False
-        self._leases[lease] = time.monotonic() + ttl
+        self._leases[lease] = self._clock() + ttl
         for channel, connection, data in changes:
             if data is None:
                 self._leave(channel, connection)
@@ -249,7 +249,7 @@ class MemoryEngine(Engine):
 
     async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
         self._started()
-        oldest = time.monotonic() - grace
+        oldest = self._clock() - grace
         lapsed = {lease for lease, lapses in self._leases.items() if lapses < oldest}
         removed = [
             PresenceChange(channel, connection, None)
@@ -346,15 +346,14 @@ class MemoryEngine(Engine):
             self._timer = asyncio.get_running_loop().call_later(SWEEP_EVERY, self._sweep)
 
     def _sweep(self) -> None:
+        self._timer = None
         now = self._clock()
         channels = self._agenda.take(now, SWEPT)
         for channel in channels:
             self._look_at(channel, self._streams[channel], now)
         keys = self._forget_keys(now)
-        loop = asyncio.get_running_loop()
-        self._timer = None
         if len(channels) == SWEPT or keys == SWEPT:
-            self._timer = loop.call_later(0, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(0, self._sweep)
         self._wait()
 
     def _look_at(self, channel: str, stream: Stream, now: float) -> None:
