@@ -286,8 +286,11 @@ class MemoryEngine(Engine):
         if history is not None:
             if stream is None:
                 stream = self._streams[channel] = Stream(history, self._epoch)
-            else:
+            elif history is not stream.history:
+                is_shorter = history.ttl < stream.history.ttl
                 stream.history = history
+                if is_shorter and stream.offset:
+                    self._schedule(channel, stream, self._clock())
         return stream
 
     def _used(self, channel: str, history: History | None = None) -> Stream | None:
