@@ -235,9 +235,7 @@ async def test_no_channel_has_an_epoch_a_second_time(engine: MemoryEngine, clock
         await engine.unsubscribe("chat")
 
 
-async def test_a_removed_history_that_nobody_asks_for_again_is_forgotten(
-    engine: MemoryEngine, clock: Clock
-) -> None:
+async def test_a_removed_history_is_forgotten(engine: MemoryEngine, clock: Clock) -> None:
     await engine.publish(publication("chat", "1"), SHORT)
     await engine.remove_history("chat")
     clock.now += SHORT.ttl + STREAM_TTL + 2

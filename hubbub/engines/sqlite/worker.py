@@ -155,7 +155,7 @@ class Worker(Thread):
             top = store.subscribe(channel, history, now)
             subscription.history = history
             if is_new:
-                # Nobody else writes until this is committed: what comes after that has a greater id.
+                # No other process writes until this is committed: later publications have greater ids.
                 subscription.last_id = store.last_id()
             return top
 
