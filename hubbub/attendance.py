@@ -117,6 +117,8 @@ class Attendance:
         self._engine = engine
         self._ttl = ttl
         self._ids = publication_ids()
+        #: Why the engine could not be told the last time; empty if it could.
+        self.trouble = ""
         # Everybody: channel and connection -> what is told about it.
         self._entries: dict[tuple[str, str], bytes] = {}
         # What the engine has yet to be told, and who waits for that.
@@ -209,7 +211,11 @@ class Attendance:
             try:
                 await self._round()
                 backoff.reset()
+                self.trouble = ""
             except Exception as exc:
+                # What else it may be can say something about connections.
+                reason = str(exc) if isinstance(exc, EngineUnavailable) else type(exc).__name__
+                self.trouble = f"Could not update presence: {reason}"
                 if isinstance(exc, EngineUnavailable):
                     logger.debug("Could not tell who is here: %s", exc)
                 else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,28 @@ T = TypeVar("T")
 
 #: Fields named in one error message; a message with a thousand bad fields is not answered with all.
 MAX_ERRORS = 10
+
+#: Errors above which none is named: pydantic describes all of them or none, each in some microseconds.
+MAX_DESCRIBED = 100
+
+#: Characters of a message, and of each part of a location, that a client is answered with. Both may hold what
+#: the client has sent.
+MAX_TEXT = 200
+MAX_PART = 64
+
+#: Bytes that the locations of all errors of a message may take. pydantic puts them together for each error,
+#: before the errors can be counted: 300 KB of nested lists would take seconds and gigabytes.
+MAX_LOCATIONS = 67_108_864
+
+#: Bytes that one level of nesting takes in a location, apart from its name.
+LEVEL = 32
+
+#: Bytes and characters below which no message can get there.
+HARMLESS = 16_384
+
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_TOKEN = re.compile(r'"([^"]*)"(\s*:)?|[\[\]{}]')
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def as_text(data: str | bytes) -> str:
@@ -61,10 +84,14 @@ def as_model(model: type[T] | TypeAdapter[T]) -> Callable[[str | bytes], T]:
     adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
 
     def parse(data: str | bytes) -> T:
+        if len(data) > HARMLESS:
+            _check_locations(data)
         try:
             return adapter.validate_json(data)
         except ValidationError as exc:
-            raise _invalid(exc) from exc
+            invalid = _invalid(exc)
+        # Not from within: a traceback would show what the client has sent, all of it.
+        raise invalid
 
     return parse
 
@@ -76,13 +103,79 @@ def exceeds(data: str | bytes, limit: int) -> bool:
     return isinstance(data, str) and len(data) * 4 > limit and len(data.encode()) > limit
 
 
+def _check_locations(data: str | bytes) -> None:
+    """
+    :raises InvalidMessage: errors in ``data`` could take more than ``MAX_LOCATIONS``; 1007.
+    """
+    text = data if isinstance(data, str) else data.decode("latin-1")
+    if "\\" in text:
+        text = _ESCAPE.sub("_", text)
+    parts = text.split('"')
+    strings, outside = parts[1::2], "".join(parts[::2])
+    values = outside.count(",") + 1
+    levels = max(accumulate(1 if each in "[{" else -1 for each in _BRACKET.findall(outside)), default=0)
+    # Too much rather than too little: any of the strings may be a name, and that at each level.
+    names = min(levels * max(map(len, strings), default=0), len(text))
+    if values * (names + levels * LEVEL) <= MAX_LOCATIONS:
+        return
+    longest = _longest_location(text)
+    if values * longest > MAX_LOCATIONS:
+        raise InvalidMessage(
+            f"Expected a message with fewer values, less nesting or shorter names, but got {values} values "
+            f"and locations of {longest} bytes.",
+            code=CloseCode.INVALID_DATA,
+        )
+
+
+def _longest_location(text: str) -> int:
+    """The bytes of the longest location in JSON without escapes. Of a name that comes twice, both count."""
+    longest = name = 0
+    # Of the containers that are open.
+    sizes = [0]
+    for match in _TOKEN.finditer(text):
+        if match[2]:
+            name = len(match[1])
+        elif match[0] in "[{":
+            sizes.append(sizes[-1] + name + LEVEL)
+            name = 0
+        elif match[0] in "]}":
+            sizes.pop()
+            if not sizes:
+                # No JSON: the model has words for that.
+                break
+        longest = max(longest, sizes[-1] + name + LEVEL)
+    return longest
+
+
 def _invalid(exc: ValidationError) -> InvalidMessage:
     # pydantic calls a union "tagged-union[Say,Typing]".
     model = re.sub(r"^(?:tagged-)?union\[(.*)\]$", r"one of \1", exc.title)
-    errors = exc.errors(include_url=False, include_context=False, include_input=False)
-    named = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in errors[:MAX_ERRORS])
-    return InvalidMessage(
-        f"Expected a message that fits {model}, but {named}.",
-        code=CloseCode.INVALID_DATA,
-        errors=[dict(error) for error in errors[:MAX_ERRORS]],
-    )
+    expected = f"Expected a message that fits {model}, but"
+    count = exc.error_count()
+    if count > MAX_DESCRIBED:
+        return InvalidMessage(
+            f"{expected} it does not, in {count} places.",
+            code=CloseCode.INVALID_DATA,
+        )
+    errors: list[dict[str, Any]] = [
+        {
+            "type": error["type"],
+            "loc": tuple(
+                excerpt(part, MAX_PART) if isinstance(part, str) else part
+                for part in error["loc"][:MAX_ERRORS]
+            ),
+            "msg": excerpt(error["msg"], MAX_TEXT),
+        }
+        for error in exc.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+    ]
+    named = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['msg']}" for each in errors)
+    return InvalidMessage(f"{expected} {named}.", code=CloseCode.INVALID_DATA, errors=errors)
+
+
+def excerpt(text: str, length: int) -> str:
+    """``text``, at most ``length`` characters of it, without its middle if it is longer, and with what is not
+    printable escaped."""
+    if len(text) > length:
+        half = length // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

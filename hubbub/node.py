@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from hubbub.attendance import Attendance, decode_member, decode_members
@@ -43,6 +43,23 @@ YIELD_COUNT = 256
 
 #: Seconds between two looks of a watch at what the engine has.
 LOOK = 30.0
+
+
+#: Where a health check writes, and bytes that it writes at the most.
+HEALTH = f"{INTERNAL}health"
+HEALTH_HISTORY = History(size=1, ttl=60)
+MAX_HEALTH_WRITE = 65_536
+
+
+class FailedWrite(NamedTuple):
+    """A publication that the engine did not accept.
+
+    :param reason: why, for people.
+    :param size: bytes of its payload.
+    """
+
+    reason: str
+    size: int
 
 
 class NodeConnection(Protocol):
@@ -100,6 +117,8 @@ class Node:
         self._away_since: float | None = None
         self._trouble = ""
         self._outages = 0
+        # What the engine refused last, if it has accepted nothing since.
+        self._failed_write: FailedWrite | None = None
         self._connections: dict[str, NodeConnection] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -156,17 +175,26 @@ class Node:
         }
 
     async def health(self, timeout: float) -> Health:
-        """Ask the engine, for at most ``timeout`` seconds, whether it is there."""
+        """Ask the engine, for at most ``timeout`` seconds, whether it answers and takes what is published."""
         asked = self.loop.time()
         trouble = ""
         try:
             async with asyncio.timeout(timeout):
                 await self._engine.history(CONTROL, limit=0)
+                if self._failed_write is not None:
+                    await self._write_again(self._failed_write)
         except TimeoutError:
             trouble = self._trouble or f"Expected the engine to answer within {timeout:g} s, but it did not."
         except EngineUnavailable as exc:
             trouble = str(exc)
+        trouble = trouble or self._attendance.trouble
         return Health(not trouble, self.loop.time() - asked, self._away, trouble)
+
+    async def _write_again(self, failed: FailedWrite) -> None:
+        """Write as much as what has failed. Otherwise, a hub that a load balancer has taken out, and that
+        publishes nothing therefore, would never be found well again."""
+        payload = bytes(min(failed.size, MAX_HEALTH_WRITE))
+        await self._write(Publication(HEALTH, payload, "binary", id=next(self._ids)), HEALTH_HISTORY)
 
     @property
     def _away(self) -> float:
@@ -267,11 +295,23 @@ class Node:
         history = self._history_of(publication.channel)
         if using is not None:
             return await self._engine.publish_in(publication, history, idempotency_key, using)
-        position = await self._engine.publish(publication, history, idempotency_key)
+        position = await self._write(publication, history, idempotency_key)
         self._published += 1
         if self._subscriptions.collected > YIELD_AFTER or self._published >= YIELD_COUNT:
             self._published = 0
             await asyncio.sleep(0)
+        return position
+
+    async def _write(
+        self, publication: Publication, history: History | None, idempotency_key: str | None = None
+    ) -> Position:
+        """Publish, and remember for health checks if the engine does not accept it."""
+        try:
+            position = await self._engine.publish(publication, history, idempotency_key)
+        except EngineUnavailable as exc:
+            self._failed_write = FailedWrite(str(exc), len(publication.data))
+            raise
+        self._failed_write = None
         return position
 
     async def remove_history(self, channel: str) -> None:
@@ -312,9 +352,7 @@ class Node:
         :raises EngineUnavailable: the engine cannot be reached.
         """
         packed = encode_command(command)
-        await self._engine.publish(
-            Publication(CONTROL, packed, "binary", id=next(self._ids)), CONTROL_HISTORY
-        )
+        await self._write(Publication(CONTROL, packed, "binary", id=next(self._ids)), CONTROL_HISTORY)
 
     def _on_command(self, packed: bytes) -> None:
         try:

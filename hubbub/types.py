@@ -77,7 +77,7 @@ class Presence:
 class Health:
     """Whether a hub can do its work.
 
-    :param is_ok: whether the engine has answered.
+    :param is_ok: whether the engine answers, and takes what is published and who is present.
     :param latency: seconds that the answer, or giving up, took.
     :param away: seconds for which the engine has been away; 0 if it is there.
     :param trouble: what is wrong, for people.

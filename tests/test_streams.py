@@ -91,17 +91,6 @@ class FlakyEngine(MemoryEngine):
             raise EngineUnavailable("away")
 
 
-class Sink:
-    def on_publication(self, publication: Publication) -> None:
-        pass
-
-    def on_disconnect(self, reason: str) -> None:
-        pass
-
-    def on_reconnect(self) -> None:
-        raise AssertionError("memory is never away")
-
-
 class Member:
     def __init__(self, name: str = "ann") -> None:
         self.id = name
@@ -534,19 +523,6 @@ def test_a_client_whose_run_breaks_is_closed_so_that_it_comes_back() -> None:
         closing = socket.receive()
         assert (closing["type"], closing["code"]) == ("websocket.close", 3010)
         assert closing["reason"].startswith("insufficient state: 'chat' goes on from")
-
-
-async def test_a_quiet_channel_is_forgotten_unless_somebody_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubbub.engines.memory.STREAM_TTL", 0)
-    history = History(size=5, ttl=0.01)
-    engine = MemoryEngine("memory://")
-    await engine.start(Sink())
-    kept, _ = await engine.subscribe("kept", history)
-    gone = await engine.publish(Publication("gone", b"1", "text"), history)
-    await asyncio.sleep(0.05)
-    await engine.publish(Publication("other", b"1", "text"), history)
-    assert (await engine.history("kept")).position == kept
-    assert (await engine.history("gone")).position == START != gone
 
 
 async def test_who_comes_as_a_subscription_ends_does_not_stop_the_loop(node: Node) -> None:

@@ -1,10 +1,20 @@
-"""``memory://``: one process, nothing to install. A publication goes straight to this process's feeds."""
+"""``memory://``: one process, nothing to install. A publication goes straight to this process's feeds.
+
+Nothing is kept longer than declared, whether the channel is used again or not: each stream that was
+published to is on an :class:`Agenda`, under the second in which its oldest publication expires, and later
+under the one in which the stream itself is forgotten. A timer looks at what is due.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from heapq import heappop, heappush
 from secrets import token_hex
 from typing import ClassVar
 
@@ -13,22 +23,39 @@ from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange
 from hubbub.exceptions import HubNotRunning, InvalidURL
 from hubbub.types import History
 
+logger = logging.getLogger("hubbub.engines.memory")
+
 #: Seconds that a stream is remembered after its last publication is gone. After that it begins anew.
 STREAM_TTL = 3600.0
 
+#: Seconds between two looks at what is due.
+SWEEP_EVERY = 1.0
+
+#: Streams, and idempotency keys, that one look deals with. If there are more, the next one follows at once.
+SWEPT = 1000
+
+#: Idempotency keys remembered. Each takes some 300 bytes, however long it is.
+MAX_KEYS = 200_000
+
 
 class Stream:
-    """A channel's history."""
+    """A channel's history.
 
-    __slots__ = ("epoch", "history", "offset", "publications", "used")
+    :param epoch: of its positions.
+    """
 
-    def __init__(self, history: History) -> None:
-        self.epoch = token_hex(4)
+    __slots__ = ("due", "epoch", "history", "offset", "publications", "used")
+
+    def __init__(self, history: History, epoch: str) -> None:
+        self.epoch = epoch
         self.offset = 0
         self.history = history
-        self.publications: deque[Publication] = deque()
+        #: Each with the time at which it was accepted, by the engine's clock.
+        self.publications: deque[tuple[float, Publication]] = deque()
         #: When it was used last.
         self.used = 0.0
+        #: When it is to be looked at, see :class:`Agenda`.
+        self.due = math.inf
 
     @property
     def position(self) -> Position:
@@ -36,41 +63,89 @@ class Stream:
 
     @property
     def top(self) -> Top:
-        newest = self.publications[-1] if self.publications else None
+        newest = self.publications[-1][1] if self.publications else None
         return Top(self.position, newest.id if newest and newest.offset == self.offset else "")
 
     def append(self, publication: Publication, now: float) -> Publication:
         self.offset += 1
-        accepted = publication.at(self.position, now)
-        self.publications.append(accepted)
-        self.trim(now)
+        accepted = publication.at(Position(self.offset, self.epoch), time.time())
+        self.publications.append((now, accepted))
+        self.used = now
+        if len(self.publications) > self.history.size:
+            self.trim(now)
         return accepted
 
     def trim(self, now: float) -> None:
         """Drop what is too much or too old."""
-        self.used = now
-        kept, oldest = self.publications, now - self.history.ttl
-        while kept and (len(kept) > self.history.size or kept[0].time < oldest):
+        kept, size, ttl = self.publications, self.history.size, self.history.ttl
+        while kept and (len(kept) > size or kept[0][0] + ttl <= now):
             kept.popleft()
 
 
+class Agenda:
+    """Which channels are to be looked at in which second. Each channel is in it once at the most."""
+
+    def __init__(self) -> None:
+        self._channels: dict[float, set[str]] = {}
+        # The keys of that, the earliest first.
+        self._seconds: list[float] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._seconds)
+
+    def add(self, channel: str, second: float) -> None:
+        channels = self._channels.get(second)
+        if channels is None:
+            channels = self._channels[second] = set()
+            heappush(self._seconds, second)
+        channels.add(channel)
+
+    def discard(self, channel: str, second: float) -> None:
+        if (channels := self._channels.get(second)) is not None:
+            channels.discard(channel)
+
+    def take(self, now: float, limit: int) -> list[str]:
+        """Take out channels that are due, ``limit`` at the most."""
+        taken: list[str] = []
+        while self._seconds and self._seconds[0] <= now:
+            channels = self._channels[self._seconds[0]]
+            while channels and len(taken) < limit:
+                taken.append(channels.pop())
+            if channels:
+                break
+            del self._channels[heappop(self._seconds)]
+        return taken
+
+
 class MemoryEngine(Engine):
-    """Everything in this process's memory, and gone with it."""
+    """Everything in this process's memory, and gone with it.
+
+    :param clock: seconds of a clock that is never set back.
+    """
 
     across_processes: ClassVar[bool] = False
 
-    def __init__(self, url: str, namespace: str = "hubbub") -> None:
+    def __init__(
+        self, url: str, namespace: str = "hubbub", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(url, namespace)
         if url.lower() != "memory://":
             # What is behind it is not repeated: it may have been meant for another engine, with a password.
             raise InvalidURL("Expected 'memory://' with nothing behind it, but got something behind it.")
         self._sink: Sink | None = None
-        # The least recently used first.
-        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._clock = clock
+        self._streams: dict[str, Stream] = {}
+        # What streams begin with. It changes when a stream that had it is forgotten or removed, so that no
+        # channel has an epoch a second time; all that begin meanwhile may share it. So a channel that was
+        # never published to can be forgotten when its last subscriber leaves, and be the same afterwards.
+        self._epoch = token_hex(4)
         # Their streams are not forgotten, however quiet they are.
         self._subscribed: set[str] = set()
-        # (channel, key) -> the position it got, and when; the oldest first.
-        self._keys: dict[tuple[str, str], tuple[Position, float]] = {}
+        self._agenda = Agenda()
+        # The digest of channel and key -> the position it got, and when; the oldest first.
+        self._keys: dict[bytes, tuple[Position, float]] = {}
+        self._has_forgotten_keys = False
+        self._timer: asyncio.TimerHandle | None = None
         # Channel -> connection -> its data and its lease.
         self._presence: dict[str, dict[str, tuple[bytes, str]]] = {}
         # Lease -> when it lapses.
@@ -78,9 +153,15 @@ class MemoryEngine(Engine):
 
     async def start(self, sink: Sink) -> None:
         self._sink = sink
+        self._wait()
 
     async def stop(self) -> None:
         self._sink = None
+        for channel in list(self._subscribed):
+            self._leave_channel(channel)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def publish(
         self,
@@ -89,40 +170,44 @@ class MemoryEngine(Engine):
         idempotency_key: str | None = None,
     ) -> Position:
         sink = self._started()
-        now = time.time()
-        key = (publication.channel, idempotency_key) if idempotency_key is not None else None
-        if key is not None:
-            self._forget_keys(now)
-            if earlier := self._keys.get(key):
-                return earlier[0]
-        stream = self._stream(publication.channel, history, now)
+        now = self._clock()
+        channel = publication.channel
+        key = None
+        if idempotency_key is not None:
+            key = _digest(channel, idempotency_key)
+            if earlier := self._published(key, now):
+                return earlier
+        stream = self._stream(channel, history)
         if stream is not None:
             publication = stream.append(publication, now)
+            # Otherwise its oldest publication is on the agenda already.
+            if now + stream.history.ttl < stream.due:
+                self._schedule(channel, stream, now)
         if key is not None:
-            self._keys[key] = (publication.position, now)
+            self._remember(key, publication.position, now)
         hand_over(sink, publication)
         return publication.position
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
         self._started()
         self._subscribed.add(channel)
-        stream = self._stream(channel, history, time.time())
+        stream = self._used(channel, history)
         return Top(START) if stream is None else stream.top
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
-        self._subscribed.discard(channel)
+        self._leave_channel(channel)
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:
         self._started()
-        stream = self._stream(channel, None, time.time())
+        stream = self._used(channel)
         if stream is None:
             return Page((), START)
         if since is not None and since.epoch != stream.epoch and since != START:
             return Page((), stream.position)
-        publications = list(stream.publications)
+        publications = [each for _, each in stream.publications]
         if reverse:
             publications.reverse()
         if since is not None:
@@ -140,8 +225,13 @@ class MemoryEngine(Engine):
 
     async def remove_history(self, channel: str) -> None:
         self._started()
-        if stream := self._streams.pop(channel, None):
-            self._streams[channel] = Stream(stream.history)
+        if stream := self._streams.get(channel):
+            self._epoch = token_hex(4)
+            self._agenda.discard(channel, stream.due)
+            stream = self._streams[channel] = Stream(stream.history, self._epoch)
+            stream.used = self._clock()
+            if channel not in self._subscribed:
+                self._schedule(channel, stream, stream.used)
 
     async def update_presence(
         self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
@@ -149,7 +239,7 @@ class MemoryEngine(Engine):
         self._started()
         if lease not in self._leases and not begin:
             return False
-        self._leases[lease] = time.monotonic() + ttl
+        self._leases[lease] = self._clock() + ttl
         for channel, connection, data in changes:
             if data is None:
                 self._leave(channel, connection)
@@ -159,7 +249,7 @@ class MemoryEngine(Engine):
 
     async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
         self._started()
-        oldest = time.monotonic() - grace
+        oldest = self._clock() - grace
         lapsed = {lease for lease, lapses in self._leases.items() if lapses < oldest}
         removed = [
             PresenceChange(channel, connection, None)
@@ -190,34 +280,112 @@ class MemoryEngine(Engine):
             raise HubNotRunning("The memory engine has not been started.")
         return self._sink
 
-    def _stream(self, channel: str, history: History | None, now: float) -> Stream | None:
-        """The channel's stream, trimmed; made if ``history`` wants one."""
+    def _stream(self, channel: str, history: History | None) -> Stream | None:
+        """The channel's stream; made if ``history`` wants one."""
         stream = self._streams.get(channel)
-        if stream is None:
-            if history is None:
-                return None
-            self._forget_streams(now)
-            stream = self._streams[channel] = Stream(history)
-        elif history is not None:
-            stream.history = history
-        stream.trim(now)
-        self._streams.move_to_end(channel)
+        if history is not None:
+            if stream is None:
+                stream = self._streams[channel] = Stream(history, self._epoch)
+            elif history is not stream.history:
+                is_shorter = history.ttl < stream.history.ttl
+                stream.history = history
+                if is_shorter and stream.offset:
+                    self._schedule(channel, stream, self._clock())
         return stream
 
-    def _forget_streams(self, now: float) -> None:
-        while self._streams:
-            channel, stream = next(iter(self._streams.items()))
-            if stream.used + stream.history.ttl + STREAM_TTL > now:
-                break
-            if channel in self._subscribed:
-                stream.used = now
-                self._streams.move_to_end(channel)
-            else:
-                del self._streams[channel]
+    def _used(self, channel: str, history: History | None = None) -> Stream | None:
+        """The same, trimmed."""
+        stream = self._stream(channel, history)
+        if stream is not None:
+            stream.used = self._clock()
+            stream.trim(stream.used)
+            if stream.offset:
+                self._schedule(channel, stream, stream.used)
+        return stream
 
-    def _forget_keys(self, now: float) -> None:
-        while self._keys:
-            key = next(iter(self._keys))
-            if self._keys[key][1] + IDEMPOTENCY_WINDOW > now:
+    def _leave_channel(self, channel: str) -> None:
+        self._subscribed.discard(channel)
+        stream = self._used(channel)
+        if stream is not None and stream.offset == 0:
+            self._agenda.discard(channel, stream.due)
+            del self._streams[channel]
+
+    def _published(self, key: bytes, now: float) -> Position | None:
+        """The position of what was published with the key, if that is not too long ago."""
+        position, published = self._keys.get(key, (None, 0.0))
+        return position if published + IDEMPOTENCY_WINDOW > now else None
+
+    def _remember(self, key: bytes, position: Position, now: float) -> None:
+        # One that has expired gives up its place: they are in the order of their time.
+        self._keys.pop(key, None)
+        if len(self._keys) >= MAX_KEYS:
+            del self._keys[next(iter(self._keys))]
+            if not self._has_forgotten_keys:
+                self._has_forgotten_keys = True
+                logger.warning(
+                    "More than %d idempotency keys came within %g s: the oldest are forgotten earlier.",
+                    MAX_KEYS,
+                    IDEMPOTENCY_WINDOW,
+                )
+        self._keys[key] = (position, now)
+        self._wait()
+
+    # Expiry
+
+    def _schedule(self, channel: str, stream: Stream, now: float) -> None:
+        """Have the stream looked at in time, unless it is looked at before that anyway."""
+        due = stream.publications[0][0] if stream.publications else stream.used + STREAM_TTL
+        # A ttl may be infinite.
+        second = math.ceil(min(due + stream.history.ttl, now + STREAM_TTL))
+        if second < stream.due:
+            self._agenda.discard(channel, stream.due)
+            self._agenda.add(channel, second)
+            stream.due = second
+            self._wait()
+
+    def _wait(self) -> None:
+        """Have what is due looked at in a while, if there is anything."""
+        if self._timer is None and (self._agenda or self._keys):
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_EVERY, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._clock()
+        channels = self._agenda.take(now, SWEPT)
+        for channel in channels:
+            self._look_at(channel, self._streams[channel], now)
+        keys = self._forget_keys(now)
+        if len(channels) == SWEPT or keys == SWEPT:
+            self._timer = asyncio.get_running_loop().call_later(0, self._sweep)
+        self._wait()
+
+    def _look_at(self, channel: str, stream: Stream, now: float) -> None:
+        """Drop what has expired of a stream that is due, and the stream if it was not used for long."""
+        stream.due = math.inf
+        stream.trim(now)
+        if channel in self._subscribed:
+            stream.used = now
+        if stream.publications or stream.used + stream.history.ttl + STREAM_TTL > now:
+            self._schedule(channel, stream, now)
+            return
+        del self._streams[channel]
+        if stream.offset and stream.epoch == self._epoch:
+            self._epoch = token_hex(4)
+
+    def _forget_keys(self, now: float) -> int:
+        """Forget keys that have expired, and return how many."""
+        expired: list[bytes] = []
+        for key, (_, published) in self._keys.items():
+            if published + IDEMPOTENCY_WINDOW > now or len(expired) == SWEPT:
                 break
+            expired.append(key)
+        for key in expired:
             del self._keys[key]
+        return len(expired)
+
+
+def _digest(channel: str, idempotency_key: str) -> bytes:
+    """What is remembered of a key, which is of the same size for all."""
+    # No channel has a NUL in its name.
+    text = f"{channel}\0{idempotency_key}".encode(errors="surrogatepass")
+    return blake2b(text, digest_size=16).digest()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -19,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from hubbub.core.publication import START, Position
+from hubbub.core.publication import START, Position, pack
 from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import DEADLINE, HISTORY, Collector, publication
@@ -205,34 +207,68 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(path: Path)
 async def test_a_schema_of_a_version_that_is_not_known_is_refused(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    await refused(path, f"schema version 2 or an earlier one, but got {version}")
+    await refused(path, f"schema version 3 or an earlier one, but got {version}")
     assert rows(path, "PRAGMA user_version") == [(version,)]
 
 
-async def test_a_file_of_version_1_is_taken_over_while_it_is_in_use(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+class OldWorker:
+    """A process of an earlier version, with the statements that it publishes with."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        for step in range(1, version + 1):
+            for statement in store_module.STEPS[step]:
+                self.connection.execute(statement)
+        self.connection.execute(f"PRAGMA user_version = {version}")
+
+    def publish(self, text: str, offset: int, key: str | None = None) -> None:
+        now = time.time()
+        packed = pack(publication("chat", text).at(Position(offset, "old"), now))
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        stream = ("hubbub", "chat", "old", offset, HISTORY.size, HISTORY.ttl, now)
+        execute("REPLACE INTO hubbub_streams VALUES (?, ?, ?, ?, ?, ?, ?)", stream)
+        execute(
+            "INSERT INTO hubbub_publications (namespace, channel, offset, time, expires, packed)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            ("hubbub", "chat", offset, now, now + 60, packed),
+        )
+        if key is not None:
+            execute(
+                "REPLACE INTO hubbub_keys VALUES (?, ?, ?, ?, ?, ?)",
+                ("hubbub", "chat", key, offset, "old", now + 300),
+            )
+        execute("COMMIT")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_of_an_earlier_version_is_taken_over_while_it_is_in_use(
+    path: Path, version: int
 ) -> None:
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
-    async with started(path) as (old, heard_by_old):
-        await old.subscribe("chat", HISTORY)
-        first = await old.publish(publication("chat", "1"), HISTORY, "key")
-        assert rows(path, "PRAGMA user_version") == [(1,)]
-        assert rows(path, "SELECT name FROM sqlite_schema WHERE name = 'hubbub_presence'") == []
-        monkeypatch.undo()
+    old = OldWorker(path, version)
+    with closing(old.connection):
+        old.publish("1", 1, "key")
         # All of them find the old version.
         engines = [make(path) for _ in range(5)]
-        await asyncio.gather(*(engine.start(Collector()) for engine in engines))
-        assert rows(path, "PRAGMA user_version") == [(2,)]
+        heard = Collector()
+        await asyncio.gather(*(engine.start(heard) for engine in engines))
+        assert rows(path, "PRAGMA user_version") == [(store_module.SCHEMA_VERSION,)]
         for engine in engines:
             assert [each.data for each in (await engine.history("chat")).publications] == [b"1"]
-            assert await engine.publish(publication("chat", "1"), HISTORY, "key") == first
+            assert await engine.publish(publication("chat", "1"), HISTORY, "key") == (1, "old")
+        # Earlier versions did not write down the id.
+        assert await engines[0].subscribe("chat", HISTORY) == ((1, "old"), "")
         assert await engines[0].update_presence("lease", 60, [PresenceChange("chat", "a", b"")], begin=True)
         assert await engines[1].presence("chat") == {"a": b""}
-        # Who has had the file open goes on.
-        assert await engines[0].publish(publication("chat", "2")) == (2, first.epoch)
-        assert await old.publish(publication("chat", "3")) == (3, first.epoch)
-        await heard_by_old.heard("chat", ["1", "2", "3"])
-        assert (heard_by_old.disconnects, heard_by_old.reconnects) == (0, 0)
+        newest = publication("chat", "2")
+        assert await engines[1].publish(newest) == (2, "old")
+        assert await engines[2].tops(["chat"]) == [((2, "old"), newest.id)]
+        # A process that has had the file open goes on.
+        old.publish("3", 3)
+        assert await engines[2].tops(["chat"]) == [((3, "old"), "")]
+        await heard.heard("chat", ["2", "3"])
+        assert (heard.disconnects, heard.reconnects) == (0, 0)
         await asyncio.gather(*(engine.stop() for engine in engines))
 
 
@@ -698,14 +734,145 @@ async def test_a_new_ttl_holds_for_what_is_there_already(path: Path) -> None:
     assert rows(path, "SELECT round(expires - time) FROM hubbub_publications") == [(1000.0,), (1000.0,)]
 
 
-async def test_time_does_not_go_back_in_a_stream(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = store_module.Store(str(path), "hubbub")
+#: What a process does that publishes and ends: ``hubbub publish`` in a cron job, say.
+SHORT_LIVED = """
+import asyncio, sys
+from hubbub.engines import engine_for
+from hubbub.engines.contract import Collector, publication
+from hubbub.engines.sqlite import store
+from hubbub.types import History
+
+async def main(url, count):
+    store.KEEP = 0.0
+    engine = engine_for(url)
+    await engine.start(Collector())
+    texts = map(str, range(count))
+    await asyncio.gather(*(engine.publish(publication("chat", text), History(size=10)) for text in texts))
+    await engine.stop()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+async def publish_and_end(path: Path, count: int) -> None:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SHORT_LIVED, f"sqlite:///{path}", str(count)
+    )
+    async with asyncio.timeout(DEADLINE):
+        assert await running.wait() == 0
+
+
+async def test_what_processes_that_have_ended_published_too_much_is_deleted_by_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "TRIMMED", 0)
+    # Another stream comes before it, and one look is not enough.
+    monkeypatch.setattr(store_module, "SWEPT", 1)
+    monkeypatch.setattr(worker_module, "PRUNE_EVERY", 0.05)
+    async with started(path) as (engine, _):
+        await engine.publish(publication("a", "1"), HISTORY)
+        # None of these processes sees a row that is old enough to be deleted.
+        monkeypatch.setattr(store_module, "KEEP", 3600.0)
+        with closing(store_module.Store(str(path), "hubbub")) as store, store.transaction():
+            for number in range(2000):
+                store.publish(publication("chat", str(number)), History(size=10), None, store.now())
+        assert rows(path, "SELECT count(*) FROM hubbub_publications WHERE channel = 'chat'") == [(2000,)]
+        monkeypatch.setattr(store_module, "KEEP", 0.0)
+        await found(
+            path,
+            "SELECT count(*), max(offset) FROM hubbub_publications WHERE channel = 'chat'",
+            [(10, 2000)],
+        )
+
+
+async def test_processes_that_publish_and_end_leave_no_more_than_the_history(path: Path) -> None:
+    for _ in range(3):
+        await publish_and_end(path, 100)
+    # Of the last transaction, rows are as young as the transaction.
+    (count,) = rows(path, "SELECT count(*) FROM hubbub_publications")[0]
+    assert count < 150
+    assert rows(path, "SELECT top FROM hubbub_streams") == [(300,)]
+
+
+def test_one_publish_deletes_a_bounded_number_of_rows(path: Path) -> None:
+    clock = Clock()
+    with closing(store_module.Store(str(path), "hubbub", clock)) as store:
+
+        def publish(count: int) -> None:
+            for number in range(count):
+                with store.transaction():
+                    store.publish(publication("chat", str(number)), History(size=10), None, store.tick())
+
+        publish(100)
+        assert rows(path, "SELECT count(*) FROM hubbub_publications") == [(100,)]
+        clock.now += store_module.KEEP + 1
+        publish(1)
+        assert rows(path, "SELECT min(offset) FROM hubbub_publications") == [(1 + store_module.TRIMMED,)]
+        publish(20)
+        # What is younger than a minute is kept for processes that are behind.
+        assert rows(path, "SELECT min(offset) FROM hubbub_publications") == [(101,)]
+
+
+# The clock
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_clock_that_was_ahead_stretches_nothing(path: Path) -> None:
+    clock, jump = Clock(), 86_400.0
+    short, store = History(size=10, ttl=100), store_module.Store(str(path), "hubbub", clock)
     with closing(store):
+
+        def published(text: str, key: str) -> Position:
+            with store.transaction():
+                return store.publish(publication("chat", text), short, key, store.tick())
+
+        def kept() -> list[bytes]:
+            return [each.data for each in store.history("chat", None, None, False, store.now()).publications]
+
+        clock.now += jump
+        published("1", "key")
         with store.transaction():
-            for now in (1000.0, 500.0, 1001.0):
-                store.publish(publication("chat", "1"), History(size=10, ttl=400), None, now)
-        page = store.history("chat", None, None, False, 1002.0)
-        assert [each.time for each in page.publications] == [1000.0, 1000.0, 1001.0]
+            entered = [PresenceChange("chat", "a", b"")]
+            assert store.presence.update("lease", 100, entered, True, store.tick())
+        clock.now -= jump
+        # Another process, which has not seen the jump.
+        store.close()
+        store = store_module.Store(str(path), "hubbub", clock)
+        # What was published just now counts from now on.
+        assert published("1", "key").offset == 1
+        assert kept() == [b"1"]
+        clock.now += 60
+        published("2", "other key")
+        clock.now += 50
+        assert kept() == [b"2"]
+        with store.transaction():
+            assert store.presence.expire(store.tick()) == [PresenceChange("chat", "a", None)]
+        clock.now += 200
+        assert published("1", "key").offset == 3
+        clock.now += 101
+        assert store.has_to_prune(store.now())
+        with store.transaction():
+            store.prune(store.tick())
+        assert rows(path, "SELECT offset FROM hubbub_publications") == []
+
+
+async def test_clients_are_told_the_time_of_the_machine(path: Path) -> None:
+    clock = Clock()
+    with closing(store_module.Store(str(path), "hubbub", clock)) as store:
+        for now in (2_000_000.0, 1_000_000.0, 1_000_001.0):
+            clock.now = now
+            with store.transaction():
+                store.publish(publication("chat", "1"), HISTORY, None, store.tick())
+        page = store.history("chat", None, None, False, store.now())
+        assert [each.time for each in page.publications] == [2_000_000.0, 1_000_000.0, 1_000_001.0]
 
 
 async def test_whoever_was_away_for_long_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,3 +906,95 @@ async def test_nothing_is_done_for_those_who_gave_up(path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await publishing
         assert (await engine.publish(publication("chat", "1"), HISTORY)).offset == 1
+
+
+async def test_a_subscription_that_cannot_be_declared_again_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(path) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        with locked(path):
+            monkeypatch.setattr(engine_module, "DEADLINE", 0.1)
+            with pytest.raises(EngineUnavailable):
+                await engine.subscribe("chat", HISTORY)
+            with pytest.raises(EngineUnavailable):
+                await engine.subscribe("never")
+            monkeypatch.undo()
+        for channel in ("never", "chat"):
+            await engine.publish(publication(channel, "1"))
+        await collector.heard("chat", ["1"])
+        assert collector.texts("never") == []
+
+
+#: Prints what its memory has grown by at the most, in MiB, once it hears something in "chat".
+LISTENER = """
+import asyncio, resource, sys
+from hubbub.engines import engine_for
+from hubbub.engines.contract import HISTORY, Collector
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+async def main(url):
+    engine, collector = engine_for(url), Collector()
+    await engine.start(collector)
+    await engine.subscribe("chat", HISTORY)
+    before = peak()
+    print("ready", flush=True)
+    await collector.until(lambda: collector.texts("chat"))
+    print(peak() - before, flush=True)
+    await engine.stop()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in other units elsewhere")
+async def test_a_process_that_is_behind_does_not_load_channels_it_has_no_subscriber_in(path: Path) -> None:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LISTENER, f"sqlite:///{path}", stdout=PIPE
+    )
+    try:
+        async with asyncio.timeout(DEADLINE * 3):
+            assert await line(running) == "ready"
+            running.send_signal(signal.SIGSTOP)
+            async with started(path) as (engine, _):
+                for number in range(80):
+                    await engine.publish(publication("other", f"{number:02}" * 800_000))
+                await engine.publish(publication("chat", "the end"), HISTORY)
+            running.send_signal(signal.SIGCONT)
+            # They are 120 MiB.
+            assert int(await line(running)) < 40
+            assert await running.wait() == 0
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+
+
+async def test_what_is_handed_over_at_once_is_bounded_in_bytes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[list[int]] = []
+    flush = worker_module.Worker._flush
+
+    def recorded(worker: worker_module.Worker, news: Any = None) -> None:
+        if news:
+            pieces.append([len(each.data) for each in news])
+        flush(worker, news)
+
+    monkeypatch.setattr(worker_module.Worker, "_flush", recorded)
+    monkeypatch.setattr(worker_module, "MAX_NEWS_BYTES", 10_000)
+    sizes = [4000, 4000, 4000, 50_000, 1, 1, 9000]
+    async with started(path) as (engine, collector), started(path) as (other, _):
+        await engine.subscribe("chat")
+        with locked(path):
+            publishing = [
+                asyncio.create_task(other.publish(publication("chat", "x" * size))) for size in sizes
+            ]
+            await asyncio.sleep(0)
+        await asyncio.gather(*publishing)
+        await collector.until(lambda: len(collector.publications) == len(sizes))
+        assert [len(each.data) for each in collector.publications] == sizes
+    assert len(pieces) > 1
+    assert all(len(piece) == 1 or sum(piece) < 10_000 for piece in pieces)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top
@@ -15,10 +15,15 @@ from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
 
+T = TypeVar("T")
+
 logger = logging.getLogger("hubbub.engines.sqlite")
 
 #: Seconds after which we give up: the file is locked, or the disk does not answer.
 DEADLINE = 5.0
+
+#: Channels whose tops are read at once: what is published meanwhile waits for it.
+TOPS = 500
 
 
 class SQLiteEngine(Engine):
@@ -73,13 +78,7 @@ class SQLiteEngine(Engine):
         return position
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
-        worker = self._started()
-        try:
-            position: Position = await self._do(worker.subscribe(channel, history))
-        except BaseException:
-            worker.unsubscribe(channel)
-            raise
-        return Top(position)
+        return await self._in_time(self._started().subscribe(channel, history))
 
     async def unsubscribe(self, channel: str) -> None:
         self._started().unsubscribe(channel)
@@ -91,6 +90,12 @@ class SQLiteEngine(Engine):
             lambda store, now: store.history(channel, since, limit, reverse, now), writes=False
         )
         return page
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        tops: list[Top] = []
+        for start in range(0, len(channels), TOPS):
+            tops += await self._tops(channels[start : start + TOPS])
+        return tops
 
     async def remove_history(self, channel: str) -> None:
         await self._do(lambda store, now: store.remove_history(channel, now))
@@ -126,13 +131,17 @@ class SQLiteEngine(Engine):
             raise HubNotRunning("The SQLite engine has not been started.")
         return self._worker
 
+    async def _tops(self, channels: Sequence[str]) -> list[Top]:
+        tops: list[Top] = await self._do(lambda store, now: store.tops(channels), writes=False)
+        return tops
+
     async def _do(self, work: Work, writes: bool = True) -> Any:
         return await self._in_time(self._started().submit(work, writes))
 
-    async def _in_time(self, future: asyncio.Future[Any]) -> Any:
+    async def _in_time(self, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(DEADLINE):
-                return await future
+                return await work
         except TimeoutError:
             raise EngineUnavailable(
                 f"Expected to read and write {self._path!r} within {DEADLINE:g} s, but it is locked, or the "

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from itertools import islice
 from secrets import token_hex
 from typing import Any, NamedTuple
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Page
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Page, Top
 from hubbub.engines.sqlite.presence import Presence
 from hubbub.exceptions import EngineUnavailable
 from hubbub.types import History
 
 #: The version of the tables, which is in ``PRAGMA user_version``, and the statements that lead to each
 #: version from the one before it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STEPS = {
     version: (files(__package__) / "sql" / f"{version}.sql").read_text("utf-8").split(";")
     for version in range(1, SCHEMA_VERSION + 1)
@@ -39,8 +39,17 @@ STREAM_TTL = 3600.0
 #: Seconds that SQLite waits for a lock. Short: whoever finds the file locked does something else meanwhile.
 BUSY_TIMEOUT = 0.01
 
-#: Rows, and channels, that one call of :meth:`Store.prune` looks after.
+#: Rows that one call of :meth:`Store.prune` deletes of each kind.
 PRUNED = 1000
+
+#: Rows that one publish deletes at most, of those that its channel has too many of.
+TRIMMED = 10
+
+#: Streams that one call of :meth:`Store.has_to_prune` looks at for rows that they have too many of.
+SWEPT = 250
+
+#: Seconds by which the latest time in the file may be behind: it is not written down with each transaction.
+CLOCK_LAG = 1.0
 
 
 class Stream(NamedTuple):
@@ -60,18 +69,22 @@ class Stream(NamedTuple):
 class Store:
     """An open file. To be used, and closed, in the thread that opened it.
 
-    Whatever changes something is called within :meth:`transaction`. All times are seconds since 1970.
+    Whatever changes something is called within :meth:`transaction`. All times are seconds of the file's clock
+    (:meth:`now`).
 
     :param path: the file; made if it does not exist.
+    :param clock: the machine's clock, in seconds since 1970.
     :raises EngineUnavailable: there is no such directory, or the file is not one that we can use.
     :raises sqlite3.Error: it cannot be opened or written to; see :func:`is_busy`.
     """
 
-    def __init__(self, path: str, namespace: str) -> None:
+    def __init__(self, path: str, namespace: str, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._namespace = namespace
-        # Channels that may have more than they are to keep -> when they were last published to.
-        self._grown: dict[str, float] = {}
+        self._clock = clock
+        # Where the sweep over all streams has come to, and the streams it has found with too many rows.
+        self._swept = ("", "")
+        self._excessive: set[tuple[str, str]] = set()
         # Channels whose history was read, and that are not to be forgotten therefore.
         self._read: set[str] = set()
         if not os.path.isdir(os.path.dirname(path)):
@@ -110,6 +123,32 @@ class Store:
                 self._execute("ROLLBACK")
             raise
 
+    # The clock
+
+    def now(self) -> float:
+        """The present time by the file's clock, which goes as the machine's does, but never back.
+
+        If the machine's clock was ahead and is set back, times that were written down meanwhile would
+        otherwise lie in the future, and what they date would live longer by as much.
+        """
+        now, _, _ = self._time()
+        return now
+
+    def tick(self) -> float:
+        """Like :meth:`now`, and let all processes know it. Called once at the beginning of a transaction."""
+        now, ahead, is_news = self._time()
+        if is_news:
+            self._execute("UPDATE hubbub_clock SET latest = ?, ahead = ?", now, ahead)
+        return now
+
+    def _time(self) -> tuple[float, float, bool]:
+        """The present time, the seconds it is ahead of the machine's clock, and whether to save them."""
+        latest, ahead = self._one("SELECT latest, ahead FROM hubbub_clock")
+        clock = self._clock()
+        if latest > clock + ahead:
+            return latest, latest - clock, True
+        return clock + ahead, ahead, clock + ahead >= latest + CLOCK_LAG
+
     # Publications
 
     def publish(
@@ -121,18 +160,18 @@ class Store:
         stream = self._stream(channel, history, now)
         keep = KEEP
         if stream is not None:
-            # Time does not go back within a stream, whatever the clock does: the oldest is the first to go.
-            now = max(now, stream.used)
             stream = stream._replace(top=stream.top + 1, used=now)
             self._save(channel, stream)
-            self._grown[channel] = now
-            publication = publication.at(stream.position, now)
+            if stream.top > stream.size:
+                self._trim(self._namespace, channel, stream.top - stream.size, now, TRIMMED)
+            # Applications compare its time with the machine's clock, not with the file's.
+            publication = publication.at(stream.position, self._clock())
             keep = max(stream.ttl, KEEP)
         position = publication.position
         self._execute(
-            "INSERT INTO hubbub_publications (namespace, channel, offset, time, expires, packed)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            self._namespace, channel, position.offset, now, now + keep, pack(publication),
+            "INSERT INTO hubbub_publications (namespace, channel, offset, time, expires, packed, publication)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            self._namespace, channel, position.offset, now, now + keep, pack(publication), publication.id,
         )  # fmt: skip
         if idempotency_key is not None:
             self._execute(
@@ -150,22 +189,42 @@ class Store:
         """A number that changes when another connection has written something."""
         return int(self._one("PRAGMA data_version")[0])
 
-    def published_after(self, last_id: int, limit: int) -> list[tuple[int, str, str, bytes]]:
-        """Id, namespace, channel and packed publication of what comes after ``last_id``, in order."""
+    def published_after(self, last_id: int, limit: int) -> list[tuple[int, str, str, int]]:
+        """Id, namespace, channel and bytes of what comes after ``last_id``, in order, and nothing of its
+        payload: SQLite knows the length of a value without reading it."""
         return self._execute(
-            "SELECT id, namespace, channel, packed FROM hubbub_publications WHERE id > ? ORDER BY id LIMIT ?",
+            "SELECT id, namespace, channel, length(packed) FROM hubbub_publications WHERE id > ?"
+            " ORDER BY id LIMIT ?",
             last_id, limit,
         ).fetchall()  # fmt: skip
 
+    def packed(self, id_: int) -> bytes | None:
+        """The packed publication with this id; ``None`` if it has been deleted meanwhile."""
+        row = self._one("SELECT packed FROM hubbub_publications WHERE id = ?", id_)
+        return row[0] if row else None
+
     # Streams
 
-    def subscribe(self, channel: str, history: History | None, now: float) -> Position:
+    def subscribe(self, channel: str, history: History | None, now: float) -> Top:
         """Where the channel stands; with ``history``, it has one from now on."""
         stream = self._stream(channel, history, now)
         if stream is None:
-            return START
-        self._save(channel, stream._replace(used=max(now, stream.used)))
-        return stream.position
+            return Top(START)
+        self._save(channel, stream._replace(used=now))
+        return self.tops([channel])[0]
+
+    def tops(self, channels: Sequence[str]) -> list[Top]:
+        """See :meth:`Engine.tops`; for at most 500 channels."""
+        rows = self._execute(
+            "SELECT channel, top, epoch,"
+            " (SELECT publication FROM hubbub_publications AS p WHERE p.namespace = s.namespace"
+            " AND p.channel = s.channel AND p.offset = s.top AND p.offset > 0)"
+            " FROM hubbub_streams AS s"
+            f" WHERE namespace = ? AND channel IN ({','.join('?' * len(channels))})",
+            self._namespace, *channels,
+        )  # fmt: skip
+        tops = {channel: Top(Position(top, epoch), id_ or "") for channel, top, epoch, id_ in rows}
+        return [tops.get(channel, Top(START)) for channel in channels]
 
     def history(
         self, channel: str, since: Position | None, limit: int | None, reverse: bool, now: float
@@ -200,17 +259,21 @@ class Store:
         stream = self._find(channel)
         if stream is not None:
             self._delete_history(channel)
-            self._save(channel, stream._replace(epoch=token_hex(4), top=0, used=max(now, stream.used)))
+            self._save(channel, stream._replace(epoch=token_hex(4), top=0, used=now))
 
     # Pruning
 
     def has_to_prune(self, now: float) -> bool:
+        """Whether there is something to delete. Looks at some of the streams each time, so that all get their
+        turn, also those whose publishers have ended."""
+        if not self._excessive:
+            self._sweep(now)
         (found,) = self._one(
             "SELECT EXISTS (SELECT 1 FROM hubbub_publications WHERE expires < ?1)"
             " OR EXISTS (SELECT 1 FROM hubbub_keys WHERE expires < ?1)",
             now,
         )
-        return bool(found or self._grown or self._read)
+        return bool(found or self._excessive or self._read)
 
     def prune(self, now: float) -> bool:
         """Delete some of what is too old, in all namespaces, and of what is too much. Nobody reads that any
@@ -219,33 +282,27 @@ class Store:
             "DELETE FROM hubbub_publications WHERE id IN"
             " (SELECT id FROM hubbub_publications WHERE expires < ? ORDER BY expires, id LIMIT ?)",
             now, PRUNED,
-        )  # fmt: skip
+        ).rowcount  # fmt: skip
         keys = self._execute(
             "DELETE FROM hubbub_keys WHERE (namespace, channel, key) IN"
             " (SELECT namespace, channel, key FROM hubbub_keys WHERE expires < ? LIMIT ?)",
             now, PRUNED,
-        )  # fmt: skip
-        has_more = PRUNED in (expired.rowcount, keys.rowcount)
-        for channel in list(islice(self._grown, PRUNED)):
-            deleted = self._execute(
-                "DELETE FROM hubbub_publications WHERE id IN"
-                " (SELECT id FROM hubbub_publications WHERE namespace = ?1 AND channel = ?2 AND offset > 0"
-                " AND offset <= (SELECT top - size FROM hubbub_streams WHERE namespace = ?1 AND channel = ?2)"
-                " AND time < ?3 ORDER BY offset LIMIT ?4)",
-                self._namespace, channel, now - KEEP, PRUNED,
-            )  # fmt: skip
-            used = self._grown.pop(channel)
-            if used + KEEP >= now or deleted.rowcount == PRUNED:
-                # Behind the others, and again when more may go.
-                self._grown[channel] = used
-            has_more |= deleted.rowcount == PRUNED
+        ).rowcount  # fmt: skip
+        left = PRUNED
+        while self._excessive and left > 0:
+            namespace, channel = key = next(iter(self._excessive))
+            row = self._one("SELECT top - size FROM hubbub_streams WHERE namespace = ? AND channel = ?", *key)
+            deleted = self._trim(namespace, channel, row[0], now, left) if row else 0
+            if deleted < left:
+                self._excessive.discard(key)
+            left -= deleted
         read, self._read = self._read, set()
         for channel in read:
             self._execute(
                 "UPDATE hubbub_streams SET used = max(used, ?) WHERE namespace = ? AND channel = ?",
                 now, self._namespace, channel,
             )  # fmt: skip
-        return has_more
+        return expired == PRUNED or keys == PRUNED or left == 0
 
     def forget_streams(self, now: float) -> None:
         """Delete some of the streams that nobody has used since long after they became empty."""
@@ -279,6 +336,31 @@ class Store:
                     self._execute(statement)
             # Also if it is that already: only at the first write does SQLite say that a file is read-only.
             self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _sweep(self, now: float) -> None:
+        """Find streams whose oldest row is one too many, and not kept for processes that are behind."""
+        rows = self._execute(
+            "SELECT namespace, channel, (SELECT offset <= s.top - s.size AND time < ?"
+            " FROM hubbub_publications AS p WHERE p.namespace = s.namespace AND p.channel = s.channel"
+            " AND p.offset > 0 ORDER BY offset LIMIT 1)"
+            " FROM hubbub_streams AS s WHERE (namespace, channel) > (?, ?)"
+            " ORDER BY namespace, channel LIMIT ?",
+            now - KEEP, *self._swept, SWEPT,
+        ).fetchall()  # fmt: skip
+        self._swept = rows[-1][:2] if len(rows) == SWEPT else ("", "")
+        self._excessive.update(
+            (namespace, channel) for namespace, channel, is_excessive in rows if is_excessive
+        )
+
+    def _trim(self, namespace: str, channel: str, last: int, now: float, limit: int) -> int:
+        """Delete the oldest rows of a stream, up to offset ``last``, but for those that processes that are
+        behind may need; ``limit`` at the most. Returns how many."""
+        return self._execute(
+            "DELETE FROM hubbub_publications WHERE id IN (SELECT id FROM"
+            " (SELECT id, time FROM hubbub_publications WHERE namespace = ? AND channel = ? AND offset > 0"
+            " AND offset <= ? ORDER BY offset LIMIT ?) WHERE time < ?)",
+            namespace, channel, last, limit, now - KEEP,
+        ).rowcount  # fmt: skip
 
     def _published(self, channel: str, idempotency_key: str, now: float) -> Position | None:
         row = self._one(

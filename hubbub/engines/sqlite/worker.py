@@ -14,13 +14,14 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
-from hubbub.core.publication import Position, Publication, unpack
-from hubbub.engines.base import Sink, hand_over
+from hubbub.core.publication import Publication, unpack
+from hubbub.engines.base import Sink, Top, hand_over
 from hubbub.engines.sqlite.store import KEEP, Store, is_busy, is_full
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidData
 from hubbub.types import History
@@ -37,8 +38,9 @@ RETRY = 0.25
 #: Jobs done in one transaction: other processes wait for its end.
 MAX_JOBS = 200
 
-#: Publications handed over in one callback.
+#: Publications looked at at a time, and bytes handed over in one callback: one publication may have more.
 MAX_NEWS = 500
+MAX_NEWS_BYTES = 1_048_576
 
 #: Seconds between two looks at what may be pruned; and at the streams that may be forgotten.
 PRUNE_EVERY, FORGET_EVERY = 1.0, 60.0
@@ -55,11 +57,13 @@ class Job(NamedTuple):
     future: asyncio.Future[Any]
 
 
-class Subscription(NamedTuple):
-    """What is to be handed over of a channel: publications with greater ids than ``last_id``."""
+@dataclass(slots=True)
+class Subscription:
+    """What is to be handed over of a channel: publications with greater ids than ``last_id``, which is
+    ``None`` until the file has been asked where it stands."""
 
-    history: History | None
-    last_id: int
+    history: History | None = None
+    last_id: int | None = None
 
 
 #: How a job ended: its result or its error, and who waits for it.
@@ -84,6 +88,8 @@ class Worker(Thread):
         # From the loop to the thread. None just wakes it.
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._stopping = False
+        # By channel. The loop adds and removes them, the thread fills them in.
+        self._subscriptions: dict[str, Subscription] = {}
         # From the thread to the loop: whether a callback with publications has not run yet. Until it has, the
         # file holds what else comes, not the memory.
         self._handing_over = False
@@ -93,7 +99,6 @@ class Worker(Thread):
         self._doubt: Exception | None = None
         self._failed = False
         self._is_lost = False
-        self._subscriptions: dict[str, Subscription] = {}
         self._waiting: list[Job] = []
         self._outcomes: list[Outcome] = []
         self._last_id = 0
@@ -139,18 +144,29 @@ class Worker(Thread):
                 self._handing_over = False
                 self._jobs.put(None)
 
-    # Work that needs more than the store
+    # Subscriptions
 
-    def subscribe(self, channel: str, history: History | None) -> Work:
-        def work(store: Store, now: float) -> Position:
-            position = store.subscribe(channel, history, now)
-            # Nobody else writes until this is committed: what comes after that position has a greater id.
-            earlier = self._subscriptions.get(channel)
-            last_id = store.last_id() if earlier is None else earlier.last_id
-            self._subscriptions[channel] = Subscription(history, last_id)
-            return position
+    async def subscribe(self, channel: str, history: History | None) -> Top:
+        """Hand over what is published to ``channel`` from now on."""
+        subscription = self._subscriptions.setdefault(channel, Subscription())
+        is_new = subscription.last_id is None
 
-        return work
+        def work(store: Store, now: float) -> Top:
+            top = store.subscribe(channel, history, now)
+            subscription.history = history
+            if is_new:
+                # No other process writes until this is committed: later publications have greater ids.
+                subscription.last_id = store.last_id()
+            return top
+
+        try:
+            top: Top = await self.submit(work)
+        except BaseException:
+            # One that was there before stays: only the history has not been declared again.
+            if is_new and self._subscriptions.get(channel) is subscription:
+                del self._subscriptions[channel]
+            raise
+        return top
 
     def unsubscribe(self, channel: str) -> None:
         self._subscriptions.pop(channel, None)
@@ -238,13 +254,13 @@ class Worker(Thread):
 
     def _catch_up(self, store: Store) -> None:
         """Begin to hear in a file that we have not seen yet, or not of late."""
-        now = time.time()
         with store.transaction():
-            for channel, (history, _) in list(self._subscriptions.items()):
-                store.subscribe(channel, history, now)
-                # Ids begin anew in a new file.
-                if channel in self._subscriptions:
-                    self._subscriptions[channel] = Subscription(history, 0)
+            now = store.tick()
+            for channel, subscription in list(self._subscriptions.items()):
+                if subscription.last_id is not None:
+                    store.subscribe(channel, subscription.history, now)
+                    # Ids begin anew in a new file.
+                    subscription.last_id = 0
             self._last_id = store.last_id()
         self._looked = time.monotonic()
         self._may_have_news = True
@@ -289,7 +305,7 @@ class Worker(Thread):
             with store.transaction():
                 # Some may have given up while we waited for the lock.
                 jobs = [job for job in jobs if not job.future.done()]
-                now = time.time()
+                now = store.tick()
                 results = [job.work(store, now) for job in jobs]
         except Exception as exc:
             if is_busy(exc):
@@ -307,7 +323,7 @@ class Worker(Thread):
 
     def _read(self, store: Store, job: Job) -> None:
         try:
-            result = job.work(store, time.time())
+            result = job.work(store, store.now())
         except Exception as exc:
             if is_busy(exc):
                 self._waiting.append(job)
@@ -334,39 +350,58 @@ class Worker(Thread):
         if self._handing_over:
             return True
         rows = store.published_after(self._last_id, MAX_NEWS)
+        news, has_more = self._read_news(store, rows)
         now = time.monotonic()
         if now - self._looked > KEEP / 2:
             # So far behind, some may have been pruned unseen.
             self._events.append(self._sink.on_reconnect)
         self._looked = now
         self._version = version
-        self._may_have_news = len(rows) == MAX_NEWS
+        self._may_have_news = has_more or len(rows) == MAX_NEWS
+        self._flush(news)
+        return bool(rows)
+
+    def _read_news(
+        self, store: Store, rows: list[tuple[int, str, str, int]]
+    ) -> tuple[list[Publication], bool]:
+        """What of ``rows`` is to be handed over, as much as may be at once, and whether that was not all."""
         news: list[Publication] = []
-        for id_, namespace, channel, packed in rows:
+        room = MAX_NEWS_BYTES
+        for id_, namespace, channel, size in rows:
             subscription = self._subscriptions.get(channel)
-            if subscription and id_ > subscription.last_id and namespace == self._namespace:
+            is_wanted = (
+                namespace == self._namespace
+                and subscription is not None
+                and subscription.last_id is not None
+                and id_ > subscription.last_id
+            )
+            if is_wanted:
+                if news and size > room:
+                    return news, True
+                room -= size
+                packed = store.packed(id_)
                 try:
-                    news.append(unpack(packed))
+                    if packed is not None:
+                        news.append(unpack(packed))
                 except InvalidData as exc:
                     logger.error("In %r: %s", self._path, exc)
             self._last_id = id_
-        self._flush(news)
-        return bool(rows)
+        return news, False
 
     def _prune(self, store: Store) -> None:
         now = time.monotonic()
         if now < self._prune_at:
             return
         self._prune_at = now + PRUNE_EVERY
-        wall = time.time()
         forget = now >= self._forget_at
-        if forget or store.has_to_prune(wall):
+        if store.has_to_prune(store.now()) or forget:
             # If the file is busy or full just now: the next time will do.
             with suppress(sqlite3.OperationalError), store.transaction():
-                if store.prune(wall):
+                present = store.tick()
+                if store.prune(present):
                     self._prune_at = now
                 if forget:
-                    store.forget_streams(wall)
+                    store.forget_streams(present)
                     self._forget_at = now + FORGET_EVERY
 
     def _flush(self, news: list[Publication] | None = None) -> None:
