@@ -27,6 +27,11 @@ MESSAGES = (b"message", b"smessage")
 OnMessage: TypeAlias = Callable[[bytes, bytes], None]
 
 
+def deadline() -> float:
+    """When a request that is made now is given up, by the event loop's clock."""
+    return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
+
+
 class Request:
     """A command that waits for its answer.
 
@@ -35,9 +40,11 @@ class Request:
     :param deadline: when it is given up, by the event loop's clock.
     :param source: of the script that the arguments name, for a server that does not know it.
     :param replies: how many there will be; the answer is the last.
+    :param generation_at: where among the arguments the generation of the server belongs that they are sent
+        to; 0 for nowhere.
     """
 
-    __slots__ = ("answer", "arguments", "deadline", "key", "replies", "sent", "source")
+    __slots__ = ("answer", "arguments", "deadline", "generation_at", "key", "replies", "sent", "source")
 
     def __init__(
         self,
@@ -46,12 +53,14 @@ class Request:
         deadline: float = float("inf"),
         source: str | None = None,
         replies: int = 1,
+        generation_at: int = 0,
     ) -> None:
         self.arguments = arguments
         self.key = key
         self.deadline = deadline
         self.source = source
         self.replies = replies
+        self.generation_at = generation_at
         self.sent = 0.0
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
