@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from hubbub.channels import Channel
-from hubbub.core.publication import Position
+from hubbub.core.publication import START, Position
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine, supervisor
 from hubbub.exceptions import Unrecoverable
@@ -26,6 +26,7 @@ SNAPSHOTS = ("appendonly", "no")
 
 async def publish(engine: RedisEngine, first: int, last: int) -> Position:
     """Publish numbers."""
+    position = START
     for number in range(first, last + 1):
         position = await engine.publish(publication("chat", str(number)), HISTORY)
     return position
@@ -99,23 +100,31 @@ async def test_a_client_that_comes_back_to_an_older_state_is_told(first: str) ->
             assert await resume(server.url, Position(4, page.position.epoch)) == texts[4:]
 
 
-async def test_a_node_that_knows_of_something_that_is_lost_begins_a_new_epoch() -> None:
-    """Even if others have published as many meanwhile, so that its offset is there again."""
-    with redis_server(*SNAPSHOTS) as server:
+@pytest.mark.parametrize("published", [0, 3, 5, 7])
+async def test_a_node_that_knows_of_something_that_is_lost_begins_a_new_epoch(published: int) -> None:
+    """Though the server syncs always: it was given older files. And though others have published meanwhile,
+    so that there is something else now where the node was."""
+    with redis_server("appendfsync", "always") as server:
         async with late(server) as (engine, collector, proxy):
             await engine.subscribe("chat", HISTORY)
             await publish(engine, 1, 5)
-            with server.client() as client:
-                client.save()
+            older = server.back_up()
             top = await publish(engine, 6, 10)
             go(proxy)
-            restart(server)
+            server.kill()
+            server.restore(older)
+            server.start()
             async with running(server.url) as (publisher, _):
-                assert (await publish(publisher, 106, 112)).offset == 12
-            await come_back(proxy, collector)
-            with pytest.raises(Unrecoverable):
-                await resume(server.url, top)
-            assert (await engine.history("chat", limit=0)).position.epoch != top.epoch
+                await publish(publisher, 101, 100 + published)
+                await come_back(proxy, collector)
+                with pytest.raises(Unrecoverable):
+                    await resume(server.url, top)
+                # All that is left is one run, for all.
+                offset, epoch = (await engine.history("chat", limit=0)).position
+                assert offset == 5 + published
+                assert epoch != top.epoch
+                assert await publish(publisher, 200, 200) == (offset + 1, epoch)
+                assert await resume(server.url, Position(offset, epoch)) == ["200"]
 
 
 async def test_a_replica_that_takes_over_without_the_latest_begins_a_new_epoch(server: RedisServer) -> None:
