@@ -245,8 +245,8 @@ class Stage:
         return problems, counts
 
     def _is_settled(self, text: str) -> bool:
-        """Whether it is of an earlier act, and no more is to come of it. What is left of a stream may go on in
-        a new epoch, all of which is read."""
+        """Whether it is of an earlier act, and nothing more is to come of it. All that is left of a stream is
+        read again if it goes on in a new epoch."""
         act = text.partition("-")[0]
         is_known = act.isdecimal() and int(act) < self._acts
         return is_known and all(message.text != text for message in self._unknown)
