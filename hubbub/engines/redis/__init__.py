@@ -18,9 +18,9 @@ What a channel keeps lies in two keys and is only touched by the scripts in ``lu
 one step to all others. A channel without history has no keys. Who is in a channel lies in one more key, see
 ``presence.py``.
 
-If the server loses the keys of a stream, the nodes that are subscribed to the channel declare its history again
-when they are back, and the stream begins a new epoch. If the server comes back with an older state, the stream
-gets a new epoch as well: ``generation.py`` says how that is found out.
+If the server loses the keys of a stream, the nodes that are subscribed to the channel declare its history
+again when they are back, and the stream begins a new epoch. If the server comes back with an older state, the
+stream gets a new epoch as well: ``generation.py`` says how that is found out.
 
 =================  =======================================================================================
 ``engine.py``      what hubs ask for: publications and histories

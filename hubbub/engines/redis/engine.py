@@ -27,7 +27,7 @@ from hubbub.engines.redis.chunks import chunks
 from hubbub.engines.redis.keys import Keys
 from hubbub.engines.redis.known import Known
 from hubbub.engines.redis.presence import Presence
-from hubbub.engines.redis.scripts import DECLARE, PUBLISH, READ, REMOVE, TOPS
+from hubbub.engines.redis.scripts import BEGIN, DECLARE, PUBLISH, READ, REMOVE, TOPS
 from hubbub.engines.redis.session import Session
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.engines.redis.url import parse_url
@@ -156,6 +156,10 @@ class RedisEngine(Engine):
 
     async def remove_history(self, channel: str) -> None:
         await self._supervisor.run(REMOVE, self._stream(channel), token_hex(4))
+
+    async def renew_epoch(self, channel: str, epoch: str) -> None:
+        # In one step, and without forgetting anything: several nodes may notice at once.
+        await self._supervisor.run(BEGIN, self._stream(channel), token_hex(4), epoch)
 
     # Presence
 

@@ -44,6 +44,7 @@ class Script:
 PUBLISH = Script("stream", "publish", takes_generation=True)
 READ = Script("stream", "generation", "read", takes_generation=True)
 DECLARE = Script("stream", "generation", "declare", takes_generation=True)
+BEGIN = Script("stream", "generation", "begin", takes_generation=True)
 REMOVE = Script("stream", "remove", takes_generation=True)
 TOPS = Script("stream", "tops")
 
@@ -56,4 +57,4 @@ CLEAR = Script("clear")
 FORGET = Script("forget")
 
 #: What every server is told before it is used.
-SCRIPTS = (PUBLISH, READ, DECLARE, REMOVE, TOPS, RENEW, ENTER, CLAIM, CLEAR, FORGET)
+SCRIPTS = (PUBLISH, READ, DECLARE, BEGIN, REMOVE, TOPS, RENEW, ENTER, CLAIM, CLEAR, FORGET)

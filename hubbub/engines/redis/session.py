@@ -142,7 +142,7 @@ class Session:
                 and not answer.exception()
                 and not is_current(generation, answer.result())
             ):
-                self._ended("its data may be another's by now")
+                self._ended("its replication id has changed")
 
         def ask(link: Link, *command: str, done: Callable[[asyncio.Future[Any]], None]) -> None:
             request = Request(command, deadline=deadline())

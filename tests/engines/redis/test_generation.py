@@ -275,6 +275,23 @@ async def test_a_server_that_changes_while_connections_stand_is_compared_with() 
             assert await resume(server.url, before) == []
 
 
+async def test_nodes_that_find_a_stream_set_back_begin_one_epoch(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace) as (engine, _), running(redis_url, namespace) as (other, _):
+        before = await publish(engine, 1, 3)
+        await asyncio.gather(*(each.renew_epoch("chat", before.epoch) for each in (engine, other)))
+        begun = (await engine.history("chat", limit=0)).position
+        assert begun.offset == 3
+        assert begun.epoch != before.epoch
+        # Too late, or for what is not there.
+        await other.renew_epoch("chat", before.epoch)
+        await other.renew_epoch("never", before.epoch)
+        page = await other.history("chat")
+        assert page.position == begun
+        # Nothing that is left is forgotten.
+        assert [each.position for each in page.publications] == [(n, begun.epoch) for n in (1, 2, 3)]
+        assert (await engine.tops(["chat"]))[0].id == page.publications[-1].id
+
+
 # Other versions, other users
 
 

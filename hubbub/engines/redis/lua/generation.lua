@@ -53,7 +53,7 @@ end
 -- Give the stream a new epoch, unless it is known to be complete. What it has kept stays, but no position of the
 -- old epoch leads into it.
 --
--- is_there: whether it has what the caller knows to be there; nil if the caller knows nothing.
+-- is_there: whether it has what the caller knows to be there; nil if that cannot be told.
 local function settle(stream, generation, epoch, is_there)
   local stored = stream.generation
   if is_there ~= false and (generation == '' or base(generation) == base(stored)) then
