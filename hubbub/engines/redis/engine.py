@@ -106,7 +106,7 @@ class RedisEngine(Engine):
         position = _position(answer)
         if idempotency_key is None:
             # With a key, it may be the position of another publication.
-            self._learn(publication.channel, position, publication.id)
+            self._learn(publication.channel, *position, publication.id)
         return position
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
@@ -150,7 +150,7 @@ class RedisEngine(Engine):
             )
             found = dict(zip(chain(*groups.values()), map(_top, chain(*answers)), strict=True))
             for channel, top in found.items():
-                self._learn(channel, *top)
+                self._learn(channel, *top.position, top.id)
             tops += [found[channel] for channel in some]
         return tops
 
@@ -191,12 +191,14 @@ class RedisEngine(Engine):
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Top, Sequence[Publication]]:
-        first, last, expected = ("+", "-", "*") if reverse else ("-", "+", "*")
+        first, last = ("+", "-") if reverse else ("-", "+")
+        expected = b"*"
         if since is not None:
             offset = min(since.offset - 1 if reverse else since.offset + 1, MAX_OFFSET)
             first = str(max(offset, 0))
             if since != START:
-                expected = since.epoch
+                # It may come from a client. What cannot be encoded is an epoch that never was.
+                expected = since.epoch.encode(errors="replace")
             if reverse and offset < 0:
                 limit = 0
         answer, entries = await self._supervisor.run(
@@ -211,7 +213,7 @@ class RedisEngine(Engine):
             "XREVRANGE" if reverse else "XRANGE",
         )
         top = _top(answer)
-        self._learn(channel, *top)
+        self._learn(channel, *top.position, top.id)
         publications = []
         for entry in entries:
             try:
@@ -221,9 +223,10 @@ class RedisEngine(Engine):
                 self._ignore_foreign(channel, exc)
         return top, publications
 
-    def _learn(self, channel: str, position: Position, publication_id: str) -> None:
-        if known := self._known.get(channel):
-            known.learn(position, publication_id)
+    def _learn(self, channel: str, offset: int, epoch: str, publication_id: str) -> None:
+        known = self._known.get(channel)
+        if known is not None:
+            known.learn(offset, epoch, publication_id)
 
     async def _declare(self, session: Session) -> None:
         """Declare histories that the servers have lost, and compare the others with what is known, before the
@@ -241,8 +244,8 @@ class RedisEngine(Engine):
                         self._stream(channel),
                         token_hex(4),
                         *_arguments(known.history),
-                        known.position.epoch,
-                        known.position.offset,
+                        known.epoch,
+                        known.offset,
                         known.id,
                     )
                     for channel, known in some
@@ -251,7 +254,8 @@ class RedisEngine(Engine):
             )
             for (channel, known), answer in zip(some, answers, strict=True):
                 if not isinstance(answer, BaseException):
-                    known.learn(*_top(answer))
+                    top = _top(answer)
+                    known.learn(*top.position, top.id)
                 elif session.trouble or not isinstance(answer, EngineUnavailable):
                     raise answer
                 else:
@@ -269,7 +273,7 @@ class RedisEngine(Engine):
             self._ignore_foreign(channel, exc)
             return
         if publication.offset:
-            self._learn(channel, publication.position, publication.id)
+            self._learn(channel, publication.offset, publication.epoch, publication.id)
         hand_over(self._sink, publication)
 
     def _ignore_foreign(self, channel: str, exc: Exception) -> None:

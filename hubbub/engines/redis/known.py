@@ -6,7 +6,7 @@ has outlived the restart of a server finds out whether the server still has what
 
 from __future__ import annotations
 
-from hubbub.core.publication import START, Position
+from hubbub.core.publication import START
 from hubbub.types import History
 
 
@@ -16,25 +16,27 @@ class Known:
     :param history: what the channel was declared to keep.
     """
 
-    __slots__ = ("history", "id", "position")
+    __slots__ = ("epoch", "history", "id", "offset")
 
     def __init__(self, history: History | None) -> None:
         self.history = history
         #: Of the newest publication that the node was told of, by the engine or by its own publishing.
-        self.position = START
+        self.offset, self.epoch = START
         #: Of the same publication.
         self.id = ""
 
     @property
     def is_stream(self) -> bool:
         """Whether the channel has a stream, as far as is known, or is to have one."""
-        return self.history is not None or self.position != START
+        return self.history is not None or self.epoch != ""
 
-    def learn(self, position: Position, publication_id: str) -> None:
+    def learn(self, offset: int, epoch: str, publication_id: str) -> None:
         """Take what was told. Answers and announcements come on different connections, so it may be old.
 
-        :param publication_id: of the publication at ``position``; empty if the server does not know it.
+        :param publication_id: of the publication that stands there; empty if the server does not know it.
         """
-        is_older = position.epoch == self.position.epoch and position.offset < self.position.offset
-        if not is_older and (publication_id or position != self.position):
-            self.position, self.id = position, publication_id
+        if epoch == self.epoch:
+            is_older = offset < self.offset
+            if is_older or (offset == self.offset and not publication_id):
+                return
+        self.offset, self.epoch, self.id = offset, epoch, publication_id

@@ -31,12 +31,14 @@ class Script:
         :param keys: all of which lie on one node of a cluster.
         :param arguments: without the generation.
         :param deadline: when it is given up, by the event loop's clock.
+        :raises UnicodeEncodeError: a key is no text that can be written as UTF-8.
         """
-        head: tuple[bytes | str | int, ...] = ("EVALSHA", self.sha, len(keys), *keys)
-        key = keys[0].encode()
+        # Here, where what cannot be encoded is the caller's error. On its way, it would be the connection's.
+        encoded = [key.encode() for key in keys]
+        head: list[bytes | str | int] = ["EVALSHA", self.sha, len(keys), *encoded]
         if self.takes_generation:
-            return Request((*head, "", *arguments), key, deadline, self.source, generation_at=len(head))
-        return Request((*head, *arguments), key, deadline, self.source)
+            return Request([*head, "", *arguments], encoded[0], deadline, self.source, len(head))
+        return Request([*head, *arguments], encoded[0], deadline, self.source)
 
 
 # Of streams

@@ -108,11 +108,7 @@ class Session:
         node = self.node(request.key)
         if at := request.generation_at:
             # Here and not before: it may have waited for this session since another one.
-            request.arguments = (
-                *request.arguments[:at],
-                self._generations[node],
-                *request.arguments[at + 1 :],
-            )
+            request.arguments[at] = self._generations[node]
         self._commands[node].send(request)
 
     def run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> asyncio.Future[Any]:
@@ -145,7 +141,7 @@ class Session:
                 self._ended("its replication id has changed")
 
         def ask(link: Link, *command: str, done: Callable[[asyncio.Future[Any]], None]) -> None:
-            request = Request(command, deadline=deadline())
+            request = Request([*command], deadline=deadline())
             request.answer.add_done_callback(done)
             link.send(request)
 
@@ -196,7 +192,7 @@ class Session:
     def _listen(self, verb: str, *topics: bytes, until: float | None = None) -> asyncio.Future[Any]:
         """Send a command to whom we listen to about ``topics``, which lie in one slot."""
         request = Request(
-            (f"{self._sharded}{verb}", *topics),
+            [f"{self._sharded}{verb}", *topics],
             topics[0],
             deadline() if until is None else until,
             replies=len(topics),

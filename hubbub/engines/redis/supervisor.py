@@ -109,7 +109,7 @@ class Supervisor:
 
     def ask(self, command: str, key: str, *arguments: bytes | str | int) -> asyncio.Future[Any]:
         """Carry out a command where its key lies."""
-        return self._send(Request((command, key, *arguments), key.encode(), deadline()))
+        return self._send(Request([command, key, *arguments], key.encode(), deadline()))
 
     async def inspect(self) -> Sequence[Finding]:
         """What is to be said about the servers."""

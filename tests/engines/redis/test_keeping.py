@@ -131,6 +131,22 @@ async def test_positions_that_never_were_are_harmless(redis_url: str, namespace:
             assert len(page.publications) == ((offset > 0) == reverse)
 
 
+async def test_what_cannot_be_encoded_is_the_error_of_its_caller_alone(
+    redis_url: str, namespace: str
+) -> None:
+    async with running(redis_url, namespace) as (engine, collector):
+        bad, *good = await asyncio.gather(
+            engine.publish(publication("chat", "bad"), HISTORY, "\ud800"),
+            *(engine.publish(publication("chat", str(n)), HISTORY) for n in range(3)),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, UnicodeEncodeError)
+        assert [each[0] for each in good if isinstance(each, Position)] == [1, 2, 3]
+        page = await engine.history("chat", Position(1, "\ud800"))
+        assert (page.publications, page.position.offset) == ([], 3)
+        assert collector.disconnects == 0
+
+
 async def test_limits_beyond_what_redis_counts_are_taken(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, _):
         await engine.publish(publication("chat", "1"), History(size=10**30, ttl=float("inf")))
