@@ -21,8 +21,15 @@ from hubbub.exceptions import EngineUnavailable
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 _REPLICATION_ID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 
-# A primary with an append-only file, which has no replicas and was none itself.
-_ON_ITS_OWN = (rb"^aof_enabled:1\s", rb"^role:master\s", rb"^connected_slaves:0\s", rb"^master_replid2:0+\s")
+# A primary with an append-only file, which has no replicas and was none itself. Without a backlog, the first
+# replica begins another generation.
+_ON_ITS_OWN = (
+    rb"^aof_enabled:1\s",
+    rb"^role:master\s",
+    rb"^connected_slaves:0\s",
+    rb"^repl_backlog_active:0\s",
+    rb"^master_replid2:0+\s",
+)
 
 #: Digits of each id, which is more than enough. The scripts cut them likewise.
 DIGITS = 16

@@ -156,6 +156,40 @@ async def test_a_restart_of_a_server_with_a_replica_is_not_trusted() -> None:
             await resume(server.url, top)
 
 
+async def test_a_restart_is_not_trusted_if_something_was_published_while_the_server_did_not_sync() -> None:
+    with redis_server("appendfsync", "always") as server:
+        async with running(server.url) as (engine, _):
+            await publish(engine, 1, 3)
+        with server.client() as client:
+            client.config_set("appendfsync", "everysec")
+        async with running(server.url) as (publisher, _):
+            top = await publish(publisher, 4, 4)
+        restart(server)
+        with pytest.raises(Unrecoverable):
+            await resume(server.url, top)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_restart_of_a_server_that_has_had_a_replica_is_not_trusted(is_there: bool) -> None:
+    """The first replica begins another generation; one that comes back does not."""
+    with redis_server("appendfsync", "always") as server:
+        async with running(server.url) as (engine, _):
+            await publish(engine, 1, 3)
+        with redis_server("replicaof", f"127.0.0.1 {server.port}"), server.client() as client:
+            await until(lambda: info(client)["connected_slaves"] == 1)
+            if is_there:
+                async with running(server.url) as (engine, _):
+                    top = await publish(engine, 4, 4)
+        if not is_there:
+            with server.client() as client:
+                await until(lambda: info(client)["connected_slaves"] == 0)
+            async with running(server.url) as (engine, _):
+                top = await publish(engine, 4, 4)
+        restart(server)
+        with pytest.raises(Unrecoverable):
+            await resume(server.url, top)
+
+
 def info(client: Any) -> dict[str, Any]:
     found: dict[str, Any] = client.info("replication")
     return found

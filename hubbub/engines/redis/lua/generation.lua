@@ -55,6 +55,7 @@ end
 --
 -- is_there: whether it has what the caller knows to be there; nil if that cannot be told.
 local function settle(stream, generation, epoch, is_there)
+  doubt(stream, generation)
   local stored = stream.generation
   if is_there ~= false and (generation == '' or base(generation) == base(stored)) then
     return

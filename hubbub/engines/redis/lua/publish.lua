@@ -30,6 +30,7 @@ if stream then
   -- First of all, for it is what Redis refuses when memory is short: then nothing has happened yet.
   redis.call('XADD', KEYS[2], 'MAXLEN', '=', text(stream.size), offset .. '-0', 't', time, 'p', publication)
   redis.call('HSET', KEYS[1], 'offset', offset, 'newest', position .. ' ' .. id)
+  doubt(stream, generation)
   forget(stream, now, DROPPED)
   keep(stream)
 end

@@ -54,6 +54,15 @@ local function open(generation, epoch, size, ttl)
   return stream
 end
 
+-- Take the "+" from the stream's generation (generation.lua), for something may be lost now that is in use without
+-- one: the server is set up otherwise by now, or has replicas.
+local function doubt(stream, generation)
+  if string.sub(stream.generation, -1) == '+' and generation ~= '' and string.sub(generation, -1) ~= '+' then
+    stream.generation = string.sub(stream.generation, 1, -2)
+    redis.call('HSET', KEYS[1], 'generation', stream.generation)
+  end
+end
+
 -- A stream that is looked at is in use. A write for every look would be many.
 local function touch(key, ttl)
   if redis.call('PTTL', key) < (ttl + STREAM_TTL) / 2 then
