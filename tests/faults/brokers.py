@@ -92,7 +92,8 @@ async def on_sqlite(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage
 
 @asynccontextmanager
 async def on_redis(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, RedisBroker]]:
-    with redis_server() as server, server.client() as client:
+    # So that it can tell that a restart loses nothing, also if no worker outlives it.
+    with redis_server("appendfsync", "always") as server, server.client() as client:
         async with Proxy(server.port) as proxy:
             broker = RedisBroker(server, proxy, client)
             async with stage(broker.url, folder / "server.log", workers) as it:

@@ -311,6 +311,25 @@ async def server_set_back_while_workers_are_killed(stage: Stage, broker: RedisBr
         stage.signal(pid, signal.SIGKILL)
 
 
+async def server_set_back_while_all_workers_are_killed(stage: Stage, broker: RedisBroker) -> None:
+    """Nobody knows what is lost, and the server does not sync always, so that something may be."""
+    older = broker.server.back_up()
+    await stage.accepted(2 * WELL)
+    await asyncio.to_thread(broker.server.kill)
+    await all_workers_killed(stage, broker)
+    broker.server.restore(older)
+    options, broker.server.options = broker.server.options, ("appendfsync", "no")
+    try:
+        await asyncio.to_thread(broker.server.start)
+        await stage.joined()
+        await stage.accepted(WELL)
+    finally:
+        broker.server.options = options
+    # Those that have come since find what they know.
+    await asyncio.to_thread(broker.server.kill)
+    await asyncio.to_thread(broker.server.start)
+
+
 async def server_frozen(stage: Stage, broker: RedisBroker) -> None:
     with broker.server.frozen():
         await asyncio.sleep(LONG)
@@ -340,9 +359,9 @@ REDIS: Groups = (
         Fault(server_forgets, loss=Loss.EVERYTHING),
         Fault(server_flushed, loss=Loss.EVERYTHING),
         Fault(stream_evicted, loss=Loss.EVERYTHING),
-        # If no worker outlived it, nobody could notice.
         Fault(server_set_back, loss=Loss.THE_LATEST, is_alone=True),
         Fault(server_set_back_while_workers_are_killed, loss=Loss.THE_LATEST, is_alone=True),
+        Fault(server_set_back_while_all_workers_are_killed, loss=Loss.THE_LATEST, is_alone=True),
         Fault(server_frozen),
         Fault(server_killed_with_a_worker),
         Fault(server_forgets_and_a_worker_is_paused, loss=Loss.EVERYTHING),

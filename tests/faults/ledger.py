@@ -209,7 +209,13 @@ class Ledger:
                     yield f"{text!r} is at {position}, before {earlier}, which was accepted earlier"
         has_lost_key = self._is_lossy and message.key is not None
         is_once_per_epoch = len({position.epoch for position in positions}) == len(positions)
-        if len(positions) > 1 and not (has_lost_key and (is_once_per_epoch or self._loss is Loss.THE_LATEST)):
+        # What is left of a stream may go on in a new epoch, at the same offsets.
+        is_renamed = self._is_lossy and len({position.offset for position in positions}) == 1
+        if (
+            len(positions) > 1
+            and not (is_renamed and is_once_per_epoch)
+            and not (has_lost_key and (is_once_per_epoch or self._loss is Loss.THE_LATEST))
+        ):
             yield f"{text!r} is doubled: it is at {positions}"
 
     def _check_account(self, account: Account) -> Iterator[str]:

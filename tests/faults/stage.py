@@ -212,7 +212,11 @@ class Stage:
             if "unavailable" in answer:
                 return False
             top = Position(*answer["position"])
-            kept = [(Position(offset, epoch), text) for offset, epoch, text in answer["kept"]]
+            kept = [
+                (Position(offset, epoch), text)
+                for offset, epoch, text in answer["kept"]
+                if not self._is_settled(text)
+            ]
             return all(each.is_at(top) for each in self.listeners)
 
         # If somebody does not come: the ledger says who.
@@ -239,6 +243,13 @@ class Stage:
         )
         await self._turn_page(top)
         return problems, counts
+
+    def _is_settled(self, text: str) -> bool:
+        """Whether it is of an earlier act, and nothing more is to come of it. All that is left of a stream is
+        read again if it goes on in a new epoch."""
+        act = text.partition("-")[0]
+        is_known = act.isdecimal() and int(act) < self._acts
+        return is_known and all(message.text != text for message in self._unknown)
 
     async def _turn_page(self, top: Position) -> None:
         """Begin new books, in which only what may still come of the old ones is known."""

@@ -201,6 +201,17 @@ def test_an_engine_that_is_set_back_begins_a_new_epoch(set_back: Trial) -> None:
     assert set_back.problems == ""
 
 
+def test_what_is_left_may_go_on_in_a_new_epoch(set_back: Trial) -> None:
+    set_back.kept = {Position(offset, "new"): text for offset, text in enumerate("abcxcy", 1)}
+    set_back.messages["y"].positions = {Position(6, "new")}
+    for account in set_back.accounts:
+        account.runs[-1] = Run(Position(5, "new"), ["y"])
+    set_back.top = Position(6, "new")
+    assert set_back.problems == ""
+    set_back.kept[Position(2, "new")] = "a"
+    assert "'a' is doubled" in set_back.problems
+
+
 def test_who_was_told_may_begin_with_what_it_has(set_back: Trial) -> None:
     # It was sent back to "c", by a worker that had not yet noticed that this is not the end of it.
     set_back.accounts[0].runs.insert(1, Run(Position(3, "e"), list("def")))

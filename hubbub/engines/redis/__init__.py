@@ -15,13 +15,19 @@ is sent. So a node that does not hear does not speak either. In a cluster there 
 all live and die together; publications stay on the primary of their channel (sharded pub/sub).
 
 What a channel keeps lies in two keys and is only touched by the scripts in ``lua``, each of which is
-one step to all others. A channel without history has no keys. If the server loses them, the channel gets a
-new epoch with the next publication. Who is in a channel lies in one more key, see ``presence.py``.
+one step to all others. A channel without history has no keys. Who is in a channel lies in one more key, see
+``presence.py``.
+
+If the server loses the keys of a stream, the nodes that are subscribed to the channel declare its history
+again when they are back, and the stream begins a new epoch. If the server comes back with an older state, the
+stream gets a new epoch as well: ``generation.py`` says how that is found out.
 
 =================  =======================================================================================
 ``engine.py``      what hubs ask for: publications and histories
 ``presence.py``    who is in which channel, and under which lease
 ``scripts.py``     the scripts in ``lua``; ``keys.py``: what things are called in Redis
+``generation.py``  what tells a server's data from what it has after a restart, or what a replica has
+``known.py``       what this node knows of a stream, to compare with after an outage
 ``supervisor.py``  one session after another; what waits while there is none; telling the node of outages
 ``session.py``     the connections that live and die together
 ``servers.py``     which servers those go to; ``url.py``: what the URL says about it

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from secrets import token_hex
 from typing import ClassVar
+
+from redis.crc import key_slot
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
 from hubbub.engines.base import (
@@ -18,12 +23,15 @@ from hubbub.engines.base import (
     Top,
     hand_over,
 )
+from hubbub.engines.redis.chunks import chunks
 from hubbub.engines.redis.keys import Keys
+from hubbub.engines.redis.known import Known
 from hubbub.engines.redis.presence import Presence
-from hubbub.engines.redis.scripts import PUBLISH, READ, REMOVE
+from hubbub.engines.redis.scripts import BEGIN, DECLARE, PUBLISH, READ, REMOVE, TOPS
+from hubbub.engines.redis.session import Session
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.engines.redis.url import parse_url
-from hubbub.exceptions import InvalidData
+from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.redis")
@@ -31,6 +39,9 @@ logger = logging.getLogger("hubbub.engines.redis")
 #: Redis counts in 64 bits, Lua in doubles. Nobody keeps more, or for longer (some 30 years, in seconds).
 MAX_OFFSET = 2**53
 MAX_TTL = 1e9
+
+#: Channels that are asked about at a time.
+CHUNK = 500
 
 
 class RedisEngine(Engine):
@@ -49,11 +60,14 @@ class RedisEngine(Engine):
         super().__init__(url, namespace)
         target = parse_url(url)
         # A cluster's own publish/subscribe does not leave the node of the channel.
-        self._announce = "SPUBLISH" if target.nodes else "PUBLISH"
+        self._is_cluster = bool(target.nodes)
+        self._announce = "SPUBLISH" if self._is_cluster else "PUBLISH"
         self._keys = Keys(namespace, target.options["db"])
-        self._supervisor = Supervisor(target, self._on_payload)
+        self._supervisor = Supervisor(target, self._on_payload, self._declare)
         self._presence = Presence(self._keys, self._supervisor)
         self._sink: Sink | None = None
+        # Of the channels that are subscribed to.
+        self._known: dict[str, Known] = {}
         # Channels in which something came that is no publication.
         self._foreign: set[str] = set()
 
@@ -64,6 +78,7 @@ class RedisEngine(Engine):
     async def stop(self) -> None:
         self._sink = None
         await self._supervisor.stop()
+        self._known.clear()
         self._foreign.clear()
 
     # Streams
@@ -80,26 +95,38 @@ class RedisEngine(Engine):
         answer = await self._supervisor.run(
             PUBLISH,
             keys,
+            token_hex(4),
+            *_arguments(history),
             self._announce,
             self._keys.topic(publication.channel),
             pack(publication),
-            token_hex(4),
-            *_arguments(history),
+            publication.id,
             int(IDEMPOTENCY_WINDOW * 1000),
         )
-        return _position(answer)
+        position = _position(answer)
+        if idempotency_key is None:
+            # With a key, it may be the position of another publication.
+            self._learn(publication.channel, *position, publication.id)
+        return position
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
         topic = self._keys.topic(channel)
+        is_new = channel not in self._known
+        known = self._known.setdefault(channel, Known(history))
         try:
             await self._supervisor.subscribe(topic, channel)
-            return Top((await self._read(channel, history, limit=0)).position)
+            known.history = history or known.history
+            top, _ = await self._read(channel, history, limit=0)
+            return top
         except BaseException:
-            self._supervisor.unsubscribe(topic)
+            if is_new:
+                self._known.pop(channel, None)
+                self._supervisor.unsubscribe(topic)
             raise
 
     async def unsubscribe(self, channel: str) -> None:
         self._supervisor.check_started()
+        self._known.pop(channel, None)
         self._foreign.discard(channel)
         answer = self._supervisor.unsubscribe(self._keys.topic(channel))
         if answer is not None:
@@ -108,10 +135,31 @@ class RedisEngine(Engine):
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:
-        return await self._read(channel, None, since, limit, reverse)
+        top, publications = await self._read(channel, None, since, limit, reverse)
+        return Page(publications, top.position)
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        tops: list[Top] = []
+        for some in chunks(channels, CHUNK):
+            # One script can only be asked about what lies in one slot of a cluster.
+            groups: defaultdict[int, list[str]] = defaultdict(list)
+            for channel in some:
+                groups[key_slot(self._keys.topic(channel)) if self._is_cluster else 0].append(channel)
+            answers = await asyncio.gather(
+                *(self._supervisor.run(TOPS, [*map(self._keys.meta, group)]) for group in groups.values())
+            )
+            found = dict(zip(chain(*groups.values()), map(_top, chain(*answers)), strict=True))
+            for channel, top in found.items():
+                self._learn(channel, *top.position, top.id)
+            tops += [found[channel] for channel in some]
+        return tops
 
     async def remove_history(self, channel: str) -> None:
         await self._supervisor.run(REMOVE, self._stream(channel), token_hex(4))
+
+    async def renew_epoch(self, channel: str, epoch: str) -> None:
+        # In one step, and without forgetting anything: several nodes may notice at once.
+        await self._supervisor.run(BEGIN, self._stream(channel), token_hex(4), epoch)
 
     # Presence
 
@@ -142,16 +190,18 @@ class RedisEngine(Engine):
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,
-    ) -> Page:
-        first, last, expected = ("+", "-", "*") if reverse else ("-", "+", "*")
+    ) -> tuple[Top, Sequence[Publication]]:
+        first, last = ("+", "-") if reverse else ("-", "+")
+        expected = b"*"
         if since is not None:
             offset = min(since.offset - 1 if reverse else since.offset + 1, MAX_OFFSET)
             first = str(max(offset, 0))
             if since != START:
-                expected = since.epoch
+                # It may come from a client. What cannot be encoded is an epoch that never was.
+                expected = since.epoch.encode(errors="replace")
             if reverse and offset < 0:
                 limit = 0
-        position, entries = await self._supervisor.run(
+        answer, entries = await self._supervisor.run(
             READ,
             self._stream(channel),
             token_hex(4),
@@ -162,15 +212,55 @@ class RedisEngine(Engine):
             "" if limit is None else limit,
             "XREVRANGE" if reverse else "XRANGE",
         )
-        top = _position(position)
+        top = _top(answer)
+        self._learn(channel, *top.position, top.id)
         publications = []
         for entry in entries:
             try:
-                publications.append(_entry(entry, top.epoch))
+                publications.append(_entry(entry, top.position.epoch))
             except (InvalidData, ValueError) as exc:
                 # What is left has a gap then, which a feed notices.
                 self._ignore_foreign(channel, exc)
-        return Page(publications, top)
+        return top, publications
+
+    def _learn(self, channel: str, offset: int, epoch: str, publication_id: str) -> None:
+        known = self._known.get(channel)
+        if known is not None:
+            known.learn(offset, epoch, publication_id)
+
+    async def _declare(self, session: Session) -> None:
+        """Declare histories that the servers have lost, and compare the others with what is known, before the
+        node and its publishers go on.
+
+        :raises EngineUnavailable: the session has ended.
+        """
+        # A channel that has no stream, as far as is known, and is to have none, needs nothing.
+        all_known = [(channel, known) for channel, known in self._known.items() if known.is_stream]
+        for some in chunks(all_known, CHUNK):
+            answers = await asyncio.gather(
+                *(
+                    session.run(
+                        DECLARE,
+                        self._stream(channel),
+                        token_hex(4),
+                        *_arguments(known.history),
+                        known.epoch,
+                        known.offset,
+                        known.id,
+                    )
+                    for channel, known in some
+                ),
+                return_exceptions=True,
+            )
+            for (channel, known), answer in zip(some, answers, strict=True):
+                if not isinstance(answer, BaseException):
+                    top = _top(answer)
+                    known.learn(*top.position, top.id)
+                elif session.trouble or not isinstance(answer, EngineUnavailable):
+                    raise answer
+                else:
+                    # Memory is short, most likely. The stream gets a new epoch when it is read.
+                    logger.warning("Could not compare %r with what was known of it: %s", channel, answer)
 
     def _on_payload(self, channel: str, payload: bytes) -> None:
         if self._sink is None:
@@ -182,6 +272,8 @@ class RedisEngine(Engine):
         except (InvalidData, ValueError) as exc:
             self._ignore_foreign(channel, exc)
             return
+        if publication.offset:
+            self._learn(channel, publication.offset, publication.epoch, publication.id)
         hand_over(self._sink, publication)
 
     def _ignore_foreign(self, channel: str, exc: Exception) -> None:
@@ -195,6 +287,12 @@ def _arguments(history: History | None) -> tuple[str, str]:
     if history is None:
         return "", ""
     return str(min(history.size, MAX_OFFSET)), str(max(1, int(min(history.ttl, MAX_TTL) * 1000)))
+
+
+def _top(text: bytes) -> Top:
+    """What the scripts say of where a stream stands: "offset epoch id"."""
+    offset, epoch, publication_id = text.split(b" ", 2)
+    return Top(Position(int(offset), epoch.decode()), publication_id.decode())
 
 
 def _position(text: bytes) -> Position:

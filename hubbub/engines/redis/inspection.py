@@ -30,7 +30,8 @@ async def inspect(ask: Ask, where: str, *, is_cluster: bool = False) -> Sequence
                 True,
                 f"{where} does not tell this user about itself (INFO)",
                 "See by other means that its version is 6.2 or newer and that it does not evict keys, or "
-                "allow it: ACL SETUSER … +info",
+                "allow it: ACL SETUSER … +info. Without it, a restart from older data is only noticed by "
+                "processes that outlive it.",
             )
         ]
     config = await _config(ask, "client-output-buffer-limit")

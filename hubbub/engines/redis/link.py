@@ -27,6 +27,11 @@ MESSAGES = (b"message", b"smessage")
 OnMessage: TypeAlias = Callable[[bytes, bytes], None]
 
 
+def deadline() -> float:
+    """When a request that is made now is given up, by the event loop's clock."""
+    return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
+
+
 class Request:
     """A command that waits for its answer.
 
@@ -34,23 +39,27 @@ class Request:
     :param key: the key, or the channel in Redis, by which a cluster finds the node for it.
     :param deadline: when it is given up, by the event loop's clock.
     :param source: of the script that the arguments name, for a server that does not know it.
+    :param generation_at: where among the arguments the generation of the server belongs that they are sent
+        to; 0 for nowhere.
     :param replies: how many there will be; the answer is the last.
     """
 
-    __slots__ = ("answer", "arguments", "deadline", "key", "replies", "sent", "source")
+    __slots__ = ("answer", "arguments", "deadline", "generation_at", "key", "replies", "sent", "source")
 
     def __init__(
         self,
-        arguments: tuple[bytes | str | int, ...],
+        arguments: list[bytes | str | int],
         key: bytes = b"",
         deadline: float = float("inf"),
         source: str | None = None,
+        generation_at: int = 0,
         replies: int = 1,
     ) -> None:
         self.arguments = arguments
         self.key = key
         self.deadline = deadline
         self.source = source
+        self.generation_at = generation_at
         self.replies = replies
         self.sent = 0.0
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -133,7 +142,7 @@ class Link:
 
         :raises EngineUnavailable: the server answers with an error, or the link closes.
         """
-        request = Request(arguments, replies=replies)
+        request = Request([*arguments], replies=replies)
         self.send(request)
         return await request.answer
 
@@ -231,7 +240,7 @@ class Link:
         if isinstance(exc, NoScriptError) and request.source is not None:
             command, _, *arguments = request.arguments
             assert command == "EVALSHA"
-            request.arguments = ("EVAL", request.source, *arguments)
+            request.arguments = ["EVAL", request.source, *arguments]
             request.source = None
             self.send(request)
             return

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from hubbub.engines.base import PresenceChange
+from hubbub.engines.redis.chunks import chunks
 from hubbub.engines.redis.keys import Keys
 from hubbub.engines.redis.link import ANSWER_TIMEOUT
 from hubbub.engines.redis.scripts import CLAIM, CLEAR, ENTER, FORGET, RENEW
@@ -47,8 +48,6 @@ BATCH = 1000
 
 #: Seconds that one node has for the removal of a lease before another one goes on with it.
 TURN = 2 * ANSWER_TIMEOUT
-
-_T = TypeVar("_T")
 
 
 class Presence:
@@ -93,7 +92,7 @@ class Presence:
                 # Also without a change, its entries are made to live on.
                 wanted.setdefault(channel, {})
             vacated = await self._enter(lease, wanted)
-            for chunk in _chunks(vacated):
+            for chunk in chunks(vacated, CHUNK):
                 await self._forget(lease, chunk)
         return True
 
@@ -138,7 +137,7 @@ class Presence:
         """Renew the lease, and note the channels. Returns some whose entries are to be made to live on, or
         ``None`` if there is no such lease."""
         old: list[str] = []
-        for chunk in _chunks(entered) if entered else [()]:
+        for chunk in chunks(entered, CHUNK) if entered else [()]:
             answer = await self._supervisor.run(
                 RENEW,
                 [self._keys.leases, self._keys.lease(lease)],
@@ -163,7 +162,7 @@ class Presence:
         unanswered = 0
         for channel, entries in wanted.items():
             key = self._keys.presence(channel)
-            for chunk in _chunks(list(entries.items())) if entries else [()]:
+            for chunk in chunks(list(entries.items()), CHUNK) if entries else [()]:
                 arguments: list[bytes | str] = []
                 for connection, data in chunk:
                     arguments += (connection, b"" if data is None else under + data)
@@ -231,11 +230,6 @@ async def _answered(answers: Sequence[tuple[str, asyncio.Future[Any]]]) -> dict[
     """What the scripts answered for each channel; what they answered last, if there are several."""
     answered = await asyncio.gather(*(answer for _, answer in answers))
     return {channel: bool(each) for (channel, _), each in zip(answers, answered, strict=True)}
-
-
-def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
 
 
 def _ms(seconds: float) -> int:

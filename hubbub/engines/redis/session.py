@@ -4,26 +4,25 @@ the first of them breaks."""
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from redis.crc import key_slot
 
 from hubbub.engines.base import Finding
+from hubbub.engines.redis.chunks import chunks
+from hubbub.engines.redis.generation import ask_generation, is_current
 from hubbub.engines.redis.inspection import inspect
-from hubbub.engines.redis.link import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Link, OnMessage, Request
-from hubbub.engines.redis.scripts import SCRIPTS
+from hubbub.engines.redis.link import CONNECT_TIMEOUT, Link, OnMessage, Request, deadline
+from hubbub.engines.redis.scripts import SCRIPTS, Script
 from hubbub.engines.redis.servers import Layout
 from hubbub.exceptions import EngineUnavailable
 
 #: Channels that are named in one SUBSCRIBE after a reconnection.
 SUBSCRIBE_CHUNK = 500
-
-# A process, and the history of what it was told: the latter changes when another one takes over.
-_IDENTITY = re.compile(rb"^((?:run_id|master_replid):\w+)", re.MULTILINE)
 
 
 class Session:
@@ -49,29 +48,37 @@ class Session:
         self.where = where
         #: Why it has ended; empty as long as it has not.
         self.trouble = ""
-        #: What tells the data of these servers from what others have, or the same ones after a restart, which
-        #: may have lost some of it; ``None`` if they do not tell.
-        self.identity: frozenset[bytes] | None = None
+        # Of each server; empty if it does not tell.
+        self._generations: Sequence[str] = ()
+        self._is_open = False
         self._on_end = on_end
+        self._on_moved = on_moved
         # A cluster's own publish/subscribe, which stays on the node of the channel.
         self._sharded = "S" if layout.slots else ""
         self._commands, self._listeners = (
             [Link(each.connection(), each.where, on_message, moved, self._ended) for each in layout.servers]
-            for moved in (on_moved, self._cannot_listen)
+            for moved in (self._moved, self._cannot_listen)
         )
 
     @property
     def links(self) -> tuple[Link, ...]:
         return (*self._commands, *self._listeners)
 
+    @property
+    def identity(self) -> frozenset[str] | None:
+        """What tells the data of these servers from what others have, or the same ones after a restart, which
+        may have lost some of it; ``None`` if they do not tell."""
+        return frozenset(self._generations) if all(self._generations) else None
+
     def node(self, key: bytes) -> int:
         """Which of the servers has what belongs to ``key``."""
         return self._slots[key_slot(key)] if self._slots else 0
 
-    async def open(self, topics: Collection[bytes]) -> None:
+    async def open(self, topics: Collection[bytes], prepare: Callable[[Session], Awaitable[None]]) -> None:
         """Connect, and subscribe to ``topics``, which may change meanwhile. Nothing is awaited between the
         last look at them and the return.
 
+        :param prepare: called with this session before anything is heard: scripts can be run in it.
         :raises EngineUnavailable: that is not to be had.
         """
         try:
@@ -80,11 +87,13 @@ class Session:
                     await each.connect()
                 for each in self._commands:
                     await _prepare(each)
-                self.identity = await self._identify()
+                self._generations = [await _identify(each) for each in self._commands]
             # However many there are: as long as answers come, it goes on.
+            await prepare(self)
             await self._subscribe_all(topics)
             if self.trouble:
                 raise EngineUnavailable(f"Expected Redis at {self.where}, but it went again: {self.trouble}.")
+            self._is_open = True
         except TimeoutError:
             await self.close("no answer")
             raise EngineUnavailable(
@@ -96,7 +105,17 @@ class Session:
 
     def send(self, request: Request) -> None:
         """Send a command to where its key lies."""
-        self._commands[self.node(request.key)].send(request)
+        node = self.node(request.key)
+        if at := request.generation_at:
+            # Here and not before: it may have waited for this session since another one.
+            request.arguments[at] = self._generations[node]
+        self._commands[node].send(request)
+
+    def run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> asyncio.Future[Any]:
+        """Run a script where its keys lie, as long as answers come."""
+        request = script.request(keys, arguments, float("inf"))
+        self.send(request)
+        return request.answer
 
     def subscribe(self, topic: bytes) -> asyncio.Future[Any]:
         return self._listen("SUBSCRIBE", topic)
@@ -105,21 +124,33 @@ class Session:
         return self._listen("UNSUBSCRIBE", topic)
 
     def ping(self) -> None:
-        """Ask all servers whether they are there, and are still primaries; if not, the session ends."""
+        """Ask all servers whether they are there, are still primaries, and have been ever since; if not, the
+        session ends."""
 
-        def check(answer: asyncio.Future[Any]) -> None:
-            # A user who may not ask for it does not get to know; but that the server is there, we know.
+        # A user who may not ask does not get to know; but that the server is there, we know.
+        def check_role(answer: asyncio.Future[Any]) -> None:
             if not answer.cancelled() and not answer.exception() and answer.result()[0] != b"master":
                 self._ended("it is no primary any more")
 
-        for links, command, done in (
-            (self._listeners, "PING", ignore),
-            (self._commands, "ROLE", check),
-        ):
-            for link in links:
-                request = Request((command,), deadline=_deadline())
-                request.answer.add_done_callback(done)
-                link.send(request)
+        def check_generation(generation: str, answer: asyncio.Future[Any]) -> None:
+            if (
+                not answer.cancelled()
+                and not answer.exception()
+                and not is_current(generation, answer.result())
+            ):
+                self._ended("its replication id has changed")
+
+        def ask(link: Link, *command: str, done: Callable[[asyncio.Future[Any]], None]) -> None:
+            request = Request([*command], deadline=deadline())
+            request.answer.add_done_callback(done)
+            link.send(request)
+
+        for link in self._listeners:
+            ask(link, "PING", done=ignore)
+        for link, generation in zip(self._commands, self._generations, strict=True):
+            ask(link, "ROLE", done=check_role)
+            if generation:
+                ask(link, "INFO", "replication", done=partial(check_generation, generation))
 
     async def inspect(self) -> Sequence[Finding]:
         """What is to be said about the servers, for ``hubbub doctor``."""
@@ -148,27 +179,22 @@ class Session:
         for link in self.links:
             link.close(reason)
 
-    async def _identify(self) -> frozenset[bytes] | None:
-        found: set[bytes] = set()
-        for link in self._commands:
-            try:
-                found.update(_IDENTITY.findall(await link.ask("INFO")))
-            except EngineUnavailable:
-                if link.is_closed:
-                    raise
-                # The user may not ask.
-                return None
-        return frozenset(found)
+    def _moved(self, request: Request) -> None:
+        if self._is_open:
+            self._on_moved(request)
+        else:
+            # It would wait for a session, and this one for it.
+            request.fail(f"Expected {self.where} to stay as it was, but it is changing.")
 
     def _cannot_listen(self, request: Request) -> None:
         request.fail(f"Expected {self.where} to stay as it was, but it is changing.")
 
-    def _listen(self, verb: str, *topics: bytes, deadline: float | None = None) -> asyncio.Future[Any]:
+    def _listen(self, verb: str, *topics: bytes, until: float | None = None) -> asyncio.Future[Any]:
         """Send a command to whom we listen to about ``topics``, which lie in one slot."""
         request = Request(
-            (f"{self._sharded}{verb}", *topics),
+            [f"{self._sharded}{verb}", *topics],
             topics[0],
-            _deadline() if deadline is None else deadline,
+            deadline() if until is None else until,
             replies=len(topics),
         )
         self._listeners[self.node(topics[0])].send(request)
@@ -184,8 +210,8 @@ class Session:
                 by_slot: defaultdict[int, list[bytes]] = defaultdict(list)
                 for topic in changing:
                     by_slot[key_slot(topic) if self._slots else 0].append(topic)
-                for chunk in chain.from_iterable(map(_chunks, by_slot.values())):
-                    answers.append(self._listen(verb, *chunk, deadline=float("inf")))
+                for chunk in chain.from_iterable(chunks(each, SUBSCRIBE_CHUNK) for each in by_slot.values()):
+                    answers.append(self._listen(verb, *chunk, until=float("inf")))
             subscribed = wanted
             await asyncio.gather(*answers)
 
@@ -210,13 +236,14 @@ async def _prepare(commands: Link) -> None:
         )
 
 
-def _chunks(topics: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    for start in range(0, len(topics), SUBSCRIBE_CHUNK):
-        yield topics[start : start + SUBSCRIBE_CHUNK]
-
-
-def _deadline() -> float:
-    return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
+async def _identify(commands: Link) -> str:
+    try:
+        return await ask_generation(commands.ask)
+    except EngineUnavailable:
+        if commands.is_closed:
+            raise
+        # The user may not ask.
+        return ""
 
 
 def ignore(answer: asyncio.Future[Any]) -> None:

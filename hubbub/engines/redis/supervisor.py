@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from hubbub.engines.backoff import RETRY_MAX, Backoff
 from hubbub.engines.base import Finding, Sink
-from hubbub.engines.redis.link import ANSWER_TIMEOUT, Request
+from hubbub.engines.redis.link import ANSWER_TIMEOUT, Request, deadline
 from hubbub.engines.redis.scripts import Script
 from hubbub.engines.redis.servers import Locator
 from hubbub.engines.redis.session import Session, ignore
@@ -34,11 +34,15 @@ class Supervisor:
 
     :param target: what the URL names.
     :param on_payload: called with what comes in the channels that are subscribed to.
+    :param prepare: called with each session before anything is heard in it, or asked for by others.
     """
 
-    def __init__(self, target: Target, on_payload: OnPayload) -> None:
+    def __init__(
+        self, target: Target, on_payload: OnPayload, prepare: Callable[[Session], Awaitable[None]]
+    ) -> None:
         self._target = target
         self._on_payload = on_payload
+        self._prepare = prepare
         self._locator = Locator(target)
         self._sink: Sink | None = None
         #: ``None`` while the engine is away.
@@ -101,25 +105,19 @@ class Supervisor:
 
     def run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> asyncio.Future[Any]:
         """Run a script where its keys lie."""
-        return self._send(
-            ("EVALSHA", script.sha, len(keys), *keys, *arguments), keys[0], source=script.source
-        )
+        return self._send(script.request(keys, arguments, deadline()))
 
     def ask(self, command: str, key: str, *arguments: bytes | str | int) -> asyncio.Future[Any]:
         """Carry out a command where its key lies."""
-        return self._send((command, key, *arguments), key)
+        return self._send(Request([command, key, *arguments], key.encode(), deadline()))
 
     async def inspect(self) -> Sequence[Finding]:
         """What is to be said about the servers."""
         self.check_started()
         return await self.session.inspect() if self.session is not None else ()
 
-    def _send(
-        self, command: tuple[bytes | str | int, ...], key: str, source: str | None = None
-    ) -> asyncio.Future[Any]:
+    def _send(self, request: Request) -> asyncio.Future[Any]:
         self.check_started()
-        deadline = asyncio.get_running_loop().time() + ANSWER_TIMEOUT
-        request = Request(command, key.encode(), deadline, source)
         if self.session is None:
             self._waiting.append(request)
         else:
@@ -197,7 +195,7 @@ class Supervisor:
         layout = await self._locator.locate()
         session = Session(layout, self._target.where, self._on_message, self._waiting.append, self._ended)
         self._latest = session
-        await session.open(self._channels.keys())
+        await session.open(self._channels.keys(), self._prepare)
         return session
 
     def _ended(self, session: Session) -> None:

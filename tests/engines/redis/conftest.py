@@ -21,7 +21,7 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed sooner."""
-    for module in (link, session, supervisor):
+    for module in (link, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
     for module in (link, servers, session):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)

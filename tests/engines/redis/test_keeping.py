@@ -8,13 +8,14 @@ from secrets import token_hex
 from typing import Any
 
 import pytest
-from redis import Redis
+from redis import Redis, RedisCluster
 
 from hubbub.core.publication import Position
 from hubbub.engines.contract import HISTORY, publication
 from hubbub.engines.redis.url import parse_url
 from hubbub.types import History
 from tests.engines.redis.nodes import running
+from tests.engines.redis.server import RedisServer
 
 
 async def test_everything_expires(redis_url: str, namespace: str) -> None:
@@ -32,20 +33,66 @@ async def test_everything_expires(redis_url: str, namespace: str) -> None:
     assert 250_000 < ttls["{chat}:key:key"] <= 300_000
 
 
-async def test_what_is_too_old_is_dropped_from_the_server(redis_url: str, namespace: str) -> None:
+def age(client: Redis, log: str, count: int) -> None:
+    """Let the oldest ``count`` publications be very old."""
+    entries: Any = client.xrange(log)
+    with client.pipeline() as pipeline:
+        pipeline.delete(log)
+        for number, (entry, fields) in enumerate(entries):
+            pipeline.xadd(log, fields | {b"t": b"1.000000"} if number < count else fields, id=entry)
+        pipeline.execute()
+
+
+@pytest.mark.parametrize(("kept", "too_old"), [(10, 0), (10, 1), (10, 9), (10, 10), (300, 299), (300, 187)])
+async def test_what_is_too_old_is_dropped_from_the_server(
+    redis_url: str, namespace: str, kept: int, too_old: int
+) -> None:
+    log = f"{namespace}:{{chat}}:log"
     async with running(redis_url, namespace) as (engine, _):
-        brief = History(size=100, ttl=0.2)
-        await asyncio.gather(*(engine.publish(publication("chat", str(n)), brief) for n in range(10)))
-        await asyncio.sleep(0.15)
-        await engine.publish(publication("chat", "keeps the log from expiring"), brief)
-        await asyncio.sleep(0.1)
+        history = History(size=1000, ttl=60)
         with Redis.from_url(redis_url) as client:
-            log = f"{namespace}:{{chat}}:log"
-            for left in (10, 9, 8):
-                await engine.publish(publication("chat", "new"), brief)
+            for publish in (True, False):
+                await engine.remove_history("chat")
+                for number in range(kept):
+                    await engine.publish(publication("chat", str(number)), history)
+                age(client, log, too_old)
+                if publish:
+                    await engine.publish(publication("chat", "new"), history)
+                    assert client.xlen(log) == kept - too_old + 1
+                page = await engine.history("chat")
+                assert client.xlen(log) == kept - too_old + publish
+                offsets = [each.offset for each in page.publications]
+                assert offsets == list(range(too_old + 1, kept + publish + 1))
+
+
+async def test_publishing_drops_a_bounded_number_of_what_is_too_old(redis_url: str, namespace: str) -> None:
+    log = f"{namespace}:{{chat}}:log"
+    async with running(redis_url, namespace) as (engine, _):
+        history = History(size=5000, ttl=60)
+        await asyncio.gather(*(engine.publish(publication("chat", str(n)), history) for n in range(2500)))
+        with Redis.from_url(redis_url) as client:
+            age(client, log, 2400)
+            for left in (1501, 502, 103, 104):
+                await engine.publish(publication("chat", "new"), history)
                 assert client.xlen(log) == left
-        offsets = [each.offset for each in (await engine.history("chat")).publications]
-        assert offsets == [11, 12, 13, 14]
+            age(client, log, 104)
+            assert (await engine.history("chat")).publications == []
+            assert client.xlen(log) == 0
+
+
+async def test_reading_one_message_copies_one_into_lua(server: RedisServer) -> None:
+    """And one more, the oldest, to see whether that is too old."""
+    size = 1_000_000
+    async with running(server.url) as (engine, _):
+        for number in range(50):
+            await engine.publish(publication("chat", str(number % 10) * size), HISTORY)
+        with server.client() as client:
+            # A new interpreter, without what the old one has yet to throw away.
+            client.script_flush()
+            page = await engine.history("chat", limit=1, reverse=True)
+            info: Any = client.info("memory")
+        assert [len(each.data) for each in page.publications] == [size]
+        assert info["used_memory_lua"] < 10 * size
 
 
 async def test_a_stream_that_is_looked_at_lives_on(redis_url: str, namespace: str) -> None:
@@ -84,6 +131,22 @@ async def test_positions_that_never_were_are_harmless(redis_url: str, namespace:
             assert len(page.publications) == ((offset > 0) == reverse)
 
 
+async def test_what_cannot_be_encoded_is_the_error_of_its_caller_alone(
+    redis_url: str, namespace: str
+) -> None:
+    async with running(redis_url, namespace) as (engine, collector):
+        bad, *good = await asyncio.gather(
+            engine.publish(publication("chat", "bad"), HISTORY, "\ud800"),
+            *(engine.publish(publication("chat", str(n)), HISTORY) for n in range(3)),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, UnicodeEncodeError)
+        assert [each[0] for each in good if isinstance(each, Position)] == [1, 2, 3]
+        page = await engine.history("chat", Position(1, "\ud800"))
+        assert (page.publications, page.position.offset) == ([], 3)
+        assert collector.disconnects == 0
+
+
 async def test_limits_beyond_what_redis_counts_are_taken(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, _):
         await engine.publish(publication("chat", "1"), History(size=10**30, ttl=float("inf")))
@@ -102,3 +165,39 @@ async def test_namespaces_and_databases_are_kept_apart(redis_url: str) -> None:
             assert (await engine.publish(publication("chat", str(number)), HISTORY)).offset == 1
         for number, (_, collector) in enumerate(all_of_them):
             await collector.heard("chat", [str(number)])
+
+
+@pytest.mark.parametrize("is_cluster", [False, True])
+async def test_tops_keep_streams_alive_and_change_nothing_else(
+    request: pytest.FixtureRequest, namespace: str, is_cluster: bool
+) -> None:
+    url: str = request.getfixturevalue("redis_cluster_url" if is_cluster else "redis_url")
+    names = ["plain", *(f"room:{number}" for number in range(10))]
+    metas = [f"{namespace}:{{{name}}}:meta" for name in names]
+    async with running(url, namespace) as (engine, _):
+        for name in names[1:]:
+            await engine.publish(publication(name, name), HISTORY)
+        client: Any = (
+            RedisCluster.from_url(url.replace("+cluster", "")) if is_cluster else Redis.from_url(url)
+        )
+        with client:
+            for meta in metas:
+                client.pexpire(meta, 10_000)
+            before = [client.hgetall(meta) for meta in metas]
+            tops = await engine.tops(names)
+            assert [client.hgetall(meta) for meta in metas] == before
+            assert [top.position.offset for top in tops] == [0] + [1] * 10
+            assert client.exists(metas[0]) == 0
+            assert all(client.pttl(meta) > 3_000_000 for meta in metas[1:])
+
+
+async def test_tops_are_asked_for_many_channels_in_one_script(server: RedisServer) -> None:
+    async with running(server.url) as (engine, _):
+        names = [f"room:{number}" for number in range(1200)]
+        await asyncio.gather(*(engine.publish(publication(name, name), HISTORY) for name in names))
+        with server.client() as client:
+            client.config_resetstat()
+            assert {top.position.offset for top in await engine.tops(names)} == {1}
+            stats: Any = client.info("commandstats")
+        assert stats["cmdstat_evalsha"]["calls"] == 3
+        assert not {"cmdstat_xrange", "cmdstat_xrevrange"} & stats.keys()

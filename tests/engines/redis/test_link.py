@@ -33,7 +33,7 @@ async def test_what_is_sent_when_it_is_closed_is_not_waited_for(proxy: Proxy) ->
     await link.connect()
     link.close("over")
     # One without a deadline, as those that subscribe after a reconnection.
-    request = Request(("PING",))
+    request = Request(["PING"])
     link.send(request)
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(EngineUnavailable, match="is closed"):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from sys import maxsize
 
 import pytest
 
 from hubbub.channels import Channel
-from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node import Node
-from tests.engines.redis.nodes import DEADLINE, accepted, refusal, running
+from hubbub.types import History
+from tests.engines.redis.nodes import DEADLINE, Member, accepted, refusal, running
 from tests.engines.redis.server import RedisServer
 
 
@@ -41,32 +40,55 @@ async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(serv
         server.forget()
         server.start()
         await collector.until(lambda: collector.reconnects == 1)
-        assert await engine.history("chat") == ([], START)
-        after = await engine.publish(publication("chat", "after"), HISTORY)
+        # Declared again, also for those who publish without knowing of the history.
+        assert (await engine.history("chat", limit=0)).position.offset == 0
+        after = await engine.publish(publication("chat", "after"))
         assert after.offset == 1
         assert after.epoch != before.epoch
         await collector.heard("chat", ["before", "after"])
 
 
-class Member:
-    id = "member"
+async def test_publishers_that_know_of_no_history_find_it_after_the_data_was_lost(
+    server: RedisServer,
+) -> None:
+    async with running(server.url) as (engine, collector), running(server.url) as (publisher, seen):
+        for name in ("chat", "plain"):
+            await engine.subscribe(name, HISTORY if name == "chat" else None)
+        # However it was declared last, and wherever a stream was seen.
+        await engine.subscribe("chat", History(size=2, ttl=60))
+        await engine.subscribe("seen")
+        await publisher.publish(publication("seen", "before"), HISTORY)
+        server.kill()
+        server.forget()
+        server.start()
+        await collector.until(lambda: collector.reconnects == 1 and seen.reconnects == 1)
+        offsets = [(await publisher.publish(publication("chat", str(n)))).offset for n in range(4)]
+        assert offsets == [1, 2, 3, 4]
+        assert len((await engine.history("chat")).publications) == 2
+        assert await publisher.publish(publication("plain", "0")) == START
+        # The engine was not told what it keeps.
+        assert await publisher.publish(publication("seen", "0")) == START
 
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.breaks: list[Position] = []
 
-    def write(self, batch: Batch) -> int:
-        self.frames += [frame.data for frame in batch.frames]
-        return len(batch)
+async def test_subscribing_again_declares_what_was_flushed(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector), running(server.url) as (publisher, _):
+        before, _ = await engine.subscribe("chat", HISTORY)
+        with server.client() as client:
+            client.flushall()
+        assert await publisher.publish(publication("chat", "1")) == START
+        after, _ = await engine.subscribe("chat", HISTORY)
+        assert after.epoch != before.epoch
+        assert await publisher.publish(publication("chat", "2")) == (1, after.epoch)
+        await collector.heard("chat", ["1", "2"])
 
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("everything was taken")
 
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
+async def test_subscribing_again_in_vain_keeps_the_subscription(server: RedisServer) -> None:
+    async with running(server.url) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        with server.frozen(), pytest.raises(EngineUnavailable):
+            await engine.subscribe("chat", HISTORY)
+        await accepted(engine, "heard", HISTORY)
+        await collector.until(lambda: "heard" in collector.texts("chat"))
 
 
 @pytest.mark.parametrize("keeps_data", [True, False])
