@@ -22,7 +22,7 @@ from hubbub.engines.postgres.errors import ERRORS, why
 from hubbub.engines.postgres.inspection import inspect
 from hubbub.engines.postgres.queues import Item, Queues
 from hubbub.engines.postgres.reader import Reader
-from hubbub.engines.postgres.rows import as_arguments, as_publication
+from hubbub.engines.postgres.rows import as_arguments, as_publication, as_top
 from hubbub.engines.postgres.schema import HANDOVER, Connection, Schema
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
@@ -46,6 +46,9 @@ CLOSE = 1.0
 #: rounds of forgetting streams.
 PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 
+#: Channels of which is asked at once where they stand.
+TOPS = 1000
+
 #: Begins notifications that are not about a channel; no channel's name begins with it.
 _HEARING = "\x02"
 
@@ -56,6 +59,18 @@ FROM unnest($2::bytea[], $3::text[], $4::bigint[], $5::float8[], $6::text[], $7:
     WITH ORDINALITY AS b (data, kind, size, ttl, key, exclude, id, number)
 CROSS JOIN LATERAL {schema}.accept($1, b.data, b.kind, b.size, b.ttl, b.key, b.exclude, b.id) AS a
 ORDER BY b.number
+"""
+
+# Where channels stand: a row for each, in their order. Without a stream its columns are NULL; so is the id if
+# the newest publication is not kept any more.
+_TOPS = """
+SELECT s.sequence, s.size, s.ttl, s.sequence - s.base AS "offset", s.epoch, p.id
+FROM unnest($1::text[]) WITH ORDINALITY AS c (channel, number)
+LEFT JOIN {schema}.streams s ON s.channel = c.channel
+LEFT JOIN {schema}.publications p ON p.channel = s.channel AND p.sequence = s.sequence
+    AND s.size IS NOT NULL AND s.sequence > s.base
+    AND p.time >= clock_timestamp() - make_interval(secs => least(s.ttl, 3e9))
+ORDER BY c.number
 """
 
 # A channel of which nothing is found, or nothing new, is one row without a publication.
@@ -93,6 +108,7 @@ class PostgresEngine(Engine):
         self._address = Address(url)
         self._schema = Schema(namespace, self._address)
         self._accept_batch = self._schema.sql(_ACCEPT)
+        self._tops = self._schema.sql(_TOPS)
         self._forwards = self._schema.sql(_HISTORY).replace("{direction}", "ASC")
         self._backwards = self._schema.sql(_HISTORY).replace("{direction}", "DESC")
 
@@ -185,23 +201,18 @@ class PostgresEngine(Engine):
     # Subscribing
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
-        async def subscribe(connection: Any) -> asyncpg.Record | None:
-            row = await connection.fetchrow(
-                self._schema.sql("SELECT * FROM {schema}.streams WHERE channel = $1"), channel
-            )
-            if history is None or (
-                row is not None and (row["size"], row["ttl"]) == (history.size, history.ttl)
-            ):
-                return row  # type: ignore[no-any-return]
-            declare = self._schema.sql("SELECT * FROM {schema}.declare($1, $2, $3)")
-            return await connection.fetchrow(declare, channel, history.size, history.ttl)  # type: ignore[no-any-return]
+        async def subscribe(connection: Any) -> asyncpg.Record:
+            stream = await connection.fetchrow(self._tops, [channel])
+            if history is not None and (stream["size"], stream["ttl"]) != (history.size, history.ttl):
+                declare = self._schema.sql("SELECT {schema}.declare($1, $2, $3)")
+                await connection.execute(declare, channel, history.size, history.ttl)
+                stream = await connection.fetchrow(self._tops, [channel])
+            return stream  # type: ignore[no-any-return]
 
         stream = await self._ask(subscribe)
         # What was committed since this was read, and announced before it came, is yet to be read.
-        self._reader.subscribe(channel, stream["sequence"] if stream else 0)
-        if stream is None or stream["size"] is None:
-            return Top(START)
-        return Top(Position(stream["sequence"] - stream["base"], stream["epoch"]))
+        self._reader.subscribe(channel, stream["sequence"] or 0)
+        return as_top(stream)
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
@@ -228,6 +239,14 @@ class PostgresEngine(Engine):
             return Page((), START)
         position = Position(rows[0]["top"], rows[0]["top_epoch"])
         return Page([as_publication(row) for row in rows if row["sequence"] is not None], position)
+
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        tops: list[Top] = []
+        for start in range(0, len(channels), TOPS):
+            some = channels[start : start + TOPS]
+            rows = await self._ask(lambda connection, some=some: connection.fetch(self._tops, some))  # type: ignore[misc]
+            tops += map(as_top, rows)
+        return tops
 
     async def remove_history(self, channel: str) -> None:
         remove = self._schema.sql("SELECT {schema}.remove_history($1)")

@@ -62,8 +62,9 @@ class Reader:
         return list(self._subscriptions)
 
     def subscribe(self, channel: str, seen: int) -> None:
-        """Read what comes after the sequence ``seen``."""
-        self._subscriptions[channel] = Subscription(seen)
+        """Read what comes after the sequence ``seen``, or after what has been seen already."""
+        if channel not in self._subscriptions:
+            self._subscriptions[channel] = Subscription(seen)
         self.stir(channel)
 
     def unsubscribe(self, channel: str) -> None:
