@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import across, postgres, process, stores
+from benchmarks import across, notify, postgres, process, stores
 from benchmarks import build as building
 from benchmarks.build import BuildFailed, build
 from benchmarks.load import Load, LoadFailed, Result, connect
@@ -29,6 +29,7 @@ from benchmarks.report import NotInstalled, Report, is_overwritten, versions
 from benchmarks.scenarios import LIMIT, SCENARIOS, WITHOUT_HISTORY, Baseline
 from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
+from tests.engines.postgres.nodes import with_parameters
 from tests.servers import ROOT, is_running
 
 pytestmark = [
@@ -173,6 +174,12 @@ def test_postgresql_runs_from_a_folder_that_only_root_may_enter(
             assert url.startswith("postgresql://")
     finally:
         postgres.programs.cache_clear()
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+async def test_notifications_can_be_done_without(mode: str, postgres_url: str) -> None:
+    url = with_parameters(postgres_url, f"notify={mode}")
+    assert all(value > 0 for value in await notify.turn(url, 0.1))
 
 
 def test_a_store_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,8 @@ class PostgresEngine(Engine):
         self._address = Address(url)
         self._schema = Schema(namespace, self._address)
         sql = self._schema.sql
-        self._publish_batch = sql(statements.PUBLISH if self._address.notify else statements.PUBLISH_SILENTLY)
+        notify = "on" if self._address.notify else "off"
+        self._publish_batch = sql(statements.PUBLISH).replace("{notify}", notify)
         self._declare_one = sql(statements.DECLARE)
         self._undeclared = sql(statements.UNDECLARED)
         self._tops = sql(statements.TOPS)
@@ -94,6 +95,7 @@ class PostgresEngine(Engine):
         # What is heard then.
         self._token = ""
         self._installation = ""
+        self._is_suspect = False
         self._reader = Reader(self._schema)
         self._locks = Locks(self._address.pool_size)
         self._queues = Queues(self._accept, self._locks, self._spawn)
@@ -279,6 +281,11 @@ class PostgresEngine(Engine):
             return EngineUnavailable(self._trouble)
         return self._address.unavailable(f"no answer within {DEADLINE:g} s. {hint}")
 
+    def _suspect(self) -> None:
+        """Have the reading task find out at once whether all is well."""
+        self._is_suspect = True
+        self._reader.woken.set()
+
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -326,12 +333,12 @@ class PostgresEngine(Engine):
         if exc is None:
             return task.result()  # type: ignore[no-any-return]
         if isinstance(exc, asyncpg.LockNotAvailableError):
-            raise Blocked
+            raise Blocked(str(self._address.unavailable(why(exc)))) from exc
         if is_refused(exc):
             raise refused(exc) from exc
         if isinstance(exc, ERRORS):
             # If the tables are gone, the reading task sees it too, and heals it.
-            self._reader.woken.set()
+            self._suspect()
             raise self._address.unavailable(why(exc)) from exc
         raise exc
 
@@ -386,8 +393,8 @@ class PostgresEngine(Engine):
                 async with asyncio.timeout(max(0.0, polled + interval - loop.time())):
                     await self._reader.woken.wait()
             self._reader.woken.clear()
-            # Woken for something else than publications, this finds out whether all is well.
-            if loop.time() >= polled + interval or not self._reader.is_stirred:
+            if loop.time() >= polled + interval or self._is_suspect:
+                self._is_suspect = False
                 async with asyncio.timeout(DEADLINE), self._unit(listening):
                     moved = await self._reader.poll(listening)
                 polled = loop.time()
@@ -433,7 +440,7 @@ class PostgresEngine(Engine):
             with self._locks.attempts() as attempts:
                 async with attempts.turn() as patience:
                     await self._declare(channel, histories[channel], patience)
-        except (Blocked, EngineUnavailable) as exc:
+        except EngineUnavailable as exc:
             logger.debug("Could not declare the history of %r again: %s", channel, exc)
 
     def _on_notify(self, connection: object, pid: int, name: str, payload: object) -> None:
@@ -499,7 +506,7 @@ class PostgresEngine(Engine):
                 installation = await self._schema.install(listening)
                 if address.notify:
                     await listening.add_listener(self.namespace, self._on_notify)
-                listening.add_termination_listener(lambda _: self._reader.woken.set())
+                listening.add_termination_listener(lambda _: self._suspect())
                 self._pool = asyncpg.create_pool(
                     address.dsn, min_size=1, max_size=address.pool_size, reset=_keep, **address.options
                 )
@@ -559,7 +566,7 @@ class PostgresEngine(Engine):
                 if streams_pruned + PRUNE_STREAMS <= taken:
                     streams_pruned = taken
                     await self._prune_streams()
-            except EngineUnavailable as exc:
+            except (EngineUnavailable, ValueError) as exc:
                 logger.debug("Could not prune: %s", exc)
 
     async def _prune_streams(self) -> None:

@@ -19,13 +19,15 @@ from contextlib import asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
+from hubbub.exceptions import EngineUnavailable
+
 #: Seconds that a first attempt waits for a lock, and that one round of further attempts takes; both at most.
 #: An attempt never waits for less than the third.
 FIRST, ROUND, LEAST = 0.1, 1.0, 0.01
 
 
-class Blocked(Exception):
-    """A transaction that is still open has locked the channel. Nothing has been done."""
+class Blocked(EngineUnavailable):
+    """A transaction that is still open has locked what was asked for. Nothing has been done."""
 
 
 class Locks:

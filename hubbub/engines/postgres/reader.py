@@ -77,11 +77,6 @@ class Reader:
         self.woken = asyncio.Event()
 
     @property
-    def is_stirred(self) -> bool:
-        """Whether it is known where there may be something to read."""
-        return bool(self._stirred)
-
-    @property
     def channels(self) -> list[str]:
         return list(self._subscriptions)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-# Parameter 1 is how many milliseconds the statement waits for a lock. It is set before the function is
-# called, whose argument depends on it; and so is, in PUBLISH_SILENTLY, that nothing is announced.
-_SETTINGS = """
-WITH settings AS MATERIALIZED (SELECT set_config('lock_timeout', $1, true) AS patience{silence})
-"""
-_SILENCE = ", set_config('hubbub.notify', 'off', true) AS silence"
+# Parameter 1 is how many milliseconds the statement waits for the lock of the channel, parameter 2. It is set
+# before the function is called, whose argument depends on it.
+_PATIENCE = "set_config('lock_timeout', $1, true) AS patience"
 _CHANNEL = "CASE WHEN settings.patience IS NOT NULL THEN $2::text END"
 
-_PUBLISH = f"""
-SELECT a."offset", a.epoch
+# A batch of publications to one channel; {notify} is whether they are announced, 'on' or 'off'. Once the
+# channel is locked, the statement waits as long as it takes for the one other lock, for which commits that
+# notify queue up.
+PUBLISH = f"""
+WITH settings AS MATERIALIZED (
+    SELECT {_PATIENCE}, set_config('hubbub.notify', '{{notify}}', true) AS notify
+)
+SELECT a."offset", a.epoch, set_config('lock_timeout', '0', true)
 FROM settings
 CROSS JOIN unnest($3::bytea[], $4::text[], $5::bigint[], $6::float8[], $7::text[], $8::text[], $9::text[])
     WITH ORDINALITY AS b (data, kind, size, ttl, key, exclude, id, number)
@@ -19,13 +22,15 @@ CROSS JOIN LATERAL {{schema}}.accept({_CHANNEL}, b.data, b.kind, b.size, b.ttl, 
 ORDER BY b.number
 """
 
-# A batch of publications to one channel.
-PUBLISH = _SETTINGS.format(silence="") + _PUBLISH
-PUBLISH_SILENTLY = _SETTINGS.format(silence=_SILENCE) + _PUBLISH
+DECLARE = f"""
+WITH settings AS MATERIALIZED (SELECT {_PATIENCE})
+SELECT {{schema}}.declare({_CHANNEL}, $3, $4) FROM settings
+"""
 
-DECLARE = f"{_SETTINGS.format(silence='')} SELECT {{schema}}.declare({_CHANNEL}, $3, $4) FROM settings"
-
-REMOVE_HISTORY = f"{_SETTINGS.format(silence='')} SELECT {{schema}}.remove_history({_CHANNEL}) FROM settings"
+REMOVE_HISTORY = f"""
+WITH settings AS MATERIALIZED (SELECT {_PATIENCE})
+SELECT {{schema}}.remove_history({_CHANNEL}) FROM settings
+"""
 
 # Of the channels given, those that have no history.
 UNDECLARED = """
