@@ -47,6 +47,28 @@ async def test_an_open_transaction_holds_up_its_own_channels_only(
         await asyncio.gather(*waiting)
 
 
+async def test_what_waits_for_a_transaction_is_published_in_order_after_it(
+    postgres_url: str, namespace: str, other: Any
+) -> None:
+    async with started(postgres_url, namespace) as (engine, collector):
+        await engine.subscribe("chat", HISTORY)
+        async with asyncpg_connection(postgres_url) as using:
+            await engine.publish_in(publication("chat", "0"), HISTORY, None, using)
+            texts = [str(number) for number in range(1, 251)]
+            waiting = [asyncio.create_task(engine.publish(publication("chat", text))) for text in texts]
+            attempt = (
+                "EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query_start > {})"
+            )
+            await until(other, attempt.format("'-infinity'"))
+            # The first is in vain, and so is the second: the transaction sees another one begin.
+            for _ in range(2):
+                begun = await other.fetchval("SELECT clock_timestamp()::text")
+                await until(other, attempt.format(f"'{begun}'"))
+        positions = await asyncio.gather(*waiting)
+        assert [position.offset for position in positions] == list(range(2, 252))
+        await collector.heard("chat", ["0", *texts])
+
+
 async def test_what_else_locks_a_blocked_channel_is_given_up_in_time(
     postgres_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
