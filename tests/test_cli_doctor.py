@@ -17,6 +17,7 @@ import pytest
 
 from hubbub.cli.doctor import hidden
 from hubbub.engines import ENGINES, EngineSpec
+from hubbub.engines.postgres.address import Address
 from hubbub.engines.postgres.inspection import inspect as inspect_postgres
 from hubbub.engines.redis.inspection import inspect as inspect_redis
 from hubbub.engines.sqlite import inspection as sqlite_inspection
@@ -410,7 +411,7 @@ class Row:
     ],
 )
 async def test_databases_that_are_hard_to_come_by(settings: dict[str, object], wrong: list[str]) -> None:
-    findings = await inspect_postgres(Row(**settings), "hubbub", 10)
+    findings = await inspect_postgres(Row(**settings), "hubbub", Address("postgresql://localhost"))
     found = [each for each in findings if not each.is_ok]
     assert len(found) == len(wrong)
     assert all(each.text.startswith(text) for each, text in zip(found, wrong, strict=True))

@@ -265,7 +265,7 @@ PEERS = (
         packages=("hubbub", "asyncpg", "uvicorn"),
         offers=_ACROSS,
         store="postgres",
-        store_options="?synchronous_commit=off",
+        store_options="?options=-c%20synchronous_commit=off",
         publisher="hub",
     ),
     Peer(

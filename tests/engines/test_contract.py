@@ -9,6 +9,7 @@ import pytest
 
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.contract import EngineContract
+from tests.engines.postgres.nodes import with_parameters
 
 
 class TestMemory(EngineContract):
@@ -55,3 +56,8 @@ class TestPostgres(EngineContract):
 
     def make(self) -> Engine:
         return engine_for(self.url, self.namespace)
+
+
+class TestPostgresWithoutNotifications(TestPostgres):
+    def make(self) -> Engine:
+        return engine_for(with_parameters(self.url, "notify=off"), self.namespace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -10,6 +11,16 @@ from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 #: Seconds that one answer of the database may take.
 DEADLINE = 5.0
+
+#: Parameters of a URL that are ours, and those of libpq that asyncpg knows. Any other would be sent to the
+#: server as a setting of its own.
+OURS = ("listen", "notify", "pool_size", "statement_cache_size")
+LIBPQ = (
+    *("application_name", "database", "dbname", "gsslib", "host", "krbsrvname", "options", "passfile"),
+    *("password", "port", "service", "sslcert", "sslcrl", "sslkey", "sslmode"),
+    *("sslnegotiation", "sslpassword", "sslrootcert", "ssl_max_protocol_version"),
+    *("ssl_min_protocol_version", "target_session_attrs", "user"),
+)
 
 #: Between the user and the path of a URL: hosts, each with a port or without, or nothing.
 _HOSTS = re.compile(r"(([^:,]+|\[[^\]]*\])?(:[0-9]+)?(,|$))*")
@@ -36,8 +47,11 @@ class Address:
                 "characters of user and password are written as urllib.parse.quote(…, safe='') does."
             )
         options = parse_qsl(parts.query, keep_blank_values=True)
-        ours = dict(each for each in options if each[0] in ("pool_size", "statement_cache_size", "listen"))
-        rest = [each for each in options if each[0] not in ours]
+        for name, _ in options:
+            if name not in (*OURS, *LIBPQ):
+                raise _unknown(name)
+        ours = dict(each for each in options if each[0] in OURS)
+        rest = [each for each in options if each[0] not in OURS]
         #: The URL without what is ours.
         self.dsn = urlunsplit(parts._replace(query=urlencode(rest)))
         self.pool_size = _number(ours, "pool_size", 10, 1)
@@ -47,10 +61,17 @@ class Address:
             "command_timeout": DEADLINE,
             "statement_cache_size": _number(ours, "statement_cache_size", 100, 0),
         }
+        #: Whether publications are announced with NOTIFY, and heard with LISTEN.
+        self.notify = _switch(ours, "notify")
         self.keeps_statements = self.options["statement_cache_size"] > 0
         #: For the one that listens, and is never a pooler's.
         self.listen: dict[str, Any] = {}
         if "listen" in ours:
+            if not self.notify:
+                raise InvalidURL(
+                    "Expected only one of the parameters 'listen' and 'notify=off' in the URL, but got both: "
+                    "without notifications, there is nothing to listen to."
+                )
             host, _, port = ours["listen"].rpartition(":")
             if not host or not port.isdecimal():
                 raise InvalidURL(
@@ -75,3 +96,22 @@ def _number(options: dict[str, str], name: str, default: int, least: int) -> int
             f"Expected the URL's parameter {name!r} to be a number from {least}, but got {value!r}."
         )
     return int(value)
+
+
+def _switch(options: dict[str, str], name: str) -> bool:
+    value = options.get(name, "on")
+    if value not in ("on", "off"):
+        raise InvalidURL(
+            f"Expected the URL's parameter {name!r} to be 'on' or 'off', but got something else."
+        )
+    return value == "on"
+
+
+def _unknown(name: str) -> InvalidURL:
+    # The name itself is not repeated: it may be a piece of a password with a '?' or '&' in it.
+    similar = get_close_matches(name, (*OURS, *LIBPQ), 1)
+    hint = f" Is {similar[0]!r} meant?" if similar else ""
+    return InvalidURL(
+        f"Expected {', '.join(OURS)} or a parameter of libpq that asyncpg knows in the URL, but got another "
+        f"one.{hint} Settings of the server can be given as 'options=-c%20name=value'."
+    )

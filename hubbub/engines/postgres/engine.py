@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from random import random
 from secrets import token_hex
@@ -17,12 +17,14 @@ import asyncpg
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.backoff import Backoff
 from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.postgres import statements
 from hubbub.engines.postgres.address import DEADLINE, Address
-from hubbub.engines.postgres.errors import ERRORS, why
+from hubbub.engines.postgres.errors import ERRORS, is_refused, refused, why
 from hubbub.engines.postgres.inspection import inspect
+from hubbub.engines.postgres.locks import Blocked, Locks
 from hubbub.engines.postgres.queues import Item, Queues
-from hubbub.engines.postgres.reader import Reader
-from hubbub.engines.postgres.rows import as_arguments, as_publication
+from hubbub.engines.postgres.reader import Moved, Reader
+from hubbub.engines.postgres.rows import as_arguments, as_publication, as_top
 from hubbub.engines.postgres.schema import HANDOVER, Connection, Schema
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
@@ -33,8 +35,9 @@ logger = logging.getLogger("hubbub.postgres")
 T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-#: Seconds between two reads that no notification has asked for.
-POLL = 1.0
+#: Seconds between two looks at the database that no notification has asked for: beside notifications, and in
+#: their place.
+POLL, POLL_ALONE = 1.0, 0.05
 
 #: Seconds between two notifications by which a node finds out whether it hears.
 HEARING_CHECK = 10.0
@@ -46,44 +49,24 @@ CLOSE = 1.0
 #: rounds of forgetting streams.
 PRUNE, PRUNE_LIMIT, PRUNE_STREAMS = 10.0, 1000, 600.0
 
+#: Channels of which is asked at once where they stand.
+TOPS = 1000
+
+_OPEN_TRANSACTION = "Is a transaction that published to the channel still open?"
+
 #: Begins notifications that are not about a channel; no channel's name begins with it.
 _HEARING = "\x02"
-
-# Accepts a batch of publications to one channel.
-_ACCEPT = """
-SELECT a."offset", a.epoch
-FROM unnest($2::bytea[], $3::text[], $4::bigint[], $5::float8[], $6::text[], $7::text[], $8::text[])
-    WITH ORDINALITY AS b (data, kind, size, ttl, key, exclude, id, number)
-CROSS JOIN LATERAL {schema}.accept($1, b.data, b.kind, b.size, b.ttl, b.key, b.exclude, b.id) AS a
-ORDER BY b.number
-"""
-
-# A channel of which nothing is found, or nothing new, is one row without a publication.
-_HISTORY = """
-SELECT s."offset" AS top, s.epoch AS top_epoch, p.*, extract(epoch FROM p.time)::float8 AS seconds
-FROM (
-    SELECT *, sequence - base AS "offset",
-        clock_timestamp() - make_interval(secs => least(ttl, 3e9)) AS oldest
-    FROM {schema}.streams WHERE channel = $1 AND size IS NOT NULL
-) AS s
-LEFT JOIN LATERAL (
-    SELECT * FROM {schema}.publications o
-    WHERE o.channel = s.channel AND o.time >= s.oldest AND ($2 IN ('', s.epoch))
-        AND o.sequence > s.base + greatest(s."offset" - s.size, $3::bigint)
-        AND o.sequence < s.base + least(s."offset" + 1, $4::bigint)
-    ORDER BY o.sequence {direction} LIMIT $5
-) AS p ON true
-ORDER BY p.sequence {direction}
-"""
 
 
 class PostgresEngine(Engine):
     """One schema of a PostgreSQL database, named after the namespace.
 
-    :param url: as libpq takes it, ``postgresql://user:password@host:5432/database``. Three parameters are
+    :param url: as libpq takes it, ``postgresql://user:password@host:5432/database``. Four parameters are
         ours: ``pool_size=10``, connections besides the one that listens; ``statement_cache_size=0`` for a
         pooler that cannot keep prepared statements; ``listen=host:port`` where to listen, if the URL is that
-        of a pooler that gives a connection for a transaction only.
+        of a pooler that gives a connection for a transaction only; ``notify=off`` to use no notifications,
+        but to look for publications every 50 ms.
+    :raises InvalidURL: the URL is none, or has parameters that are not known.
     """
 
     across_processes: ClassVar[bool] = True
@@ -92,9 +75,14 @@ class PostgresEngine(Engine):
         super().__init__(url, namespace)
         self._address = Address(url)
         self._schema = Schema(namespace, self._address)
-        self._accept_batch = self._schema.sql(_ACCEPT)
-        self._forwards = self._schema.sql(_HISTORY).replace("{direction}", "ASC")
-        self._backwards = self._schema.sql(_HISTORY).replace("{direction}", "DESC")
+        sql = self._schema.sql
+        notify = "on" if self._address.notify else "off"
+        self._publish_batch = sql(statements.PUBLISH).replace("{notify}", notify)
+        self._declare_one = sql(statements.DECLARE)
+        self._undeclared = sql(statements.UNDECLARED)
+        self._tops = sql(statements.TOPS)
+        self._forwards = sql(statements.HISTORY)
+        self._backwards = sql(statements.HISTORY_BACKWARDS)
 
         self._sink: Sink | None = None
         self._listening: Connection | None = None
@@ -107,8 +95,10 @@ class PostgresEngine(Engine):
         # What is heard then.
         self._token = ""
         self._installation = ""
+        self._is_suspect = False
         self._reader = Reader(self._schema)
-        self._queues = Queues(self._accept, self._spawn)
+        self._locks = Locks(self._address.pool_size)
+        self._queues = Queues(self._accept, self._locks, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # Life
@@ -117,6 +107,8 @@ class PostgresEngine(Engine):
         # Anew, for they belong to the event loop on which they are used.
         self._hearing, self._heard = asyncio.Event(), asyncio.Event()
         self._reader = Reader(self._schema)
+        self._locks = Locks(self._address.pool_size)
+        self._queues = Queues(self._accept, self._locks, self._spawn)
         self._sink = sink
         try:
             self._installation = await self._connect()
@@ -157,7 +149,7 @@ class PostgresEngine(Engine):
             async with asyncio.timeout(DEADLINE):
                 return await self._queues.put(publication, history, idempotency_key)
         except TimeoutError:
-            raise self._late("Is a transaction that published to the channel still open?") from None
+            raise self._late(_OPEN_TRANSACTION) from None
 
     async def publish_in(
         self, publication: Publication, history: History | None, idempotency_key: str | None, using: object
@@ -173,35 +165,42 @@ class PostgresEngine(Engine):
         :raises TypeError: it is something else.
         """
         offset, epoch = await append_in(
-            using, self._schema.quoted, as_arguments(publication, history, idempotency_key)
+            using,
+            self._schema.quoted,
+            as_arguments(publication, history, idempotency_key),
+            is_silent=not self._address.notify,
         )
         return Position(offset, epoch)
 
-    async def _accept(self, channel: str, batch: Sequence[Item]) -> Sequence[Position]:
+    async def _accept(self, channel: str, batch: Sequence[Item], patience: float) -> Sequence[Position]:
         columns = zip(*(as_arguments(*item[:3])[1:] for item in batch), strict=True)
-        rows = await self._ask(lambda connection: connection.fetch(self._accept_batch, channel, *columns))
+        rows = await self._ask(
+            lambda connection: connection.fetch(
+                self._publish_batch, _milliseconds(patience), channel, *columns
+            )
+        )
+        if not self._address.notify:
+            # What others have published is found later, but this much is known.
+            self._reader.stir(channel)
         return [Position(row["offset"], row["epoch"]) for row in rows]
 
     # Subscribing
 
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
-        async def subscribe(connection: Any) -> asyncpg.Record | None:
-            row = await connection.fetchrow(
-                self._schema.sql("SELECT * FROM {schema}.streams WHERE channel = $1"), channel
-            )
-            if history is None or (
-                row is not None and (row["size"], row["ttl"]) == (history.size, history.ttl)
-            ):
-                return row  # type: ignore[no-any-return]
-            declare = self._schema.sql("SELECT * FROM {schema}.declare($1, $2, $3)")
-            return await connection.fetchrow(declare, channel, history.size, history.ttl)  # type: ignore[no-any-return]
-
-        stream = await self._ask(subscribe)
+        stream = await self._ask(lambda connection: connection.fetchrow(self._tops, [channel]))
+        if history is not None and (stream["size"], stream["ttl"]) != (history.size, history.ttl):
+            await self._locking(partial(self._declare, channel, history))
+            stream = await self._ask(lambda connection: connection.fetchrow(self._tops, [channel]))
         # What was committed since this was read, and announced before it came, is yet to be read.
-        self._reader.subscribe(channel, stream["sequence"] if stream else 0)
-        if stream is None or stream["size"] is None:
-            return Top(START)
-        return Top(Position(stream["sequence"] - stream["base"], stream["epoch"]))
+        self._reader.subscribe(channel, history, stream["sequence"] or 0)
+        return as_top(stream)
+
+    async def _declare(self, channel: str, history: History, patience: float) -> None:
+        await self._ask(
+            lambda connection: connection.execute(
+                self._declare_one, _milliseconds(patience), channel, history.size, history.ttl
+            )
+        )
 
     async def unsubscribe(self, channel: str) -> None:
         self._started()
@@ -229,9 +228,21 @@ class PostgresEngine(Engine):
         position = Position(rows[0]["top"], rows[0]["top_epoch"])
         return Page([as_publication(row) for row in rows if row["sequence"] is not None], position)
 
+    async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
+        tops: list[Top] = []
+        for start in range(0, len(channels), TOPS):
+            some = channels[start : start + TOPS]
+            rows = await self._ask(lambda connection, some=some: connection.fetch(self._tops, some))  # type: ignore[misc]
+            tops += map(as_top, rows)
+        return tops
+
     async def remove_history(self, channel: str) -> None:
-        remove = self._schema.sql("SELECT {schema}.remove_history($1)")
-        await self._ask(lambda connection: connection.execute(remove, channel))
+        remove = self._schema.sql(statements.REMOVE_HISTORY)
+        await self._locking(
+            lambda patience: self._ask(
+                lambda connection: connection.execute(remove, _milliseconds(patience), channel)
+            )
+        )
 
     # Presence
 
@@ -256,9 +267,7 @@ class PostgresEngine(Engine):
         return {row["connection"]: row["data"] for row in found}
 
     async def inspect(self) -> Sequence[Finding]:
-        return await self._ask(
-            lambda connection: inspect(connection, self.namespace, self._address.pool_size)
-        )
+        return await self._ask(lambda connection: inspect(connection, self.namespace, self._address))
 
     # Inside: asking the database
 
@@ -272,16 +281,40 @@ class PostgresEngine(Engine):
             return EngineUnavailable(self._trouble)
         return self._address.unavailable(f"no answer within {DEADLINE:g} s. {hint}")
 
+    def _suspect(self) -> None:
+        """Have the reading task find out at once whether all is well."""
+        self._is_suspect = True
+        self._reader.woken.set()
+
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def _locking(self, question: Callable[[float], Awaitable[T]]) -> T:
+        """The answer to ``question``, which locks a channel. It is called with the seconds that it may wait
+        for that, and raises :class:`Blocked` if they are not enough.
+
+        :raises EngineUnavailable: there is none within the deadline.
+        """
+        self._started()
+        try:
+            async with asyncio.timeout(DEADLINE):
+                with self._locks.attempts() as attempts:
+                    while True:
+                        with suppress(Blocked):
+                            async with attempts.turn() as patience:
+                                return await question(patience)
+        except TimeoutError:
+            raise self._late(_OPEN_TRANSACTION) from None
+
     async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
         """The answer to ``question``, which is called with a connection of the pool.
 
         :raises EngineUnavailable: there is none within the deadline.
+        :raises ValueError: PostgreSQL cannot store what is asked.
+        :raises Blocked: the time that the question sets for a lock was not enough.
         """
         self._started()
         task = self._spawn(self._asked(question))
@@ -299,22 +332,27 @@ class PostgresEngine(Engine):
         exc = task.exception()
         if exc is None:
             return task.result()  # type: ignore[no-any-return]
+        if isinstance(exc, asyncpg.LockNotAvailableError):
+            raise Blocked(str(self._address.unavailable(why(exc)))) from exc
+        if is_refused(exc):
+            raise refused(exc) from exc
         if isinstance(exc, ERRORS):
             # If the tables are gone, the reading task sees it too, and heals it.
-            self._reader.woken.set()
+            self._suspect()
             raise self._address.unavailable(why(exc)) from exc
         raise exc
 
     async def _asked(self, question: Callable[[Any], Awaitable[T]]) -> T:
         await self._hearing.wait()
         assert self._pool is not None
-        async with self._pool.acquire(timeout=DEADLINE) as connection:
-            if self._address.keeps_statements:
-                return await question(connection)
-            # A pooler may give each transaction another connection; a statement is prepared in one, and then
-            # run in the same.
-            async with connection.transaction():
-                return await question(connection)
+        async with self._pool.acquire(timeout=DEADLINE) as connection, self._unit(connection):
+            return await question(connection)
+
+    def _unit(self, connection: Any) -> AbstractAsyncContextManager[object]:
+        """What a statement is prepared and run in. A pooler may give each transaction another connection."""
+        if self._address.keeps_statements:
+            return nullcontext()
+        return connection.transaction()  # type: ignore[no-any-return]
 
     # Inside: listening and reading
 
@@ -324,6 +362,7 @@ class PostgresEngine(Engine):
         while True:
             try:
                 if is_back:
+                    await self._redeclare()
                     self._started().on_reconnect()
                 await self._listen()
             except ERRORS as exc:
@@ -346,30 +385,63 @@ class PostgresEngine(Engine):
         listening = self._listening
         assert listening is not None
         loop = asyncio.get_running_loop()
+        interval = POLL if self._address.notify else POLL_ALONE
         polled = tested = loop.time()
         test: asyncio.Task[bool] | None = None
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, polled + POLL - loop.time())):
+                async with asyncio.timeout(max(0.0, polled + interval - loop.time())):
                     await self._reader.woken.wait()
             self._reader.woken.clear()
-            if loop.time() >= polled + POLL:
+            if loop.time() >= polled + interval or self._is_suspect:
+                self._is_suspect = False
+                async with asyncio.timeout(DEADLINE), self._unit(listening):
+                    moved = await self._reader.poll(listening)
                 polled = loop.time()
-                async with asyncio.timeout(DEADLINE):
-                    is_set_back = await self._reader.poll(listening)
-                if is_set_back:
-                    # Only a server that has forgotten what it had committed: after a crash, or from a backup.
-                    logger.warning("PostgreSQL at %s was set back to an earlier state.", self._address)
-                    self._started().on_reconnect()
-            async with asyncio.timeout(DEADLINE):
+                await self._moved(moved)
+            async with asyncio.timeout(DEADLINE), self._unit(listening):
                 await self._reader.read(listening, partial(hand_over, self._started()))
             if test is not None and test.done():
                 if not test.result():
                     raise TimeoutError("notifications do not arrive any more.")
                 test = None
-            if test is None and loop.time() >= tested + HEARING_CHECK:
+            if self._address.notify and test is None and loop.time() >= tested + HEARING_CHECK:
                 tested = loop.time()
                 test = self._spawn(self._test_hearing())
+
+    async def _moved(self, moved: Moved) -> None:
+        if moved.is_set_back:
+            # Only a server that has forgotten what it had committed: after a crash, or from a backup.
+            logger.warning("PostgreSQL at %s was set back to an earlier state.", self._address)
+        if moved.is_undeclared:
+            logger.warning("PostgreSQL at %s has lost histories; they are declared again.", self._address)
+            await self._redeclare()
+        if any(moved):
+            self._started().on_reconnect()
+
+    async def _redeclare(self) -> None:
+        """Declare again the histories that the database has lost. One that is blocked, or fails, is left to
+        the next poll that finds it missing."""
+        histories = self._reader.declared
+        channels = list(histories)
+        for start in range(0, len(channels), TOPS):
+            some = channels[start : start + TOPS]
+            try:
+                lost = await self._ask(
+                    lambda connection, some=some: connection.fetch(self._undeclared, some)  # type: ignore[misc]
+                )
+            except EngineUnavailable as exc:
+                logger.debug("Could not find out which histories are lost: %s", exc)
+                return
+            await asyncio.gather(*(self._declare_again(row["channel"], histories) for row in lost))
+
+    async def _declare_again(self, channel: str, histories: Mapping[str, History]) -> None:
+        try:
+            with self._locks.attempts() as attempts:
+                async with attempts.turn() as patience:
+                    await self._declare(channel, histories[channel], patience)
+        except EngineUnavailable as exc:
+            logger.debug("Could not declare the history of %r again: %s", channel, exc)
 
     def _on_notify(self, connection: object, pid: int, name: str, payload: object) -> None:
         if payload == self._token:
@@ -432,16 +504,18 @@ class PostgresEngine(Engine):
                 listening = await asyncpg.connect(address.dsn, **address.listen, **address.options)
                 self._listening = listening
                 installation = await self._schema.install(listening)
-                await listening.add_listener(self.namespace, self._on_notify)
-                listening.add_termination_listener(lambda _: self._reader.woken.set())
+                if address.notify:
+                    await listening.add_listener(self.namespace, self._on_notify)
+                listening.add_termination_listener(lambda _: self._suspect())
                 self._pool = asyncpg.create_pool(
                     address.dsn, min_size=1, max_size=address.pool_size, reset=_keep, **address.options
                 )
                 await self._pool
                 is_connected = True
-                # Without parameters, which would be a statement to prepare.
-                await self._pool.execute(f"NOTIFY {self._schema.quoted}, '{self._token}'")
-                await self._heard.wait()
+                if address.notify:
+                    # Without parameters, which would be a statement to prepare.
+                    await self._pool.execute(f"NOTIFY {self._schema.quoted}, '{self._token}'")
+                    await self._heard.wait()
             return installation
         except BaseException as exc:
             self._disconnect()
@@ -492,7 +566,7 @@ class PostgresEngine(Engine):
                 if streams_pruned + PRUNE_STREAMS <= taken:
                     streams_pruned = taken
                     await self._prune_streams()
-            except EngineUnavailable as exc:
+            except (EngineUnavailable, ValueError) as exc:
                 logger.debug("Could not prune: %s", exc)
 
     async def _prune_streams(self) -> None:
@@ -504,6 +578,10 @@ class PostgresEngine(Engine):
         prune = self._schema.sql("SELECT {schema}.prune($1::text::pg_snapshot, $2)")
         removed = await self._ask(lambda connection: connection.fetchval(prune, snapshot, PRUNE_LIMIT))
         return int(removed)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}"
 
 
 async def _keep(connection: object) -> None:

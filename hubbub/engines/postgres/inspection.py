@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hubbub.engines.base import Finding
+from hubbub.engines.postgres.address import Address
 
 _QUESTION = """
 SELECT current_setting('server_version') AS version,
@@ -30,14 +31,19 @@ FROM pg_catalog.pg_namespace n WHERE n.nspname = $1
 """
 
 
-async def inspect(connection: Any, namespace: str, pool_size: int) -> Sequence[Finding]:
+async def inspect(connection: Any, namespace: str, address: Address) -> Sequence[Finding]:
     """What there is to say about the server.
 
     :param connection: of asyncpg.
-    :param pool_size: connections that each process may open, besides the one that listens.
     """
     row = await connection.fetchrow(_QUESTION, namespace)
-    return [*_version(row), *_rights(row, namespace), *_durability(row), *_connections(row, pool_size)]
+    return [
+        *_version(row),
+        _hearing(address.notify),
+        *_rights(row, namespace),
+        *_durability(row),
+        *_connections(row, address.pool_size),
+    ]
 
 
 def _version(row: Any) -> Iterator[Finding]:
@@ -51,7 +57,12 @@ def _version(row: Any) -> Iterator[Finding]:
         )
     if row["is_standby"]:
         yield Finding(False, "it is a standby, which only reads", "Give the URL of the primary.")
-    yield Finding(True, "what is notified is heard (LISTEN)")
+
+
+def _hearing(notify: bool) -> Finding:
+    if notify:
+        return Finding(True, "what is notified is heard (LISTEN)")
+    return Finding(True, "publications are looked for, not notified (notify=off)")
 
 
 def _rights(row: Any, namespace: str) -> Iterator[Finding]:

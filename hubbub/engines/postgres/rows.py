@@ -6,7 +6,8 @@ from typing import Any
 
 import asyncpg
 
-from hubbub.core.publication import Publication
+from hubbub.core.publication import START, Position, Publication
+from hubbub.engines.base import Top
 from hubbub.types import History
 
 
@@ -29,3 +30,10 @@ def as_publication(row: asyncpg.Record) -> Publication:
         row["epoch"],
         row["seconds"],
     )
+
+
+def as_top(row: asyncpg.Record) -> Top:
+    """Where the stream in a row stands, and the id of the publication there."""
+    if row["size"] is None:
+        return Top(START)
+    return Top(Position(row["offset"], row["epoch"]), row["id"] or "")

@@ -21,7 +21,7 @@ from hubbub.types import History
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 #: The version that we know.
-VERSION = 2
+VERSION = 3
 
 #: Seconds that a publication to a channel without history is kept after its transaction, to be handed over.
 HANDOVER = 60.0
@@ -102,10 +102,13 @@ class Schema:
 
     async def _state(self, connection: Connection) -> asyncpg.Record | None:
         """The version that is there, or ``None`` if there is nothing."""
-        found = await self._find(connection)
-        if not found["has_tables"]:
-            return None
-        state = await connection.fetchrow(self.sql(_STATE))
+        # A statement with parameters is prepared and run in two steps. Between them a pooler may give us
+        # another connection, except within a transaction.
+        async with connection.transaction():
+            found = await self._find(connection)
+            if not found["has_tables"]:
+                return None
+            state = await connection.fetchrow(self.sql(_STATE))
         if state is None:
             raise self._address.unavailable(
                 f"the table {self.quoted}.state is empty. Drop the schema {self._namespace!r}, or give this "

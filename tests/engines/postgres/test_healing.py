@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from hubbub import Publisher
+from hubbub.core.publication import START, Position
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine, address
 from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable
 from tests.engines.postgres.nodes import (
+    DEADLINE,
     asyncpg_connection,
     enters,
     needs_own_server,
     publish_when_possible,
+    started,
 )
 from tests.engines.postgres.server import PostgresServer
 
@@ -168,6 +173,77 @@ async def test_tables_that_are_dropped_are_made_again(
     assert after.epoch != before.epoch
     await collector.heard("chat", ["1", "2"])
     await collector.heard("plain", ["1", "2"])
+
+
+DROPPED = 'DROP SCHEMA "{}" CASCADE'
+EMPTIED = 'TRUNCATE "{0}".streams, "{0}".publications, "{0}".keys'
+
+
+@pytest.mark.parametrize("loss", [DROPPED, EMPTIED])
+async def test_histories_that_are_lost_are_declared_again(
+    loss: str, node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
+) -> None:
+    """Also for those who publish without knowing of them."""
+    engine, collector = node
+    channels = [f"room:{number}" for number in range(20)]
+    before = [(await engine.subscribe(channel, HISTORY)).position for channel in channels]
+    await engine.subscribe("plain")
+    with Publisher(postgres_url, namespace=namespace) as publisher:
+        for channel in channels:
+            position = await asyncio.to_thread(publisher.publish, channel, "1")
+            assert position.offset == 1
+            await collector.heard(channel, ["1"])
+        await other.execute(loss.format(namespace))
+        await collector.until(lambda: collector.reconnects == 1)
+        tops = await engine.tops([*channels, "plain"])
+        assert all(top.position.epoch for top in tops[:-1])
+        assert tops[-1].position == START
+        for channel, (_, epoch) in zip(channels, before, strict=True):
+            position = await publish_from_a_thread(publisher, channel, "2")
+            assert position.offset == 1
+            assert position.epoch not in ("", epoch)
+            await collector.heard(channel, ["1", "2"])
+
+
+async def test_a_schema_that_another_node_has_made_again_is_noticed(
+    node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
+) -> None:
+    engine, collector = node
+    await engine.subscribe("chat", HISTORY)
+    await other.execute(DROPPED.format(namespace))
+    async with started(postgres_url, namespace) as (second, _):
+        await collector.until(lambda: collector.reconnects >= 1)
+        assert (await second.publish(publication("chat", "1"))).offset == 1
+        await collector.heard("chat", ["1"])
+
+
+async def test_a_history_that_is_lost_while_its_channel_is_locked_is_declared_later(
+    node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str
+) -> None:
+    engine, collector = node
+    await engine.subscribe("chat", HISTORY)
+    await engine.publish(publication("chat", "1"), HISTORY)
+    async with asyncpg_connection(postgres_url) as using:
+        await using.execute(f'DELETE FROM "{engine.namespace}".streams')
+        await engine.publish_in(publication("chat", "2"), None, None, using)
+    await collector.until(lambda: collector.reconnects >= 1)
+    async with asyncpg_connection(postgres_url) as using:
+        await other.execute(f'DELETE FROM "{engine.namespace}".streams')
+        assert await engine.publish_in(publication("chat", "3"), None, None, using) == START
+        reconnects = collector.reconnects
+        await collector.until(lambda: collector.reconnects > reconnects)
+        assert (await engine.tops(["chat"]))[0].position == START
+    reconnects = collector.reconnects
+    await collector.until(lambda: collector.reconnects > reconnects)
+    assert (await engine.tops(["chat"]))[0].position.epoch
+
+
+async def publish_from_a_thread(publisher: Publisher, channel: str, text: str) -> Position:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            with suppress(EngineUnavailable):
+                return await asyncio.to_thread(publisher.publish, channel, text)
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stream_that_was_set_back_is_read_on(

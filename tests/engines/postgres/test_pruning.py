@@ -76,3 +76,19 @@ async def test_the_engine_prunes_by_itself(
         await engine.subscribe("plain")
         await engine.publish(publication("plain", "2"))
         await collector.heard("plain", ["2"])
+
+
+async def test_the_newest_publication_has_an_id_as_long_as_it_is_kept(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = node
+    monkeypatch.setattr(module, "TOPS", 2)
+    published = [publication(channel, "1") for channel in ("kept", "expired", "also kept")]
+    positions = [await engine.publish(each, History(size=10, ttl=600)) for each in published]
+    await other.execute(
+        f"""UPDATE "{namespace}".publications SET time = time - interval '1 hour' WHERE channel = 'expired'"""
+    )
+    ids = [published[0].id, "", published[2].id]
+    tops = await engine.tops([each.channel for each in published])
+    assert tops == list(zip(positions, ids, strict=True))
+    assert await engine.subscribe("expired") == (positions[1], "")

@@ -72,7 +72,7 @@ async def test_a_schema_of_version_1_is_taken_over_while_it_is_in_use(
         for collector in collectors:
             await collector.heard("chat", ["2"])
         state = await other.fetchrow(f'SELECT version, usable_from FROM "{namespace}".state')
-        assert tuple(state) == (2, 2)
+        assert tuple(state) == (3, 2)
         assert await engines[0].publish(publication("chat", "1"), HISTORY, "key") == Position(*first)
         assert await engines[0].publish(publication("chat", "3")) == (3, first["epoch"])
         # What a worker of version 1 that has been there all the time does.
@@ -98,7 +98,7 @@ async def test_who_may_not_change_a_schema_of_version_1_is_told_who_may(
     """)
     parts = urlsplit(postgres_url)
     url = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
-    with pytest.raises(EngineUnavailable, match=r"from version 1 to 2 .* Start .* as the schema's owner\."):
+    with pytest.raises(EngineUnavailable, match=r"from version 1 to 3 .* Start .* as the schema's owner\."):
         await PostgresEngine(url, namespace).start(Collector())
     assert await other.fetchval(f'SELECT version FROM "{namespace}".state') == 1
     async with started(postgres_url, namespace):
@@ -109,7 +109,7 @@ async def test_a_schema_of_a_newer_version_is_left_alone(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
     await other.execute(f'UPDATE "{namespace}".state SET version = 99, usable_from = 98')
-    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 2\. Upgrade Hubbub"):
+    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 3\. Upgrade Hubbub"):
         await PostgresEngine(postgres_url, namespace).start(Collector())
     # One that says that we can use it is used as it is.
     await other.execute(f'UPDATE "{namespace}".state SET usable_from = 2')
@@ -161,6 +161,11 @@ async def test_nobody_there() -> None:
         "postgresql://user:secret@localhost/shop?pool_size=many",
         "postgresql://user:secret@localhost/shop?statement_cache_size=-1",
         "postgresql://user:secret@localhost/shop?listen=somewhere",
+        "postgresql://user:secret@localhost/shop?notify=no",
+        "postgresql://user:secret@localhost/shop?notify=",
+        "postgresql://user:secret@localhost/shop?notify=off&listen=localhost:5432",
+        "postgresql://user:secret@localhost/shop?channel_binding=require",
+        "postgresql://user:12@localhost/shop?p8w=secret",
     ],
 )
 def test_what_is_wrong_with_a_url_is_told_without_its_password(url: str) -> None:
@@ -168,6 +173,13 @@ def test_what_is_wrong_with_a_url_is_told_without_its_password(url: str) -> None
         engine_for(url)
     for part in ("secret", "p8w", "12"):
         assert part not in str(caught.value)
+
+
+def test_a_parameter_that_is_not_known_is_answered_with_those_that_are() -> None:
+    with pytest.raises(InvalidURL, match=r"pool_size, .* Is 'notify' meant\?"):
+        engine_for("postgresql://localhost/shop?notfy=off")
+    with pytest.raises(InvalidURL, match="'listen' and 'notify=off'"):
+        engine_for("postgresql://localhost/shop?notify=off&listen=localhost:5432")
 
 
 @pytest.mark.parametrize("name", ["", "pg_catalog", "a b", 'a"b', "x" * 64, "a'b"])

@@ -100,8 +100,11 @@ BEGIN
             ORDER BY o.sequence LIMIT 100
         );
     END IF;
-    -- A hint as to what to read. Sent when the transaction commits, once for each channel.
-    PERFORM pg_notify({name}, _channel);
+    -- A hint as to what to read. Sent when the transaction commits, once for each channel. Without it, nodes find the
+    -- publication when they look by themselves.
+    IF current_setting('hubbub.notify', true) IS DISTINCT FROM 'off' THEN
+        PERFORM pg_notify({name}, _channel);
+    END IF;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION {schema}.accept FROM PUBLIC;
