@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attendance", "channels", "control", "subscriptions"),
     ("engines",),
     ("core",),
-    ("codes", "exceptions", "origins", "types"),
+    ("codes", "exceptions", "hosts", "logs", "origins", "throttle", "types"),
 )
 
 #: What may not be imported although it lies below.

@@ -1,0 +1,59 @@
+"""Sockets that say what their handshake had, and that are accepted when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI, WebSocket
+
+from hubbub import Hub
+
+hub = Hub()
+app = FastAPI()
+app.include_router(hub.router)
+
+waiting = asyncio.Event()
+go = asyncio.Event()
+
+
+@app.get("/")
+async def root() -> None:
+    """Tells a test that the server is there."""
+
+
+@app.get("/waiting")
+async def is_waiting() -> None:
+    await waiting.wait()
+
+
+@app.get("/go")
+async def let_go() -> None:
+    go.set()
+
+
+@app.websocket("/ws")
+async def ws(websocket: WebSocket) -> None:
+    async with hub.connection(websocket) as client:
+        headers = websocket.headers
+        await client.send(f"welcome {headers['host']} {len(headers.raw)} {len(websocket.url.query)}")
+        async for text in client.iter_text():
+            await client.send_text(text)
+
+
+@app.websocket("/patient")
+async def patient(websocket: WebSocket) -> None:
+    """Would accept when the client has gone."""
+    assert (await websocket.receive())["type"] == "websocket.connect"
+    waiting.set()
+    assert (await websocket.receive())["type"] == "websocket.disconnect"
+    await websocket.accept()
+    raise AssertionError("accepted")
+
+
+@app.websocket("/slow")
+async def slow(websocket: WebSocket) -> None:
+    waiting.set()
+    await go.wait()
+    async with hub.connection(websocket) as client:
+        async for text in client.iter_text():
+            await client.send_text(text)
