@@ -73,6 +73,6 @@ def test_nothing_is_checked_by_default() -> None:
     ],
 )
 def test_what_no_request_could_ever_match_is_an_error(wrong: Any, message: str) -> None:
-    with pytest.raises(ValueError, match="^Expected ") as caught:
+    with pytest.raises(ValueError, match=r"^Expected ") as caught:
         Hub(hosts=wrong)
     assert message in str(caught.value)

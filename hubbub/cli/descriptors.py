@@ -58,9 +58,12 @@ def watched() -> Iterator[None]:
     before = loop.get_exception_handler()
 
     def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        exc = context.get("exception")
-        if isinstance(exc, OSError) and exc.errno in EXHAUSTED and "accept" in context.get("message", ""):
-            # asyncio accepts again after a second; the next look at what is left says the rest.
+        exc, message = context.get("exception"), context.get("message", "")
+        # asyncio reports each connection that the backlog might hold, thousands, and accepts again after a
+        # second, as often, also if the server has been closed meanwhile. The next look() says what is wrong.
+        if isinstance(exc, OSError) and exc.errno in EXHAUSTED and "accept" in message:
+            return
+        if isinstance(exc, ValueError) and "_start_serving" in message:
             return
         if before is not None:
             before(loop, context)
@@ -83,7 +86,7 @@ def watched() -> Iterator[None]:
     finally:
         if timer is not None:
             timer.cancel()
-        loop.set_exception_handler(before)
+        # The handler stays: asyncio's last attempts come when the application has ended.
 
 
 def _exhausted(exc: OSError) -> str:

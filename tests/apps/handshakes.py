@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 
 from hubbub import Hub
 
@@ -19,6 +19,11 @@ go = asyncio.Event()
 @app.get("/")
 async def root() -> None:
     """Tells a test that the server is there."""
+
+
+@app.post("/size")
+async def size(request: Request) -> int:
+    return len(await request.body())
 
 
 @app.get("/waiting")
