@@ -53,7 +53,7 @@ async def test_clients_that_never_come_to_the_end_of_a_head_are_closed(server: S
         trickle(server, HEAD + b"\r\n" + HEAD, b"X: y\r\n"),
         trickle(server, HEAD + b"\r\n", b"\r\n"),
     )
-    assert answers[:4] == [b""] * 4
+    assert set(answers[:4]) == {b""}
     assert all(answer.startswith(b"HTTP/1.1 200 OK\r\n") for answer in answers[4:])
     assert all(answer.count(b"HTTP/1.1") == 1 for answer in answers[4:])
 
@@ -112,11 +112,6 @@ async def test_a_head_below_the_limit_and_a_body_above_it_are_taken(server: Serv
     cookie = b"Cookie: " + b"x" * (MAX_HEAD - 1000) + b"\r\n"
     answer = await exchange(server.port, head + cookie + CLOSE + b"x" * 300_000)
     assert answer.endswith(b"\r\n\r\n300000")
-
-
-async def test_white_space_around_header_values_is_not_part_of_them(server: Server) -> None:
-    answer = await exchange(server.port, HEAD + b"Connection: \t close \t\r\n\r\n")
-    assert b"\r\nconnection: close\r\n" in answer
 
 
 async def test_garbage_is_answered_and_not_logged(server: Server) -> None:

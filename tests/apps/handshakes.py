@@ -12,6 +12,7 @@ hub = Hub()
 app = FastAPI()
 app.include_router(hub.router)
 
+heard: list[str] = []
 waiting = asyncio.Event()
 go = asyncio.Event()
 
@@ -19,6 +20,11 @@ go = asyncio.Event()
 @app.get("/")
 async def root() -> None:
     """Tells a test that the server is there."""
+
+
+@app.get("/heard")
+async def what_was_heard() -> list[str]:
+    return heard
 
 
 @app.post("/size")
@@ -42,6 +48,7 @@ async def ws(websocket: WebSocket) -> None:
         headers = websocket.headers
         await client.send(f"welcome {headers['host']} {len(headers.raw)} {len(websocket.url.query)}")
         async for text in client.iter_text():
+            heard.append(text)
             await client.send_text(text)
 
 
