@@ -11,6 +11,7 @@ import pytest_asyncio
 from hubbub.servers.handshake import MAX_HEAD
 from tests.clients import DEADLINE, eventually, exchange
 from tests.servers import ROOT, Server, serve
+from tests.test_handshake import request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,6 +101,35 @@ async def test_so_are_trailers_over_the_limit(server: Server) -> None:
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     answer = await trickle(server, head, b"X: y\r\n" * 1000)
     assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 405 "))
+
+
+async def test_so_is_a_trailer_without_an_end(server: Server) -> None:
+    head = b"POST /size HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: "
+    assert (await trickle(server, head, b"x" * 20_000)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_large_chunks_are_taken(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = b"POST /size HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    writer.write(head + CLOSE)
+    for _ in range(3):
+        # The head of a chunk and its data, each by itself.
+        for piece in (b"30d40\r\n", b"x" * 100_000, b"x" * 100_000, b"\r\n"):
+            writer.write(piece)
+            await writer.drain()
+            await server.get_json("/")
+    writer.write(b"0\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        assert (await reader.read()).endswith(b"\r\n\r\n600000")
+    writer.close()
+
+
+async def test_a_websocket_behind_a_request_that_is_not_answered_is_refused(server: Server) -> None:
+    """The request before it learns that its client has gone."""
+    answer = await exchange(server.port, HEAD.replace(b"/", b"/stuck", 1) + b"\r\n" + request())
+    assert answer == b""
+    async with asyncio.timeout(DEADLINE):
+        await server.get_json("/left")
 
 
 async def test_the_log_says_once_that_heads_are_too_large(server: Server) -> None:

@@ -42,10 +42,11 @@ class HubHTTPProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Bytes of target, headers and trailers of this message, as far as the parser has told; and those of
-        # its unfinished head in later pieces, which it may still keep to itself.
+        # Bytes of target, headers and trailers of this message, as far as the parser has told; and those that
+        # have come since, in a place where the parser may keep them to itself.
         self._size = 0
-        self._unfinished = 0
+        self._untold = 0
+        self._may_be_untold = False
         self._is_in_message = False
         self._is_in_head = False
         self._is_refused = False
@@ -67,11 +68,10 @@ class HubHTTPProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._unset_keepalive_if_required()
-        if self._is_in_head:
-            self._unfinished += len(data)
+        self._untold += len(data)
         try:
             self.parser.feed_data(data)
-            if self._is_in_head and self._unfinished > MAX_HEAD:
+            if self._may_be_untold and self._untold > MAX_HEAD:
                 raise HeadTooLarge
         except httptools.HttpParserUpgrade as exc:
             if self._should_upgrade():
@@ -91,8 +91,8 @@ class HubHTTPProtocol(HttpToolsProtocol):
     # Parser callbacks
 
     def on_message_begin(self) -> None:
-        self._is_in_message = self._is_in_head = True
-        self._size = self._unfinished = 0
+        self._is_in_message = self._is_in_head = self._may_be_untold = True
+        self._size = self._untold = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -105,9 +105,18 @@ class HubHTTPProtocol(HttpToolsProtocol):
         super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head = self._may_be_untold = False
         self._stop_deadline()
         super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        # Either the chunk's data follow, or, after the last one, the trailers.
+        self._may_be_untold = True
+        self._untold = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._may_be_untold = False
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_in_message = False
@@ -126,11 +135,18 @@ class HubHTTPProtocol(HttpToolsProtocol):
         return self._is_in_head or (is_answered and not self._is_in_message)
 
     def _upgrade(self, rest: bytes) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Behind a request that is not answered yet: the answer would be taken for frames, and its handler
+            # would not learn that the client has gone.
+            self.transport.close()
+            return
         if self.scope["http_version"] == "1.0":
             # RFC 6455, section 4.2.1: "An HTTP/1.1 or higher GET request".
             self.send_400_response("A WebSocket needs HTTP/1.1.")
             return
         self.handle_websocket_upgrade()
+        # It holds this protocol, and this protocol holds it.
+        self.parser = None  # type: ignore[assignment]
         if rest:
             # The client may have sent its first frames before it had an answer.
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]

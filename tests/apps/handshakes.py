@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import FastAPI, Request, WebSocket
+from starlette.requests import ClientDisconnect
 
 from hubbub import Hub
 
@@ -13,6 +14,7 @@ app = FastAPI()
 app.include_router(hub.router)
 
 heard: list[str] = []
+left = asyncio.Event()
 waiting = asyncio.Event()
 go = asyncio.Event()
 
@@ -29,7 +31,22 @@ async def what_was_heard() -> list[str]:
 
 @app.post("/size")
 async def size(request: Request) -> int:
-    return len(await request.body())
+    try:
+        return len(await request.body())
+    except ClientDisconnect:
+        return -1
+
+
+@app.get("/stuck")
+async def stuck(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    left.set()
+
+
+@app.get("/left")
+async def has_left() -> None:
+    await left.wait()
 
 
 @app.get("/waiting")
