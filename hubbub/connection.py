@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args, overload
+from typing import Any, NoReturn, Self, TypeVar, get_args, overload
 from uuid import uuid4
 
 from pydantic import TypeAdapter
@@ -22,9 +22,12 @@ from hubbub.core.outbox import Outbox
 from hubbub.core.publication import START, Position, check_channel, check_position, encode, encode_json
 from hubbub.endings import has_websocket_handler, is_disconnect, refusal
 from hubbub.exceptions import InvalidChannel, InvalidData, InvalidMessage
+from hubbub.hosts import Hosts
+from hubbub.logs import is_reported
 from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
 from hubbub.node import Node
 from hubbub.origins import is_allowed
+from hubbub.throttle import Throttle
 from hubbub.transports.websocket import open_writer
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceMember, SlowConsumer
@@ -33,12 +36,15 @@ logger = logging.getLogger("hubbub.connection")
 
 T = TypeVar("T")
 
+_foreign_pages, _foreign_hosts = Throttle(), Throttle()
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
     """What ``Hub(...)`` says about all its connections; the parameters are described there."""
 
     allow_origins: frozenset[str]
+    hosts: Hosts | None
     max_message_size: int
     outbox_limit: int
     slow_consumer: SlowConsumer
@@ -100,6 +106,7 @@ class Connection:
     async def __aenter__(self) -> Self:
         if self._writer is not None:
             raise RuntimeError("Expected a new connection, but this one has been entered before.")
+        self._check_host()
         self._check_origin()
         if self.websocket.application_state is WebSocketState.CONNECTING:
             await self.websocket.accept(*self._accept)
@@ -435,20 +442,39 @@ class Connection:
             )
         return self._writer
 
+    def _check_host(self) -> None:
+        host = self.websocket.headers.get("host")
+        if self._options.hosts is None or self._options.hosts.include(host):
+            return
+        if (more := _foreign_hosts.admit()) is not None:
+            logger.warning(
+                "Refused a connection with 403: its Host is %.200r, which is not in Hub(hosts=…). Behind a "
+                "proxy that rewrites Host, pass the header on (nginx: proxy_set_header Host $http_host).%s",
+                host,
+                more,
+            )
+        self._refuse("This server does not answer to the name in the Host header, says Hub(hosts=…).")
+
     def _check_origin(self) -> None:
         origin = self.websocket.headers.get("origin")
         host = self.websocket.headers.get("host")
         if origin is None or is_allowed(origin, host, self._options.allow_origins):
             return
-        # Both come from the client: cut, and escaped by %r.
-        logger.warning(
-            "Refused a page from %.200r: it is neither from this host (%.200r) nor in Hub(allow_origins=…).",
-            origin,
-            host,
-        )
-        detail = (
-            f"Expected a page from this host or from Hub(allow_origins=…), but got one from {origin[:200]!r}."
-        )
+        if (more := _foreign_pages.admit()) is not None:
+            # Both come from the client: cut, and escaped by %r.
+            logger.warning(
+                "Refused a page from %.200r with 403: the request's Host is %.200r, and the page is not in "
+                "Hub(allow_origins=…). If the page is this server's own, a proxy rewrites Host: pass the "
+                "header on (nginx: proxy_set_header Host $http_host), or name the page in allow_origins.%s",
+                origin,
+                host,
+                more,
+            )
+        self._refuse(f"Pages from {origin[:200]!r} may not connect here, says Hub(allow_origins=…).")
+
+    def _refuse(self, detail: str) -> NoReturn:
+        """Answer 403; or close, if the application has accepted the socket already."""
+        is_reported.set(True)
         is_answerable = "websocket.http.response" in self.websocket.scope.get("extensions", {})
         if is_answerable and self.websocket.application_state is WebSocketState.CONNECTING:
             raise HTTPException(403, detail)

@@ -28,6 +28,8 @@ from hubbub.core.publication import (
 )
 from hubbub.engines import engine_for
 from hubbub.exceptions import HubNotRunning, InvalidChannel, Unrecoverable
+from hubbub.hosts import parse_hosts
+from hubbub.logs import protect_logs
 from hubbub.node import Node
 from hubbub.origins import parse_origins
 from hubbub.types import Health, History, Presence, SlowConsumer
@@ -75,6 +77,9 @@ class Hub:
     :param allow_origins: web pages of other hosts that may connect, such as ``"https://example.com"``;
         ``"*"`` allows every page. Pages from the host they connect to may always, and so may whatever is
         not a browser.
+    :param hosts: names that clients may connect to, such as ``"example.com"``, addresses, and networks such
+        as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other is refused with
+        403. ``None`` checks nothing.
     :param max_message_size: bytes a client may send in one message; more closes its connection with 1009.
     :param outbox_limit: bytes that may wait for one client that does not keep up. Each message counts its
         payload and 256 bytes.
@@ -96,6 +101,7 @@ class Hub:
         *,
         namespace: str = "hubbub",
         allow_origins: Iterable[str] = (),
+        hosts: Iterable[str] | None = None,
         max_message_size: int = 1_048_576,
         outbox_limit: int = 1_048_576,
         slow_consumer: SlowConsumer = "disconnect",
@@ -114,6 +120,7 @@ class Hub:
                 raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
         self._options = ConnectionOptions(
             allow_origins=parse_origins(allow_origins),
+            hosts=parse_hosts(hosts),
             max_message_size=max_message_size,
             outbox_limit=outbox_limit,
             slow_consumer=_check_policy(slow_consumer),
@@ -142,6 +149,7 @@ class Hub:
     async def __aenter__(self) -> Self:
         """Start the hub on this event loop. Entered again, it stops with the last exit."""
         if self._node is None:
+            protect_logs()
             node = Node(self.engine, self._channel_of, self._presence_ttl)
             await node.start(keeps_presence=any(declared.presence for declared in self._channels))
             self._node = node

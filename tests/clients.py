@@ -65,6 +65,23 @@ async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
             return client.close_code, client.close_reason
 
 
+async def exchange(port: int, data: bytes, until: bytes | None = None) -> bytes:
+    """Send ``data`` as it is. Returns what comes up to ``until``, or until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(DEADLINE):
+            return await (reader.read() if until is None else reader.readuntil(until))
+    finally:
+        writer.close()
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    """A short frame of a client, with a mask of zeros (:rfc:`6455#section-5.2`)."""
+    assert len(payload) < 126
+    return bytes([fin << 7 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
 def reset(client: ClientConnection) -> None:
     """Vanish by a TCP reset: no close frame, no FIN."""
     sock: socket.socket = client.transport.get_extra_info("socket")

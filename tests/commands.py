@@ -29,12 +29,14 @@ class Done(NamedTuple):
     err: str
 
 
-def hubbub(*words: str, stdin: bytes = b"", cwd: Path | None = None) -> Done:
+def hubbub(
+    *words: str, stdin: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Done:
     """Run the command to its end."""
     done = subprocess.run(
         [HUBBUB, *words],
         cwd=cwd,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **(env or {})},
         input=stdin,
         capture_output=True,
         timeout=DEADLINE,

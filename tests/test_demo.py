@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -159,6 +160,28 @@ async def test_everyone_is_told_to_come_back_when_the_server_stops(tmp_path: Pat
             await asyncio.wait_for(asyncio.gather(ann.wait_closed(), bob.wait_closed()), DEADLINE)
             assert ann.close_code == bob.close_code == 1012
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], ["localhost", "127.0.0.1", "[::1]"]),
+        (["--host", "0.0.0.0"], ["localhost", "192.168.1.2", "[fe80::1]", socket.gethostname()]),
+        (["--allow-host", "demo.example"], ["localhost", "demo.example"]),
+    ],
+)
+async def test_it_answers_to_its_own_names_only(tmp_path: Path, options: list[str], names: list[str]) -> None:
+    env = {"HUBBUB_URL": f"sqlite:///{tmp_path}/demo.db"}
+    words = ("hubbub", "demo", "--port", "{port}", *options)
+    async with serve("", tmp_path / "log", command=words, env=env) as server:
+        for path in [f"chat?{urlencode({'room': 'a', 'name': 'Ann'})}", "examples/chat/ws/1"]:
+            for name in names:
+                async with connect(f"ws://{name}:8000/{path}", host="127.0.0.1", port=server.port):
+                    pass
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://evil.example/{path}", host="127.0.0.1", port=server.port)
+            assert refused.value.response.status_code == 403
+    assert (tmp_path / "demo.db").exists()
 
 
 async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:

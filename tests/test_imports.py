@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("repairs", "replay"),
     ("engines",),
     ("core",),
-    ("codes", "exceptions", "origins", "types"),
+    ("codes", "exceptions", "hosts", "logs", "origins", "throttle", "types"),
 )
 
 #: What may not be imported although it lies below.

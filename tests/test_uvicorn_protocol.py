@@ -1,4 +1,4 @@
-"""HubProtocol is uvicorn's WebSocket protocol in every respect: uvicorn's own tests of it pass."""
+"""Our protocols are uvicorn's in every respect: uvicorn's own tests of them pass."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ from pathlib import Path
 
 import pytest
 
-OURS = "hub_under_test:WebSocketsSansIOProtocol"
-THEIRS = "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol"
+#: uvicorn's classes, and the tests of each: their file, its name there, and how many they are at least.
+PROTOCOLS = [
+    (
+        "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol",
+        ("test_websocket.py", "websockets-sansio", 100),
+    ),
+    ("uvicorn.protocols.http.httptools_impl:HttpToolsProtocol", ("test_http.py", "httptools", 80)),
+]
 
-#: Without the plugins of ours that their configuration does not expect, and without their other classes.
-PYTEST_OPTIONS = ("-p", "no:asyncio", "-p", "no:cacheprovider", "-k", "websockets-sansio")
+#: Without the plugins of ours that their configuration does not expect.
+PYTEST_OPTIONS = ("-p", "no:asyncio", "-p", "no:cacheprovider")
 
-# By this name the tests know what they may expect of uvicorn's own class.
+# By these names the tests know what they may expect of uvicorn's own classes.
 UNDER_TEST = """
+from hubbub.servers.http import HubHTTPProtocol
 from hubbub.servers.uvicorn import HubProtocol
 
 class WebSocketsSansIOProtocol(HubProtocol):
+    pass
+
+class HttpToolsProtocol(HubHTTPProtocol):
     pass
 """
 
 
 @pytest.fixture
 def uvicorns_tests(tmp_path: Path) -> Path:
-    """The tests in the source distribution of the uvicorn that is installed, with our class for theirs."""
+    """The tests in the source distribution of the uvicorn that is installed, with our classes for theirs."""
     requirement = f"uvicorn=={version('uvicorn')}"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
@@ -47,16 +57,19 @@ def uvicorns_tests(tmp_path: Path) -> Path:
                 path.write_bytes(content.read())
     conftest = folder / "tests" / "conftest.py"
     text = conftest.read_text()
-    assert THEIRS in text
-    conftest.write_text(text.replace(THEIRS, OURS))
+    for theirs, _ in PROTOCOLS:
+        assert theirs in text
+        text = text.replace(theirs, f"hub_under_test:{theirs.partition(':')[2]}")
+    conftest.write_text(text)
     (folder / "hub_under_test.py").write_text(UNDER_TEST)
     return folder
 
 
 @pytest.mark.timeout(400)
-def test_uvicorns_own_tests_pass(uvicorns_tests: Path) -> None:
+@pytest.mark.parametrize(("file", "name", "count"), [tests for _, tests in PROTOCOLS])
+def test_uvicorns_own_tests_pass(uvicorns_tests: Path, file: str, name: str, count: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *PYTEST_OPTIONS, "tests/protocols/test_websocket.py"],
+        [sys.executable, "-m", "pytest", "-q", *PYTEST_OPTIONS, "-k", name, f"tests/protocols/{file}"],
         cwd=uvicorns_tests,
         env={**os.environ, "PYTHONPATH": str(uvicorns_tests)},
         capture_output=True,
@@ -66,4 +79,4 @@ def test_uvicorns_own_tests_pass(uvicorns_tests: Path) -> None:
     assert done.returncode == 0, done.stdout[-5000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) > 100
+    assert int(passed[1]) > count

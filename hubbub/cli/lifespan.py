@@ -1,4 +1,5 @@
-"""The start of an app, told in one line if it is the engine that is not there."""
+"""The life of an app in one process of ``hubbub run``: its start, told in one line if it is the engine that
+is not there, and what is watched until its end."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hubbub.cli.descriptors import watched
 from hubbub.exceptions import EngineUnavailable
 
 
@@ -34,7 +36,8 @@ class Lifespan:
                 await send(message)
 
         try:
-            await self._app(scope, receive, hold)
+            with watched():
+                await self._app(scope, receive, hold)
         except EngineUnavailable as exc:
             if failure is not None:
                 failure["message"] = f"{exc} To find out more, run: hubbub doctor URL"

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from hubbub.cli import position
 from hubbub.cli.errors import explained, fail
-from hubbub.cli.options import URL, Namespace
+from hubbub.cli.options import URL_HELP, URL_VARIABLE, Namespace, is_url, url_from
 from hubbub.exceptions import InvalidData
 from hubbub.publisher import Publisher
 from hubbub.types import History
@@ -28,7 +28,9 @@ class Form(StrEnum):
 
 
 def publish(
-    url: URL,
+    *,
+    # At most one. With three words it is the first; with two there is none, and CHANNEL and DATA get them.
+    url: Annotated[list[str] | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)] = None,
     channel: Annotated[
         str, typer.Argument(metavar="CHANNEL", help="The channel's name.", show_default=False)
     ],
@@ -71,11 +73,18 @@ def publish(
       hubbub publish sqlite:///hub.db room:1 '{"text": "hello"}' --json
 
       tail -f access.log | hubbub publish redis://localhost log - --lines
+
+      export HUBBUB_URL=postgresql://app:secret@db/shop; hubbub publish chat hello
     """
+    if not url and is_url(channel):
+        fail(
+            "CHANNEL or DATA is missing behind the URL. (For a channel with '://' in its name, give the URL "
+            f"too, also where {URL_VARIABLE} is set.)"
+        )
     form = _form(json, binary, lines, is_stdin=data == "-")
     if lines and idempotency_key is not None:
         fail("--lines publishes several messages: leave out --lines or --idempotency-key.")
-    with explained(), Publisher(url, namespace=namespace) as publisher:
+    with explained(), Publisher(url_from(url or ()), namespace=namespace) as publisher:
         history = _history(history_size, history_ttl)
         for each in _messages(data, form, lines):
             top = publisher.publish(channel, each, history=history, idempotency_key=idempotency_key)

@@ -13,8 +13,10 @@ from typing import Annotated, Any, TypeAlias
 import typer
 import uvicorn
 
+from hubbub.cli.descriptors import raise_limit
 from hubbub.cli.lifespan import Lifespan
 from hubbub.cli.supervisors import STARTUP_FAILURE, Reloader, Workers
+from hubbub.servers.http import HubHTTPProtocol
 from hubbub.servers.uvicorn import HubProtocol
 
 Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")]
@@ -65,11 +67,13 @@ def serve(
     :param compress: whether to compress what goes to clients that can take it so.
     :param options: more of what ``uvicorn.Config`` takes.
     """
+    raise_limit()
     config = Config(
         target,
         host=host,
         port=port,
         timeout_graceful_shutdown=drain_seconds,
+        http=HubHTTPProtocol,
         ws=HubProtocol,
         ws_per_message_deflate=compress,
         **options,
@@ -86,6 +90,8 @@ def serve(
                 workers.run()
                 has_failed = workers.has_failed
             else:
+                # After a clean end uvicorn raises the signal that asked for it once again.
+                signal.signal(signal.SIGTERM, lambda sig, frame: sys.exit(0))
                 server.run()
                 has_failed = not server.started
     finally:

@@ -19,7 +19,7 @@ import typer
 
 from hubbub.cli import position
 from hubbub.cli.errors import explained, fail
-from hubbub.cli.options import URL, Namespace
+from hubbub.cli.options import URL_HELP, Namespace, is_url, url_from
 from hubbub.codes import CloseCode
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position, Publication, check_channel
@@ -140,9 +140,11 @@ class JSON:
 
 
 def tail(
-    url: URL,
-    channels: Annotated[
-        list[str], typer.Argument(metavar="CHANNEL...", help="The channels' names.", show_default=False)
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[URL] CHANNEL", help=f"The channels' names. URL: {URL_HELP}", show_default=False
+        ),
     ],
     since: Annotated[
         str | None,
@@ -172,6 +174,10 @@ def tail(
 
       hubbub tail redis://localhost orders --since start --json | jq .data
     """
+    at = 1 if is_url(words[0]) else 0
+    url, channels = url_from(words[:at]), words[at:]
+    if not channels:
+        fail("The name of a channel is missing behind the URL.")
     start = None if since is None else position.parse(since)
     if start is not None and history:
         fail(

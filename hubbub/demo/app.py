@@ -24,6 +24,8 @@ from hubbub import History, Hub
 
 #: Where the rooms are; ``hubbub demo`` sets it.
 URL = os.environ.get("HUBBUB_DEMO_URL", "memory://")
+#: The names that it answers to; likewise.
+HOSTS = os.environ.get("HUBBUB_DEMO_HOSTS", "").split() or None
 #: Messages that somebody who comes for the first time gets.
 RECENT = 50
 
@@ -109,7 +111,7 @@ class Welcome(BaseModel):
     process: int
 
 
-hub = Hub(URL, presence_ttl=10)
+hub = Hub(URL, presence_ttl=10, hosts=HOSTS)
 hub.channel("room:{name}", history=History(size=500, ttl=7 * 86400), presence=True)
 app = FastAPI(title="Hubbub demo", openapi_url=None)
 app.include_router(hub.router)
@@ -162,7 +164,7 @@ for example in ("echo", "items", "manager", "chat"):
     if example == "chat":
         # Its hub would be one process's own. The lifespan of a mounted app does not run, so it starts and
         # stops with this one.
-        example_hub = vars(module)["hub"] = Hub(URL, namespace="example")
+        example_hub = vars(module)["hub"] = Hub(URL, namespace="example", hosts=HOSTS)
         app.include_router(example_hub.router, prefix="/examples/chat")
 
 LINES = len(Path(__file__).read_text(encoding="utf-8").splitlines())

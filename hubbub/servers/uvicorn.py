@@ -1,10 +1,11 @@
 """uvicorn's WebSocket protocol, with a way to write to clients directly.
 
 ``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``. It is uvicorn's own
-``WebSocketsSansIOProtocol`` in every respect, and adds four things: the scope extension by which a
+``WebSocketsSansIOProtocol`` in every respect, and adds five things: the scope extension by which a
 connection gets its :class:`~hubbub.transports.direct.DirectWriter`; compression that all clients share, where
 ``ws_per_message_deflate`` is on; an end for peers that do not answer or do not read, where uvicorn would wait
-for them; and tolerance of an empty ``Sec-WebSocket-Protocol`` header.
+for them; an answer to each handshake (:mod:`hubbub.servers.handshake`), and no look at frames before it; and
+the right close code for text that is not UTF-8.
 
 The base class is not documented as public. This module is the only one that knows it, and
 ``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
@@ -13,16 +14,21 @@ The base class is not documented as public. This module is the only one that kno
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
 from random import random
 from typing import Any
 
 from starlette.websockets import WebSocket
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 
+from hubbub.codes import CloseCode
 from hubbub.core.outbox import Outbox
+from hubbub.servers.handshake import END, MAX_HEAD, HandshakeRefused, read_request
 from hubbub.servers.inbox import Inbox
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.transports.direct import DirectWriter
@@ -42,12 +48,28 @@ DRAIN_SHARE = 0.8
 READ_AHEAD_MESSAGES = 64
 READ_AHEAD_BYTES = 65_536
 
+#: Bytes that a client may send before its handshake is answered; then reading pauses.
+EARLY_BYTES = 65_536
+
 _DEFLATE = (SharedDeflateFactory(),)
+
+#: Takes websockets' parser past the head, which it need not see.
+_ANY_HEAD = b"GET / HTTP/1.1\r\n\r\n"
 
 # Shared by all connections whose transport takes: an event is as large as all else that is added here. It is
 # never cleared, and nobody waits for it.
 _WRITABLE = asyncio.Event()
 _WRITABLE.set()
+
+
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """websockets' log. What it reports as information ("connection open") is in uvicorn's lines already."""
+
+    def info(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.debug(msg, *args, **kwargs)
+
+
+_QUIET = _Quiet(logging.getLogger("uvicorn.error"))
 
 
 class HubProtocol(WebSocketsSansIOProtocol):
@@ -59,6 +81,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self.writable = _WRITABLE
         if self.config.ws_per_message_deflate:
             self.conn.available_extensions = _DEFLATE
+        self.conn.logger = _QUIET
+        # What came before the handshake was answered: first the head, then frames, if the client is early.
+        self._early = b""
         # Bytes of messages that have come since the application had taken all.
         self._ahead = 0
         # What was negotiated.
@@ -79,9 +104,16 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if not self.handshake_complete:
+            self._hold(data)
+            return
         if self._deflate is not None:
             self._deflate.inflated = 0
-        super().data_received(data)
+        # In place of the base class's, which forgets the messages that came right before a bad frame.
+        self.conn.receive_data(data)
+        self.handle_events()
+        if self.conn.parser_exc is not None and not self.transport.is_closing():
+            self.handle_parser_exception()
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
@@ -135,6 +167,45 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self._bound()
 
+    # The handshake
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes before the handshake is answered. A frame is not looked at, nor a ping answered,
+        before the client has its 101."""
+        self._early += data
+        if not self.handshake_initiated:
+            head, end, rest = self._early.partition(END)
+            if end or len(head) > MAX_HEAD:
+                self._early = rest
+                self._shake_hands(head + end)
+        elif len(self._early) > EARLY_BYTES and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _shake_hands(self, head: bytes) -> None:
+        try:
+            request = read_request(head)
+        except HandshakeRefused as exc:
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            response = self.conn.reject(exc.status, exc.text)
+            response.headers.update(exc.headers)
+            self.conn.send_response(response)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+        else:
+            self.conn.receive_data(_ANY_HEAD)
+            self.conn.events_received()
+            self.handle_connect(request)
+        self._bound()
+
+    def _take_early(self) -> None:
+        early, self._early = self._early, b""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if early:
+            self.data_received(early)
+
     # Events
 
     def handle_connect(self, event: Request) -> None:
@@ -149,6 +220,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._deflate = extension
 
     def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
+            self._fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+            return
         if self._writer is None or self.read_paused:
             super().send_receive_event_to_app()
             return
@@ -176,6 +250,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
+        if not self.handshake_complete and self.transport.is_closing():
+            # Closed by a shutdown, while the application was deciding.
+            raise ClientDisconnected
         if message["type"] == "websocket.close":
             # Nothing may follow a close frame (RFC 6455, section 5.5.1).
             self._cut()
@@ -184,6 +261,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
             # The scope has what the application may want of it; the parser keeps it for as long as it lives.
             self.request.headers.clear()
             self.response.headers.clear()
+            if self.handshake_complete:
+                self._take_early()
         if self.close_timer is not None and message["type"] == "websocket.close":
             # uvicorn would wait without an end for a peer that has stopped reading.
             self.close_timer.cancel()
@@ -206,6 +285,20 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if self._writer is not None:
             self._writer.cut()
 
+    def _fail(self, code: int, reason: str) -> None:
+        """Close because of what the client has sent (RFC 6455, section 7.1.7)."""
+        self._cut()
+        # The parser is further on already: what it has to say is about what came after that. Only if its own
+        # close frame is on its way, behind a pong, there is none to be sent.
+        unsent = self.conn.data_to_send()
+        if unsent or self.conn.close_sent is None:
+            close = Frame(Opcode.CLOSE, Close(code, reason).serialize())
+            self.transport.write(close.serialize(mask=False))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.close()
+        self._bound()
+
     def _give_up(self) -> None:
         self.transport.close()
         self._bound()
@@ -217,3 +310,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     def _abort(self) -> None:
         self.transport.abort()
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""A hub that lets in pages of one other host."""
+"""A hub that lets in pages of two other hosts, and one that has a few names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from fastapi import FastAPI, WebSocket
 from hubbub import Hub
 
 hub = Hub(allow_origins=["https://app.example.com", "http://localhost:5173"])
+named = Hub(hosts=["localhost", "www.example.com", "127.0.0.0/8", "::1"])
 app = FastAPI()
 app.include_router(hub.router)
+app.include_router(named.router)
 
 
 @app.websocket("/ws")
 async def ws(websocket: WebSocket) -> None:
     async with hub.connection(websocket) as client:
+        await client.send_text("welcome")
+
+
+@app.websocket("/named")
+async def with_a_name(websocket: WebSocket) -> None:
+    async with named.connection(websocket) as client:
         await client.send_text("welcome")
 
 

@@ -1,0 +1,99 @@
+"""File descriptors: as many as the system allows, and a line in the log when even those are used up.
+
+At its limit a process cannot accept connections. uvloop resets new ones then and says nothing; asyncio stops
+accepting for a second and logs a traceback each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hubbub.throttle import Throttle
+
+try:
+    import resource
+except ImportError:  # Windows has no such limit.
+    resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger("uvicorn.error")
+
+#: Where there is no hard limit: the most that Linux allows by default (``fs.nr_open``).
+MOST = 1_048_576
+
+#: Seconds between two looks at whether there are any left.
+INTERVAL = 1.0
+
+#: No descriptors are left in this process, or in the whole system.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+
+_throttle = Throttle(30.0)
+
+
+def raise_limit() -> None:
+    """Raise the soft limit of open files to the hard one, for this process and those that it starts."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as exc:
+        # macOS has a limit of its own below the hard one.
+        logger.debug("The limit of open files stays at %d: %s", soft, exc)
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Log it, at most twice a minute, while connections are refused for want of descriptors."""
+    timer: asyncio.TimerHandle | None = None
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        exc, message = context.get("exception"), context.get("message", "")
+        # asyncio reports each connection that the backlog might hold, thousands, and accepts again after a
+        # second, as often, also if the server has been closed meanwhile. The next look() says what is wrong.
+        if isinstance(exc, OSError) and exc.errno in EXHAUSTED and "accept" in message:
+            return
+        if isinstance(exc, ValueError) and "_start_serving" in message:
+            return
+        if before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    def look() -> None:
+        nonlocal timer
+        timer = loop.call_later(INTERVAL, look)
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as exc:
+            if exc.errno in EXHAUSTED and (more := _throttle.admit()) is not None:
+                logger.error("%s%s", _exhausted(exc), more)
+
+    loop.set_exception_handler(on_exception)
+    look()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        # The handler stays: asyncio's last attempts come when the application has ended.
+
+
+def _exhausted(exc: OSError) -> str:
+    if exc.errno == errno.EMFILE and resource is not None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"New connections are refused: this process has used up its {limit} file descriptors. To allow "
+            "more, raise its hard limit: ulimit -Hn, LimitNOFILE= of systemd, or --ulimit nofile= of Docker."
+        )
+    return f"New connections are refused: {exc.strerror}."
