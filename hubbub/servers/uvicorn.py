@@ -123,6 +123,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self.conn.parser_exc = None
 
     def data_received(self, data: bytes) -> None:
+        if self.disconnected:
+            # Some event loops deliver what was being read when the transport was closed.
+            return
         if self._deflate is not None:
             self._deflate.inflated = 0
         super().data_received(data)
