@@ -362,7 +362,9 @@ def missing(config: Config) -> list[str]:
     methods = [
         name for name, value in vars(HubProtocol).items() if callable(value) and not name.startswith("_")
     ]
-    return [
-        *(name for name in (*methods, *_ATTRIBUTES) if not hasattr(theirs, name)),
-        *(f"conn.{name}" for name in _PARSER_ATTRIBUTES if not hasattr(theirs.conn, name)),
-    ]
+    names = [name for name in (*methods, *_ATTRIBUTES) if not hasattr(theirs, name)]
+    names += [f"conn.{name}" for name in _PARSER_ATTRIBUTES if not hasattr(theirs.conn, name)]
+    if not names:
+        # It holds what it belongs to.
+        theirs.conn.parser.close()
+    return names

@@ -64,8 +64,8 @@ class DirectWriter(Writer):
                 self._flow = self._socket.send
         self.write = self._flow
         self._is_paused = False
-        # While paused: how much the transport held, and the peer had acknowledged, when it last took something,
-        # and when that was.
+        # While paused: how much the transport held, and the peer had acknowledged, when it last took
+        # something, and when that was.
         self._stalled_at = (0, 0, 0.0)
         self._closing: asyncio.Task[None] | None = None
 
@@ -102,6 +102,8 @@ class DirectWriter(Writer):
 
     def cut(self) -> None:
         super().cut()
+        # It is a method of this object, where it is not the socket's.
+        self._flow = self.write
         self._release()
 
     # For the protocol

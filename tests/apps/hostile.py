@@ -1,4 +1,4 @@
-"""What clients may do to the protocol that an application does not see: endpoints for it, and a look inside."""
+"""Endpoints for what clients do to the protocol and the application does not see, and a look inside."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _kib(key: str) -> int:
 @app.get("/stats")
 async def stats() -> dict[str, Any]:
     kinds = (Connection, DirectWriter, HubProtocol, QueuedWriter, ServerProtocol, WebSocket)
-    alive = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
+    alive = Counter(type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), kinds))
     return {**asdict(hub.stats()), "alive": alive, "peak_kib": _kib("VmHWM"), "resident_kib": _kib("VmRSS")}
 
 
