@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import trustme
 
 from tests.clients import DEADLINE, closed, connect, eventually, receive
 from tests.servers import ROOT, SERVERS, Command, Server, serve
@@ -134,6 +136,41 @@ async def test_a_hub_that_starts_outside_of_the_lifespan_adopts_the_server_with_
             await second.send("hello")
             assert {await receive(first), await receive(second)} == {"hello"}
         assert lines(server, DIRECT)
+
+
+async def test_it_is_direct_over_tls(log: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    identity = authority.issue_cert("127.0.0.1")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    identity.private_key_pem.write_to_path(key)
+    identity.cert_chain_pems[0].write_to_path(certificate)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    command = (*UVICORN, "--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
+    async with serve(APP, log, command=command, cwd=ROOT, probe=None) as server:
+        await eventually(lambda: "Uvicorn running on https" in server.log)
+        url = f"wss://127.0.0.1:{server.port}/ws"
+        async with connect(url, ssl=context) as client, httpx2.AsyncClient(verify=context) as http:
+            assert await receive(client) == "ready"
+            answer = await http.get(f"https://127.0.0.1:{server.port}/paths")
+            assert answer.json()["writers"] == {"DirectWriter": 1}
+            await client.send("hello")
+            assert await receive(client) == "hello"
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+async def test_clients_that_offer_compression_and_others_hear_the_same(
+    compression: str | None, log: Path
+) -> None:
+    async with (
+        serve(APP, log, command="uvicorn", cwd=ROOT, probe="/paths") as server,
+        connect(f"{server.ws}/ws", compression=compression) as client,
+    ):
+        assert await receive(client) == "ready"
+        assert await writers(server) == {"DirectWriter": 1}
+        for size in (1, 1000, 100_000):
+            await client.send("x" * size)
+            assert await receive(client) == "x" * size
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hubbub run", "uvicorn queued"])
