@@ -198,7 +198,8 @@ async def test_a_client_that_reads_late_gets_the_answer_to_its_latest_ping(serve
     await writer.drain()
     transport: Any = writer.transport
     transport.resume_reading()
-    pongs, texts = [], 0
+    pongs: list[bytes] = []
+    texts = 0
     while pongs[-1:] != [b"0999"] or texts < 1201:
         opcode, data = await read_frame(reader)
         if opcode == PONG:

@@ -36,6 +36,7 @@ DRAIN_SECONDS = 10
 
 DIRECT = "Direct path: Hubbub writes into the sockets of its clients."
 QUEUED = "Queued path: Hubbub writes to its clients through websocket.send, since {}."
+UNEXPECTED = QUEUED.format("this uvicorn is not as expected ({!r})")
 
 
 def adopt_server(stopping: Stopping) -> bool:
@@ -44,24 +45,26 @@ def adopt_server(stopping: Stopping) -> bool:
     :param stopping: told when it begins to stop.
     :return: whether there is one.
     """
-    task = asyncio.current_task()
-    if task is None or not _is_loaded():
+    try:
+        task = asyncio.current_task()
+        return task is not None and _is_loaded() and _adopt(_config_in(task), stopping)
+    except Exception as exc:
+        announce(UNEXPECTED.format(exc))
         return False
-    return _adopt(_config_in(task), stopping)
 
 
-def adopt_server_of(websocket: WebSocket, stopping: Stopping) -> bool:
+def adopt_server_of(websocket: WebSocket, stopping: Stopping) -> None:
     """Adopt the uvicorn that ``websocket`` comes from, for those that come after it.
 
     :param stopping: told when it begins to stop.
-    :return: whether it is from one.
     """
-    receive = unwrap(websocket._receive, "receive")
-    protocol = getattr(receive, "__self__", None)
-    if _is_loaded() and _adopt(getattr(protocol, "config", None), stopping):
-        return True
-    announce(QUEUED.format("neither uvicorn's lifespan nor its protocol was found"))
-    return False
+    try:
+        receive = unwrap(getattr(websocket, "_receive", None), "receive")
+        config = getattr(getattr(receive, "__self__", None), "config", None)
+        if not (_is_loaded() and _adopt(config, stopping)):
+            announce(QUEUED.format("neither uvicorn's lifespan nor its protocol was found"))
+    except Exception as exc:
+        announce(UNEXPECTED.format(exc))
 
 
 def _is_loaded() -> bool:
@@ -74,13 +77,10 @@ def _adopt(config: Any, stopping: Stopping) -> bool:
 
     if not isinstance(config, Config):
         return False
-    try:
-        reason = _replace_protocol(config)
-        if config.timeout_graceful_shutdown is None:
-            config.timeout_graceful_shutdown = DRAIN_SECONDS
-        _watch(config, stopping)
-    except Exception as exc:
-        reason = f"this uvicorn is not as expected ({exc!r})"
+    _watch(config, stopping)
+    if config.timeout_graceful_shutdown is None:
+        config.timeout_graceful_shutdown = DRAIN_SECONDS
+    reason = _replace_protocol(config)
     announce(QUEUED.format(reason) if reason else DIRECT)
     return True
 

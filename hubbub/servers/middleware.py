@@ -17,7 +17,7 @@ def unwrap(call: Any, name: str) -> Any:
     :param call: an endpoint's ``receive`` or ``send``.
     :param name: which of them, which is how the wrappers call what they wrap.
     """
-    while isinstance(call, FunctionType) and call.__module__.partition(".")[0] in _TRANSPARENT:
+    while isinstance(call, FunctionType) and str(call.__module__).partition(".")[0] in _TRANSPARENT:
         cells = dict(zip(call.__code__.co_freevars, call.__closure__ or (), strict=True))
         if name not in cells:
             break

@@ -141,7 +141,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self._pings = 0
         if self._pong is not None:
             pong, self._pong = self._pong, None
-            if not self.close_sent:
+            if not self.close_sent and not self.transport.is_closing():
                 self.transport.write(pong)  # which may pause again
         if self._is_flooded:
             self._is_flooded = False
@@ -235,10 +235,10 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         if self.close_sent:
             return
-        limit = FRAGMENTS + (self.conn.max_message_size or self.config.ws_max_size) // FRAGMENT_BYTES
-        if len(self.frames) >= limit:
+        size = self.conn.max_message_size
+        if size is not None and len(self.frames) >= FRAGMENTS + size // FRAGMENT_BYTES:
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, f"a message of {len(self.frames)} frames and more")
             self.frames = []
-            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {limit} frames")
             self.handle_parser_exception()
             return
         super().handle_cont(event)
@@ -297,7 +297,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
             raise has_connection()
         self._has_connection = True
         # What was on its way before that was under uvicorn's limit; the connection looks at it again.
-        self.conn.max_message_size = min(max_message_size, self.config.ws_max_size)
+        limit = self.conn.max_message_size
+        self.conn.max_message_size = max_message_size if limit is None else min(limit, max_message_size)
         if self._is_watched(websocket):
             return QueuedWriter(connection_id, websocket, outbox, on_end)
         compress = self._deflate is not None
@@ -344,7 +345,7 @@ class AdoptedProtocol(HubProtocol):
     as it would without Hubbub."""
 
     def _is_watched(self, websocket: WebSocket) -> bool:
-        send = unwrap(websocket._send, "send")
+        send = unwrap(getattr(websocket, "_send", None), "send")
         if send == self.send:
             return False
         announce(
