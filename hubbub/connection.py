@@ -28,7 +28,7 @@ from hubbub.messages import as_bytes, as_json, as_model, as_text, exceeds
 from hubbub.node import Node
 from hubbub.origins import is_allowed
 from hubbub.throttle import Throttle
-from hubbub.transports.websocket import open_writer
+from hubbub.transports.websocket import claim, open_writer
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceMember, SlowConsumer
 
@@ -108,10 +108,13 @@ class Connection:
             raise RuntimeError("Expected a new connection, but this one has been entered before.")
         self._check_host()
         self._check_origin()
+        claim(self.websocket)
         if self.websocket.application_state is WebSocketState.CONNECTING:
             await self.websocket.accept(*self._accept)
         outbox = Outbox(self._options.outbox_limit, self._options.slow_consumer)
-        self._writer = open_writer(self.id, self.websocket, outbox, self._let_go)
+        self._writer = open_writer(
+            self.id, self.websocket, outbox, self._let_go, self._options.max_message_size
+        )
         self._node.add(self)
         return self
 

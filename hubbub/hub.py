@@ -32,6 +32,8 @@ from hubbub.hosts import parse_hosts
 from hubbub.logs import protect_logs
 from hubbub.node import Node
 from hubbub.origins import parse_origins
+from hubbub.servers.adoption import adopt_server, adopt_server_of
+from hubbub.servers.stopping import Stopping
 from hubbub.types import Health, History, Presence, SlowConsumer
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
@@ -138,6 +140,10 @@ class Hub:
         self._node: Node | None = None
         self._entered = 0
         self._has_run = False
+        #: Tells streams that the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
+        self.stopping = Stopping()
+        # Whether it is known which server this is.
+        self._knows_server = False
         hubs.add(self)
 
     def __repr__(self) -> str:
@@ -148,6 +154,8 @@ class Hub:
 
     async def __aenter__(self) -> Self:
         """Start the hub on this event loop. Entered again, it stops with the last exit."""
+        if not self._knows_server:
+            self._knows_server = adopt_server(self.stopping)
         if self._node is None:
             protect_logs()
             node = Node(self.engine, self._channel_of, self._presence_ttl)
@@ -162,6 +170,9 @@ class Hub:
     ) -> None:
         self._entered -= 1
         if self._entered == 0 and self._node is not None:
+            self.stopping.begin()
+            self.stopping = Stopping()
+            self._knows_server = False
             try:
                 # What is still connected is asked to come back; the handlers may publish until the end.
                 await self._node.stop(CloseCode.SERVICE_RESTART, "restart", self._options.close_timeout)
@@ -194,12 +205,14 @@ class Hub:
         :param slow_consumer: instead of the hub's.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
+        node = self._running()
+        if not self._knows_server:
+            self._knows_server = True
+            adopt_server_of(websocket, self.stopping)
         options = self._options
         if slow_consumer is not None:
             options = replace(options, slow_consumer=_check_policy(slow_consumer))
-        return Connection(
-            self._running(), websocket, options, user=user, subprotocol=subprotocol, headers=headers
-        )
+        return Connection(node, websocket, options, user=user, subprotocol=subprotocol, headers=headers)
 
     # Channels
 

@@ -26,6 +26,8 @@ SERVERS: dict[str, Command] = {
         *("--ws", "hubbub.servers.uvicorn:HubProtocol", "--loop", "asyncio", "--http", "h11"),
     ),
     "uvicorn": ("uvicorn", "{target}", "--port", "{port}"),
+    # uvicorn's own protocol, which Hubbub leaves alone where it is asked for.
+    "uvicorn queued": ("uvicorn", "{target}", "--port", "{port}", "--ws", "websockets-sansio"),
     "hypercorn": ("hypercorn", "{target}", "--bind", "127.0.0.1:{port}"),
     "granian": ("granian", "{target}", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),
 }

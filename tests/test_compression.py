@@ -20,8 +20,8 @@ from tests.clients import closed, connect, connect_deaf, receive
 from tests.servers import ROOT, SERVERS, Command, Server, serve
 from tests.test_slow_clients import stats, talk
 
-NAMES = ("hubbub run", "uvicorn --ws")
-ARGS = {"hubbub run": ("--compress",), "uvicorn --ws": ()}
+NAMES = ("hubbub run", "uvicorn --ws", "uvicorn")
+ARGS = {"hubbub run": ("--compress",), "uvicorn --ws": (), "uvicorn": ()}
 APP = "tests.apps.compressed:app"
 
 #: Nothing of it waits in the buffers of the kernel for long.

@@ -14,7 +14,7 @@ from tests.clients import DEADLINE, closed, connect, connect_deaf, eventually, r
 from tests.servers import ROOT, SERVERS, Server, serve
 from tests.test_slow_clients import message, stats, talk
 
-both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws"])
+both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 
 #: Pings every half second, so that a test need not wait for uvicorn's usual 20.
 PINGS = ("--ws-ping-interval", "0.5", "--ws-ping-timeout", "0.5")

@@ -1,8 +1,10 @@
-"""The inbox of a connection: one reader, in order, nothing lost when a wait is cancelled."""
+"""The inbox of a connection: in order, one reader after another, nothing lost when a wait is cancelled."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from typing import Any
 
 import pytest
 
@@ -46,3 +48,76 @@ async def test_a_cancelled_wait_takes_nothing(inbox: Inbox, comes: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await reader
     assert await inbox.get() == "kept"
+
+
+@pytest.mark.parametrize("events_first", [True, False])
+async def test_several_readers_take_turns(inbox: Inbox, events_first: bool) -> None:
+    readers = [asyncio.create_task(inbox.get()) for _ in range(4)]
+    if not events_first:
+        await asyncio.sleep(0)
+    for number in range(4):
+        inbox.put_nowait(number)
+    async with asyncio.timeout(10):
+        assert [await reader for reader in readers] == [0, 1, 2, 3]
+    assert inbox.empty()
+
+
+async def test_each_event_wakes_one_reader(inbox: Inbox) -> None:
+    readers = [asyncio.create_task(inbox.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for number, reader in enumerate(readers):
+        inbox.put_nowait(number)
+        async with asyncio.timeout(10):
+            assert await reader == number
+        assert not any(each.done() for each in readers[number + 1 :])
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("comes", ["before", "after"])
+async def test_what_a_cancelled_reader_does_not_take_the_next_one_takes(
+    inbox: Inbox, which: int, comes: str
+) -> None:
+    readers = [asyncio.create_task(inbox.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    if comes == "before":
+        inbox.put_nowait("kept")
+    readers[which].cancel()
+    if comes == "after":
+        inbox.put_nowait("kept")
+    left = [reader for reader in readers if reader is not readers[which]]
+    async with asyncio.timeout(10):
+        assert await left[0] == "kept"
+        inbox.put_nowait("more")
+        assert await left[1] == "more"
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_it_hands_out_what_a_queue_of_asyncio_does(inbox: Inbox, seed: int) -> None:
+    """Readers come and are cancelled, events come, at random: each reader gets the same of both."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    chance = random.Random(seed)
+    readers: list[tuple[asyncio.Task[Any], asyncio.Task[int]]] = []
+    for number in range(200):
+        match chance.randrange(5):
+            case 0 | 1:
+                readers.append((asyncio.create_task(inbox.get()), asyncio.create_task(queue.get())))
+            case 2 | 3:
+                inbox.put_nowait(number)
+                queue.put_nowait(number)
+            case 4 if readers:
+                for reader in chance.choice(readers):
+                    reader.cancel()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    for reader in readers[-1] if readers else ():
+        reader.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for ours, theirs in readers:
+        assert ours.done() == theirs.done()
+        if ours.done():
+            assert ours.cancelled() == theirs.cancelled()
+            assert ours.cancelled() or ours.result() == theirs.result()
+        ours.cancel()
+        theirs.cancel()
+    assert len(inbox) == queue.qsize()

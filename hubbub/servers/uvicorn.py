@@ -1,11 +1,13 @@
 """uvicorn's WebSocket protocol, with a way to write to clients directly.
 
-``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``. It is uvicorn's own
-``WebSocketsSansIOProtocol`` in every respect, and adds five things: the scope extension by which a
-connection gets its :class:`~hubbub.transports.direct.DirectWriter`; compression that all clients share, where
+``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``; and
+:mod:`hubbub.servers.adoption` has any other uvicorn use it. It is uvicorn's own ``WebSocketsSansIOProtocol``
+in every respect, and adds: the scope extension by which a connection gets its
+:class:`~hubbub.transports.direct.DirectWriter`; compression that all clients share, where
 ``ws_per_message_deflate`` is on; an end for peers that do not answer or do not read, where uvicorn would wait
-for them; an answer to each handshake (:mod:`hubbub.servers.handshake`), and no look at frames before it; and
-the right close code for text that is not UTF-8.
+for them; bounds for what peers send, the hub's instead of uvicorn's once a connection has the socket; an
+answer to each handshake (:mod:`hubbub.servers.handshake`), and no look at frames before it; and the right
+close code for text that is not UTF-8.
 
 The base class is not documented as public. This module is the only one that knows it, and
 ``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
@@ -21,8 +23,10 @@ from random import random
 from typing import Any
 
 from starlette.websockets import WebSocket
+from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 
@@ -30,9 +34,13 @@ from hubbub.codes import CloseCode
 from hubbub.core.outbox import Outbox
 from hubbub.servers.handshake import END, MAX_HEAD, HandshakeRefused, read_request
 from hubbub.servers.inbox import Inbox
+from hubbub.servers.middleware import name_of, unwrap
+from hubbub.servers.path import announce
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.transports.direct import DirectWriter
-from hubbub.transports.websocket import EXTENSION
+from hubbub.transports.tcp import Progress, progress
+from hubbub.transports.websocket import EXTENSION, QueuedWriter, has_connection
+from hubbub.transports.writer import Writer
 
 #: Seconds that a peer has to take what is on its way once its connection is being closed.
 ABORT_AFTER = 5.0
@@ -55,6 +63,29 @@ _DEFLATE = (SharedDeflateFactory(),)
 
 #: Takes websockets' parser past the head, which it need not see.
 _ANY_HEAD = b"GET / HTTP/1.1\r\n\r\n"
+#: Bytes of pings after which a client that takes no answers is not read any further. Of pings that come while
+#: the transport holds anything, only the latest is answered (RFC 6455, section 5.5.3).
+PING_LIMIT = 65_536
+
+#: Frames that a message may come in: so many, and one more for so many bytes of the limit of its size. Each
+#: costs memory of its own, an empty one too.
+FRAGMENTS = 1024
+FRAGMENT_BYTES = 16
+
+_DEFLATE = (SharedDeflateFactory(),)
+
+# The first byte of a pong: FIN and the opcode.
+_PONG = b"\x8a"
+# A ping on its way here has a mask, which its pong has not.
+_MASK_BYTES = 4
+
+# What of their instances is used here, apart from the methods that are overridden.
+_ATTRIBUTES = (
+    *("close_sent", "close_timeout", "close_timer", "curr_msg_data_type", "disconnected", "frames"),
+    *("handshake_complete", "handshake_initiated", "pending_ping_payload", "pong_timer", "queue"),
+    *("read_paused", "writable"),
+)
+_PARSER_ATTRIBUTES = ("available_extensions", "max_message_size", "parser", "parser_exc")
 
 # Shared by all connections whose transport takes: an event is as large as all else that is added here. It is
 # never cleared, and nobody waits for it.
@@ -89,7 +120,16 @@ class HubProtocol(WebSocketsSansIOProtocol):
         # What was negotiated.
         self._deflate: SharedDeflate | None = None
         self._writer: DirectWriter | None = None
+        # Whether a hub's connection has the socket, and lets go of a client that takes nothing.
+        self._has_connection = False
         self._abort_timer: TimerHandle | None = None
+        # Since the transport was last empty: bytes of pings, the answer to the latest, and whether there were
+        # so many that nothing is read any more.
+        self._pings = 0
+        self._pong: bytes | None = None
+        self._is_flooded = False
+        # How far the peer had come when the ping under way was sent.
+        self._progress: Progress | None = None
 
     # Transport callbacks
 
@@ -102,8 +142,15 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):
             self.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
+        # The parser is a generator that holds what it belongs to, and the last frame; so does the traceback
+        # of what it raised.
+        self.conn.parser.close()
+        self.conn.parser_exc = None
 
     def data_received(self, data: bytes) -> None:
+        if self.disconnected:
+            # Some event loops deliver what was being read when the transport was closed.
+            return
         if not self.handshake_complete:
             self._hold(data)
             return
@@ -123,7 +170,16 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.writable = _WRITABLE
-        if self._writer is not None:
+        self._pings = 0
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            if not self.close_sent and not self.transport.is_closing():
+                self.transport.write(pong)  # which may pause again
+        if self._is_flooded:
+            self._is_flooded = False
+            if not self.read_paused:
+                self.transport.resume_reading()
+        if self._writer is not None and self.writable is _WRITABLE:
             self._writer.resume()
 
     # What ends a connection
@@ -158,7 +214,16 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().handle_parser_exception()
         self._bound()
 
+    def send_keepalive_ping(self) -> None:
+        self._progress = progress(self.transport.get_extra_info("socket"))
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
+        if self._has_connection and not self.close_sent and self._is_excused():
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
         self._cut()
         super().keepalive_timeout()
         self._bound()
@@ -219,6 +284,36 @@ class HubProtocol(WebSocketsSansIOProtocol):
             assert isinstance(extension, SharedDeflate)
             self._deflate = extension
 
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+            return
+        others = []
+        for frame in self.conn.data_to_send():
+            if frame.startswith(_PONG):
+                self._pong = frame
+                self._pings += len(frame) + _MASK_BYTES
+            else:
+                others.append(frame)
+        if any(others):
+            # A close frame: the peer has sent one behind its pings.
+            self._pong = None
+            self.transport.write(b"".join(others))
+        elif self._pings > PING_LIMIT and not self._is_flooded:
+            self._is_flooded = True
+            self.transport.pause_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        if self.close_sent:
+            return
+        size = self.conn.max_message_size
+        if size is not None and len(self.frames) >= FRAGMENTS + size // FRAGMENT_BYTES:
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, f"a message of {len(self.frames)} frames and more")
+            self.frames = []
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
             self._fail(CloseCode.INVALID_DATA, "invalid UTF-8")
@@ -242,7 +337,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._ahead = 0
             if self.read_paused:
                 self.read_paused = False
-                self.transport.resume_reading()
+                if not self._is_flooded:
+                    self.transport.resume_reading()
         return event
 
     async def run_asgi(self) -> None:
@@ -269,8 +365,21 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self.close_timer = self.loop.call_later(self.close_timeout, self._give_up)
 
     def _make_writer(
-        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
-    ) -> DirectWriter:
+        self,
+        connection_id: str,
+        websocket: WebSocket,
+        outbox: Outbox,
+        on_end: Callable[[int, str], None],
+        max_message_size: int,
+    ) -> Writer:
+        if self._has_connection:
+            raise has_connection()
+        self._has_connection = True
+        # What was on its way before that was under uvicorn's limit; the connection looks at it again.
+        limit = self.conn.max_message_size
+        self.conn.max_message_size = max_message_size if limit is None else min(limit, max_message_size)
+        if self._is_watched(websocket):
+            return QueuedWriter(connection_id, websocket, outbox, on_end)
         compress = self._deflate is not None
         self._writer = DirectWriter(
             connection_id, websocket, outbox, on_end, self.transport, compress=compress
@@ -280,6 +389,18 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.disconnected or self.transport.is_closing():
             self._writer.cut()
         return self._writer
+
+    def _is_watched(self, websocket: WebSocket) -> bool:
+        """Whether something between the application and this protocol is to see all that is sent."""
+        return False
+
+    def _is_excused(self) -> bool:
+        """Whether a ping may be without an answer although the peer is well: what it sends is not read, or it
+        has yet to take what was sent before the ping. If it takes nothing at all, the hub lets it go."""
+        if self.read_paused or self._is_flooded or not self.writable.is_set():
+            return True
+        before, now = self._progress, progress(self.transport.get_extra_info("socket"))
+        return before is not None and now is not None and now.is_taking and now.taken > before.taken
 
     def _cut(self) -> None:
         if self._writer is not None:
@@ -320,3 +441,34 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+class AdoptedProtocol(HubProtocol):
+    """The same where the user has not asked for it: a middleware that wraps ``send`` sees all that is sent,
+    as it would without Hubbub."""
+
+    def _is_watched(self, websocket: WebSocket) -> bool:
+        send = unwrap(getattr(websocket, "_send", None), "send")
+        if send == self.send:
+            return False
+        announce(
+            f"Queued path behind {name_of(send)}, which wraps send and sees what Hubbub sends to clients."
+        )
+        return True
+
+
+def missing(config: Config) -> list[str]:
+    """What :class:`HubProtocol` needs of uvicorn and websockets, and their installed versions do not have.
+
+    :param config: of the running server.
+    """
+    theirs = WebSocketsSansIOProtocol(config=config, server_state=ServerState(), app_state={})
+    methods = [
+        name for name, value in vars(HubProtocol).items() if callable(value) and not name.startswith("_")
+    ]
+    names = [name for name in (*methods, *_ATTRIBUTES) if not hasattr(theirs, name)]
+    names += [f"conn.{name}" for name in _PARSER_ATTRIBUTES if not hasattr(theirs.conn, name)]
+    if not names:
+        # It holds what it belongs to.
+        theirs.conn.parser.close()
+    return names

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hubbub.core.frames import Batch
 from hubbub.core.outbox import Outbox
+from hubbub.transports.tcp import progress
 from hubbub.transports.writer import Writer
 
 logger = logging.getLogger("hubbub.direct")
@@ -63,8 +64,9 @@ class DirectWriter(Writer):
                 self._flow = self._socket.send
         self.write = self._flow
         self._is_paused = False
-        # While paused: how much the transport held when it last took something, and when that was.
-        self._stalled_at = (0, 0.0)
+        # While paused: how much the transport held, and the peer had acknowledged, when it last took
+        # something, and when that was.
+        self._stalled_at = (0, 0, 0.0)
         self._closing: asyncio.Task[None] | None = None
 
     def __del__(self) -> None:
@@ -88,10 +90,10 @@ class DirectWriter(Writer):
     def stalled(self, now: float) -> float:
         if not self._is_paused:
             return 0.0
-        held, since = self._stalled_at
-        holds = self._transport.get_write_buffer_size()
-        if holds < held:
-            self._stalled_at = (holds, now)
+        held, acknowledged, since = self._stalled_at
+        holds, acknowledges = self._progress()
+        if holds < held or acknowledges > acknowledged:
+            self._stalled_at = (holds, acknowledges, now)
             return 0.0
         return now - since
 
@@ -100,6 +102,8 @@ class DirectWriter(Writer):
 
     def cut(self) -> None:
         super().cut()
+        # It is a method of this object, where it is not the socket's.
+        self._flow = self.write
         self._release()
 
     # For the protocol
@@ -107,7 +111,7 @@ class DirectWriter(Writer):
     def pause(self) -> None:
         """The transport holds something: write nothing past it."""
         self._is_paused = True
-        self._stalled_at = (self._transport.get_write_buffer_size(), self._loop.time())
+        self._stalled_at = (*self._progress(), self._loop.time())
         if not self._ending:
             self.write = self._hold
 
@@ -128,6 +132,12 @@ class DirectWriter(Writer):
             self._outbox.sent(batch)
 
     # Inside
+
+    def _progress(self) -> tuple[int, int]:
+        """What the transport holds, and what the peer has acknowledged. The kernel takes megabytes from the
+        transport at once, which a slow peer may be longer busy with than it may take nothing at all."""
+        peer = progress(self._transport.get_extra_info("socket"))
+        return self._transport.get_write_buffer_size(), 0 if peer is None else peer.taken
 
     def _form(self, batch: Batch) -> bytes:
         return batch.compressed if self._compress else batch

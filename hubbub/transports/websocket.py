@@ -17,17 +17,48 @@ from hubbub.transports.writer import Writer
 logger = logging.getLogger("hubbub.websocket")
 
 #: The scope extension by which a server offers a writer of its own: ``{"writer": make_writer}``, called with
-#: the parameters of :class:`QueuedWriter`.
+#: the parameters of :func:`open_writer`.
 EXTENSION = "hubbub"
+
+# The key of the scope that says that a connection has, or has had, the socket.
+_CLAIM = "hubbub.connection"
+
+
+def claim(websocket: WebSocket) -> None:
+    """Take ``websocket`` for one connection, for good: it closes the socket when it ends.
+
+    :raises RuntimeError: another connection has it, or has had it.
+    """
+    if websocket.scope.setdefault(_CLAIM, False):
+        raise has_connection()
+    websocket.scope[_CLAIM] = True
+
+
+def has_connection() -> RuntimeError:
+    """What a second connection on one socket is refused with. Each of the two would write into what the other
+    writes, and close it."""
+    return RuntimeError(
+        "Expected a socket without a connection, but this one has one, or had one that has closed it. Enter "
+        "hub.connection(websocket) once for each socket, and subscribe that connection to all its channels."
+    )
 
 
 def open_writer(
-    connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
+    connection_id: str,
+    websocket: WebSocket,
+    outbox: Outbox,
+    on_end: Callable[[int, str], None],
+    max_message_size: int,
 ) -> Writer:
-    """The best way out that the server has for ``websocket``."""
-    offered = websocket.scope.get("extensions", {}).get(EXTENSION)
-    make: Callable[..., Writer] = offered["writer"] if offered else QueuedWriter
-    return make(connection_id, websocket, outbox, on_end)
+    """The best way out that the server has for ``websocket``.
+
+    :param max_message_size: bytes that a message from the client may have, for a server that looks at them
+        while they arrive.
+    """
+    if offered := websocket.scope.get("extensions", {}).get(EXTENSION):
+        make: Callable[..., Writer] = offered["writer"]
+        return make(connection_id, websocket, outbox, on_end, max_message_size)
+    return QueuedWriter(connection_id, websocket, outbox, on_end)
 
 
 # In place of what a coroutine waits for, if it has come to its end.

@@ -124,6 +124,8 @@ class Writer(_Member, ABC):
         self._gone = True
         self._ending = True
         self.write = _drop
+        # The connection holds its writer.
+        self._on_end = _ignore
         self._outbox.clear()
         self._has_changed()
 
@@ -164,3 +166,7 @@ class Writer(_Member, ABC):
 def _drop(batch: Batch) -> int:
     """Takes the place of ``write`` when nothing may be written any more."""
     return len(batch)
+
+
+def _ignore(code: int, reason: str) -> None:
+    """Takes the place of ``on_end`` when there is nothing to end any more."""
