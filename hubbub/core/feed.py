@@ -352,7 +352,7 @@ class Feed:
                 self.verify()
                 return
             for publication in missing:
-                self._accept(publication)
+                self._accept(publication, is_live=False)
             self._learn(history)
         self._extend_ring(history)
 
@@ -386,7 +386,7 @@ class Feed:
             self._break(history, top)
         else:
             for publication in missing:
-                self._accept(publication)
+                self._accept(publication, is_live=False)
             self._learn(history)
 
     def _learn(self, history: Sequence[Publication]) -> None:
@@ -414,11 +414,11 @@ class Feed:
         for member in self._members.values():
             _tell_broken(member, self.channel, self.position)
 
-    def _accept(self, publication: Publication) -> Frame:
+    def _accept(self, publication: Publication, *, is_live: bool = True) -> Frame:
         self.position = publication.position
         self.last_id = publication.id
         frame = _frame(publication)
-        self._recent().append(publication, frame)
+        self._recent().append(publication, frame, is_live=is_live)
         return self.put_aside(publication, frame)
 
     def _recent(self) -> Ring:
