@@ -137,7 +137,7 @@ class Feed:
         self.position = position
         #: The id of that publication; empty as long as it is not known.
         self.last_id = ""
-        #: Whether an answer to ``repair`` is outstanding.
+        #: Whether what comes waits until :meth:`repaired` is called.
         self.is_repairing = False
         self._schedule = schedule
         self._repair = repair
