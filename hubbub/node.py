@@ -320,8 +320,11 @@ class Node:
 
         :raises EngineUnavailable: the engine cannot be reached. It may have been removed all the same.
         """
-        await self._engine.remove_history(channel)
-        self._subscriptions.forget(channel)
+        try:
+            await self._engine.remove_history(channel)
+        finally:
+            # Also if the answer is lost, or not waited for.
+            self._subscriptions.forget(channel)
         await self.command(Forget(channel))
 
     # For the engine

@@ -9,7 +9,7 @@ from sys import maxsize
 
 import pytest
 
-from hubbub import History, Position, Publication, Unrecoverable, subscriptions
+from hubbub import EngineUnavailable, History, Position, Publication, Unrecoverable, subscriptions
 from hubbub.channels import Channel
 from hubbub.core.frames import Batch
 from hubbub.core.publication import START
@@ -145,6 +145,47 @@ async def test_who_comes_back_cannot_resume_into_what_was_removed_on_any_node(no
     assert here.breaks == there.breaks == [nodes[1].position("chat")]
     await say(nodes[1], "4")
     await until(lambda: here.received[-1:] == there.received[-1:] == ["4"])
+
+
+async def test_removing_a_history_reaches_every_process(engine_url: str, namespace: str) -> None:
+    """On the real engines."""
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for _ in range(2):
+            node = Node(engine_for(engine_url, namespace), lambda name: Channel(name, HISTORY))
+            await node.start()
+            stack.push_async_callback(node.stop, 1012, "", 1)
+            nodes.append(node)
+        here, there = Member(), Member()
+        await nodes[0].join("chat", here)
+        await nodes[1].join("chat", there)
+        first, *_ = await say(nodes[0], "1", "2")
+        await until(lambda: here.received == there.received == ["1", "2"])
+        await nodes[0].remove_history("chat")
+        with pytest.raises(Unrecoverable):
+            await nodes[0].join("chat", Member("late"), since=first)
+        await until(lambda: bool(there.breaks))
+        with pytest.raises(Unrecoverable):
+            await nodes[1].join("chat", Member("late"), since=first)
+
+
+async def test_a_removal_whose_answer_is_lost_is_noticed(
+    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Member()
+    await nodes[0].join("chat", member)
+    first, *_ = await say(nodes[0], "1", "2")
+    await until(lambda: member.received == ["1", "2"])
+
+    async def remove(channel: str) -> None:
+        await server.memory.remove_history(channel)
+        raise EngineUnavailable("no answer")
+
+    monkeypatch.setattr(server.nodes[0], "remove_history", remove)
+    with pytest.raises(EngineUnavailable):
+        await nodes[0].remove_history("chat")
+    with pytest.raises(Unrecoverable):
+        await nodes[0].join("chat", Member("late"), since=first)
 
 
 async def test_a_node_that_was_away_when_a_history_was_removed_finds_out(

@@ -15,10 +15,11 @@ from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 
 from hubbub import Hub, InvalidChannel, InvalidData, Presence, PresenceMember
-from hubbub.attendance import encode_member
+from hubbub import node as node_module
+from hubbub.attendance import companion, encode_member
 from hubbub.core.forms import PLAIN
 from hubbub.core.frames import Batch
-from hubbub.core.publication import Position
+from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.node import Node
 from hubbub.types import JoinLeave
@@ -302,6 +303,23 @@ async def test_a_subscription_that_is_undone_meanwhile_leaves_no_join_without_a_
     await come(node, "last")
     await until(lambda: "last" in watcher.here)
     assert list(watcher.here) == ["first", "last"]
+
+
+async def test_lost_news_are_found_by_the_regular_look(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "TICK", 0.01)
+    monkeypatch.setattr(node_module, "LOOK", 0.02)
+    async with running(server, 60) as one, running(server, 60) as two:
+        watcher = await watching(one)
+        publish = server.nodes[1].publish
+
+        async def lose(publication: Publication, *options: Any) -> Position:
+            return START if publication.channel == companion("room") else await publish(publication, *options)
+
+        monkeypatch.setattr(server.nodes[1], "publish", lose)
+        await come(two, "a")
+        await until(lambda: list(watcher.here) == ["a"])
 
 
 async def test_many_come_at_once(server: Server) -> None:

@@ -62,6 +62,24 @@ def test_what_was_read_from_history_is_kept_for_a_moment() -> None:
     assert kept(ring) == []
 
 
+def test_what_a_repair_has_read_is_kept_for_a_moment() -> None:
+    clock = Clock()
+    ring = Ring(History(ttl=3600), clock)
+    for offset in (1, 2):
+        missed = publication(offset)
+        ring.append(missed, frame(missed), is_live=False)
+    append(ring, publication(3))
+    clock.now += STORM
+    assert kept(ring) == [3]
+    # But not for a shorter time than what is older.
+    missed = publication(4)
+    ring.append(missed, frame(missed), is_live=False)
+    clock.now += 2 * STORM
+    assert kept(ring) == [3, 4]
+    clock.now += 3600
+    assert kept(ring) == []
+
+
 def test_older_ones_expire_as_much_earlier_as_they_were_accepted_earlier() -> None:
     clock = Clock()
     ring = Ring(History(ttl=5), clock)

@@ -146,7 +146,7 @@ class Feed:
         self.position = position
         #: The id of that publication; empty as long as it is not known.
         self.last_id = ""
-        #: Whether an answer to ``repair`` is outstanding.
+        #: Whether what comes waits until :meth:`repaired` is called.
         self.is_repairing = False
         self._schedule = schedule
         self._repair = repair
@@ -385,8 +385,8 @@ class Feed:
             return
         for publication in history:
             if self._is_next(publication):
-                self._accept(publication)
-            self._learn(history)
+                self._accept(publication, is_live=False)
+        self._learn(history)
         self._extend_ring(history)
 
     # Inside
@@ -425,8 +425,8 @@ class Feed:
             self._break(history, top)
         else:
             for publication in missing:
-                self._accept(publication)
-            self._learn(history)
+                self._accept(publication, is_live=False)
+        self._learn(history)
 
     def _learn(self, history: Sequence[Publication]) -> None:
         """Take the id of the publication at our position from what was read, if it is not known."""
@@ -454,11 +454,11 @@ class Feed:
         for member in members:
             _tell_broken(member, self.channel, self.position)
 
-    def _accept(self, publication: Publication) -> Frame:
+    def _accept(self, publication: Publication, *, is_live: bool = True) -> Frame:
         self.position = publication.position
         self.last_id = publication.id
         frame = frame_of(publication)
-        self._recent().append(publication, frame)
+        self._recent().append(publication, frame, is_live=is_live)
         return self.put_aside(publication, frame)
 
     def _recent(self) -> Ring:

@@ -54,10 +54,17 @@ class Ring:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def append(self, publication: Publication, frame: Frame) -> None:
-        """Take what has just come, the next after the newest."""
+    def append(self, publication: Publication, frame: Frame, *, is_live: bool = True) -> None:
+        """Take the next one after the newest.
+
+        :param is_live: whether it has just come; otherwise it was read from the history just now.
+        """
         now = self._clock()
-        self._entries.append(_Entry(frame, publication, now + self._ttl))
+        until = now + (self._ttl if is_live else min(self._ttl, STORM))
+        if self._entries and not is_live:
+            # It was accepted after the one before it, and does not go before that.
+            until = max(until, self._entries[-1].until)
+        self._entries.append(_Entry(frame, publication, until))
         self._bytes += frame.cost
         self._trim(now)
 
