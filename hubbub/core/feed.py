@@ -187,7 +187,7 @@ class Feed:
         """
         self.flush()
         if opening is not None:
-            deliver(Batch((opening,), self.channel, has_positions=True), (member,))
+            deliver(Batch((opening,)), (member,))
         self._add(member, form)
 
     def resume(
@@ -226,7 +226,8 @@ class Feed:
             if frame.publication.exclude != member.id:
                 piece.append(encoded)
         if piece:
-            deliver(Batch(piece, self.channel, has_positions=True), (member,))
+            # As what is sent to one client directly: it was asked whether it has room.
+            deliver(Batch(piece), (member,))
         reached = Position(offset, self.position.epoch)
         if reached == self.position:
             self._add(member, form)
