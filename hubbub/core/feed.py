@@ -233,6 +233,12 @@ class Feed:
             self._add(member, form)
         return reached
 
+    def remembers(self, since: Position) -> bool:
+        """Whether memory holds what was published after ``since``, which is something."""
+        offset, epoch = self.position
+        is_of_epoch = since == START or since.epoch == epoch
+        return is_of_epoch and offset - len(self._ring or ()) <= since.offset < offset
+
     def leave(self, member: Member) -> None:
         """Let ``member`` go, after it has been handed everything that was published until now."""
         self.flush()
