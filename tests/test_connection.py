@@ -1,4 +1,4 @@
-"""What ``subscribe`` does for one client: envelopes, ids, and who is told what in which order."""
+"""What ``subscribe`` does for one client: envelopes, ids, and the order of what it is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscribers that join a feed in pieces, while whatever can happen to it happens.
+"""Subscribers that join a feed in pieces, while anything may happen to it.
 
 The machine of ``test_feed_recovery`` goes on: its engine loses, doubles, forgets and is set back. To its feed
 come clients that take what they missed piece by piece, with any of that in between. What they are told by
@@ -68,7 +68,7 @@ class InPieces(Recovery):
         self.arrivals: list[Arrival] = []
 
     def read(self) -> None:
-        # As nodes do, before anyone is told: from here on the old epoch is nobody's.
+        # As nodes do, before members are told: a client that comes back then must not find the old epoch.
         page = self.engine.read(self.feed.since)
         if self.feed.contradicts(*page):
             self.engine.begin()

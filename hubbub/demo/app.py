@@ -75,8 +75,8 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent. What is said comes in envelopes, with the id of each message; besides, the hub tells by
-# itself who is here, who comes and who leaves.
+# What a page is sent. Messages of a room come in envelopes, each with its id. Who is present, joins and leaves
+# is sent by the hub itself.
 
 
 class Said(BaseModel):
