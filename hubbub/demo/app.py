@@ -75,8 +75,8 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent. Messages of a room come in envelopes, each with its id. Who is present, joins and leaves
-# is sent by the hub itself.
+# What a page is sent. Messages of a room come in envelopes, each with its id. The hub itself sends who is
+# present, who joins and who leaves.
 
 
 class Said(BaseModel):
