@@ -197,8 +197,8 @@ class Connection:
         :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed. Not with
             ``positions``: there the client is told ``"recovered": false``, and gets what is new.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
-        :raises ValueError: ``history`` is no whole number or negative; or the client has subscribed already, with another
-            ``positions``.
+        :raises ValueError: ``history`` is no whole number, or negative; or the client has subscribed already,
+            with another ``positions``.
         """
         check_channel(channel)
         since = None if since is None else check_position(since)
