@@ -1,4 +1,4 @@
-"""Rooms with a memory: who was away gets what they missed. Run: hubbub run history:app"""
+"""Rooms with a memory: a client that was away gets what it missed. Run: hubbub run history:app"""
 
 from pathlib import Path
 

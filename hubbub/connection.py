@@ -207,13 +207,13 @@ class Connection:
         :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed. Not with
             ``positions``: there the client is told ``"recovered": false``, and gets what is new.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
-        :raises ValueError: ``history`` is negative; or the client has subscribed already, with another
-            ``positions``.
+        :raises ValueError: ``history`` is no whole number, or negative; or the client has subscribed already,
+            with another ``positions``.
         """
         check_channel(channel)
         since = None if since is None else check_position(since)
-        if history < 0:
-            raise ValueError(f"Expected history to be 0 or greater, but got {history!r}.")
+        if not (isinstance(history, int) and history >= 0):
+            raise ValueError(f"Expected history to be a whole number, 0 or greater, but got {history!r}.")
         writer = self._entered()
         member = self._as_member(channel, info, join_leave)
         form = ENVELOPE if positions else PLAIN

@@ -265,7 +265,7 @@ class Node:
         watch.expect(member)
 
     def watch(self, channel: str, member: Member, what: JoinLeave, form: Form) -> None:
-        """Tell ``member`` who is in ``channel``, and from now on who comes and who leaves."""
+        """Send ``member`` the presence of ``channel``, and from now on its joins and leaves."""
         if (watch := self._watches.get(channel)) is not None:
             watch.add(member, what, form)
 

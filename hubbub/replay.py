@@ -91,6 +91,9 @@ class Replay:
     async def _read(self, after: Position) -> Sequence[Frame]:
         """What follows ``after``, as much as is handed over at a time."""
         async with self._lock:
+            if self.feed.remembers(after):
+                # It was read for another subscriber meanwhile.
+                return ()
             shared = self._shared(after)
             return await self._read_anew(after) if shared is None else shared
 

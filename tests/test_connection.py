@@ -1,4 +1,4 @@
-"""What ``subscribe`` does for one client: envelopes, ids, and who is told what in which order."""
+"""What ``subscribe`` does for one client: envelopes, ids, and the order of what it is sent."""
 
 from __future__ import annotations
 
@@ -247,7 +247,8 @@ def test_a_since_that_is_no_id_closes_that_client_without_a_traceback(since: str
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"history": -1}, ValueError, "0 or greater"),
+        ({"history": -1}, ValueError, "0 or greater, but got -1"),
+        ({"history": 1.5}, ValueError, "a whole number"),
         ({"since": 17}, TypeError, "Expected a position or its id"),
     ],
 )

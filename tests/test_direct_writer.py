@@ -119,6 +119,35 @@ async def test_what_comes_while_it_is_paused_waits_and_goes_first(rig: Rig) -> N
     assert rig.writer.backlog == 0
 
 
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+async def test_a_client_that_is_always_behind_is_ready_for_what_it_missed(policy: SlowConsumer) -> None:
+    rig = Rig(2000, policy)
+    rig.writer.pause()
+    for number in range(20):
+        rig.writer.write(batch(str(number)))
+    assert await asyncio.wait_for(rig.writer.ready(), 5) == 1000
+    # Which is never dropped, and does not cost the client its connection.
+    rig.writer.write(Batch([Frame("text", b"missed")] * 4))
+    for number in range(20):
+        rig.writer.write(batch(str(number)))
+    waits = asyncio.create_task(rig.writer.ready())
+    await asyncio.sleep(0)
+    assert not waits.done()
+    rig.writer.resume()
+    assert await asyncio.wait_for(waits, 5) == 1000
+    assert rig.transport.taken.count("missed") == 4
+    assert rig.let_go == []
+
+
+async def test_a_client_that_has_gone_takes_nothing_of_what_it_missed(rig: Rig) -> None:
+    rig.writer.pause()
+    rig.writer.write(batch("1"))
+    waits = asyncio.create_task(rig.writer.ready())
+    await asyncio.sleep(0)
+    rig.writer.cut()
+    assert await asyncio.wait_for(waits, 5) == 0
+
+
 async def test_a_transport_that_pauses_again_gets_the_rest_later(rig: Rig) -> None:
     rig.writer.pause()
     for number in range(3):

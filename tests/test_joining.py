@@ -1,4 +1,4 @@
-"""Subscribers that join a feed in pieces, while whatever can happen to it happens.
+"""Subscribers that join a feed in pieces, while anything may happen to it.
 
 The machine of ``test_feed_recovery`` goes on: its engine loses, doubles, forgets and is set back. To its feed
 come clients that take what they missed piece by piece, with any of that in between. What they are told by

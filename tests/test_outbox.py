@@ -390,3 +390,19 @@ def test_a_client_is_let_go_when_nothing_is_left_to_drop(policy: SlowConsumer) -
     push(outbox, batch("a", 600))
     take(outbox)
     assert not outbox.push(numbered)
+
+
+@any_policy
+def test_it_is_taken_when_nothing_waits_but_what_may_be_dropped(policy: SlowConsumer) -> None:
+    outbox = Outbox(LIMIT, policy)
+    assert outbox.is_taken
+    push(outbox, batch("a", 300))
+    assert outbox.is_taken == (policy != "disconnect")
+    push(outbox, direct(300))
+    assert not outbox.is_taken
+    take(outbox)
+    take(outbox)
+    # What is being sent does not wait.
+    assert outbox.is_taken
+    push(outbox, Batch(batch("room", 300).frames, "room", has_positions=True))
+    assert not outbox.is_taken

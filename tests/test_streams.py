@@ -488,7 +488,7 @@ def client_of(hub: Hub) -> Iterator[TestClient]:
         yield client
 
 
-def test_a_client_that_counts_comes_back_without_a_gap() -> None:
+def test_a_client_with_a_position_comes_back_without_a_gap() -> None:
     hub = Hub()
     hub.channel("chat", history=HISTORY)
     with client_of(hub) as client:

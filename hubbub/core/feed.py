@@ -223,7 +223,7 @@ class Feed:
         """
         self.flush()
         if opening is not None:
-            deliver(Batch((opening,), self.channel, has_positions=True), (member,))
+            deliver(Batch((opening,)), (member,))
         self._add(member, form)
 
     def resume(
@@ -262,11 +262,18 @@ class Feed:
             if frame.publication.exclude != member.id:
                 piece.append(encoded)
         if piece:
-            deliver(Batch(piece, self.channel, has_positions=True), (member,))
+            # As what is sent to one client directly: it was asked whether it has room.
+            deliver(Batch(piece), (member,))
         reached = Position(offset, self.position.epoch)
         if reached == self.position:
             self._add(member, form)
         return reached
+
+    def remembers(self, since: Position) -> bool:
+        """Whether memory holds what was published after ``since``, which is something."""
+        offset, epoch = self.position
+        is_of_epoch = since == START or since.epoch == epoch
+        return is_of_epoch and offset - len(self._ring or ()) <= since.offset < offset
 
     def leave(self, member: Member) -> None:
         """Let ``member`` go, after it has been handed everything that was published until now."""

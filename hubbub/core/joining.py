@@ -1,7 +1,7 @@
 """Joining: a subscriber on its way into a feed, after it has been handed what it missed.
 
 What was missed goes out in pieces. The last piece and becoming a member are one step, so that nothing can be
-published in between. Whatever happens to the feed between two pieces is found out with the next one: if what
+published in between. What happens to the feed between two pieces is found out with the next one: if what
 follows the last piece is not there any more, the subscriber is told so, as a member would be.
 
 A joining has no engine and does not wait. It is asked for one step after another, and answers which part of

@@ -17,7 +17,7 @@ missed. Before such a client is disconnected, the publications of other channels
 
 Policies drop publications only, and only publications are refused. What is sent to this client directly is
 never dropped: its sender waits for room first (``Connection.send_*``), so it exceeds the bound by one
-message at the most.
+message at the most. Missed publications are sent in this way too, a piece at a time.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ class Outbox:
     def has_room(self) -> bool:
         """Whether a direct send may come in now."""
         return self.size < self.limit
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether nothing waits but what may be dropped. A client that is always behind, as one may be under
+        ``drop_oldest`` and ``latest``, has taken what counts."""
+        return len(self._waiting) == len(self._droppable or ())
 
     def push(self, batch: Batch) -> bool:
         """Let ``batch`` wait. ``False`` when there is no room and the policy is to let the connection go;

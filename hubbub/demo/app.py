@@ -77,8 +77,8 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent. What is said comes in envelopes, with the id of each message; besides, the hub tells by
-# itself who is here, who comes and who leaves.
+# What a page is sent. Messages of a room come in envelopes, each with its id. The hub itself sends who is
+# present, who joins and who leaves.
 
 
 class Said(BaseModel):

@@ -91,10 +91,10 @@ class Writer(_Member, ABC):
             await self._changed()
 
     async def ready(self) -> int:
-        """Wait until the client has taken all that waits. Returns how many bytes of missed publications may
-        be written: half of the outbox, which leaves room for what is published meanwhile; 0 if nothing is
+        """Wait until the client has taken all that it must get. Returns how many bytes of missed publications
+        may be written: half of the outbox, which leaves room for what is published meanwhile; 0 if nothing is
         taken any more."""
-        while self._outbox.size and not self._ending:
+        while not self._outbox.is_taken and not self._ending:
             await self._changed()
         return 0 if self._ending else max(1, self._outbox.limit // 2)
 
