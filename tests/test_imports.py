@@ -24,13 +24,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "demo"),
     ("hubbub",),
     ("hub",),
-    ("connection", "servers"),
+    ("connection", "lifecycle", "servers"),
     ("endings", "messages", "node", "publisher", "transports"),
     ("watch",),
     ("attendance", "channels", "control", "subscriptions"),
     ("engines",),
-    ("core",),
-    ("codes", "exceptions", "origins", "types"),
+    ("core", "workers"),
+    ("codes", "exceptions", "origins", "threads", "types"),
 )
 
 #: What may not be imported although it lies below.

@@ -1,4 +1,4 @@
-"""The start of an app, told in one line if it is the engine that is not there."""
+"""The start of an app, told in one line if it is the engine that is not there or does not fit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hubbub.exceptions import EngineUnavailable
+from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 
 class Lifespan:
-    """An app around ``app`` that says why an engine cannot be reached, instead of where in the code it was
+    """An app around ``app`` that says why an engine cannot be used, instead of where in the code it was
     noticed: the traceback leads into Hubbub, and there is nothing to be mended there."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,9 +35,9 @@ class Lifespan:
 
         try:
             await self._app(scope, receive, hold)
-        except EngineUnavailable as exc:
+        except (EngineUnavailable, InvalidURL) as exc:
             if failure is not None:
-                failure["message"] = f"{exc} To find out more, run: hubbub doctor URL"
+                failure["message"] = str(exc)
             raise
         finally:
             if failure is not None:

@@ -61,9 +61,13 @@ class MemoryEngine(Engine):
 
     def __init__(self, url: str, namespace: str = "hubbub") -> None:
         super().__init__(url, namespace)
-        if url.lower() != "memory://":
+        if url.lower() not in ("memory://", "memory://?alone=yes"):
             # What is behind it is not repeated: it may have been meant for another engine, with a password.
-            raise InvalidURL("Expected 'memory://' with nothing behind it, but got something behind it.")
+            raise InvalidURL(
+                "Expected 'memory://' with nothing behind it but '?alone=yes', and got something else behind "
+                "it."
+            )
+        self.is_alone = "?" in url
         self._sink: Sink | None = None
         # The least recently used first.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
