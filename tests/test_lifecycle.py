@@ -460,8 +460,8 @@ async def test_an_app_publishes_from_its_start_to_the_end_of_its_handlers(
             assert [await receive(client) for _ in range(4)] == ["up", "task 0", "task 1", "task 2"]
             await server.stop()
         assert "put 'async with hub:' around the 'yield'" in server.log
-        # hypercorn cancels handlers before it ends the app.
-        if command != "hypercorn":
+        # hypercorn cancels handlers before it ends the app, and granian may not close their sockets in time.
+        if command in ("hubbub run", "uvicorn"):
             assert "The handler has ended." in server.log
             assert "Traceback" not in server.log
 
