@@ -67,8 +67,6 @@ class Channel:
                 "Expected at most one {name:path}, and something between two parameters, so that a name fits "
                 f"in one way only, but got {self.pattern!r}."
             )
-        # A name that fits has to be one that a channel can have.
-        check_channel("x".join(literals))
         object.__setattr__(self, "_regex", _regex(literals, [kind for _, kind in parameters]))
 
     def fits(self, name: str) -> bool:
@@ -101,8 +99,10 @@ class Channels:
 
     def add(self, channel: Channel) -> None:
         """
-        :raises InvalidChannel: the pattern has been declared already.
+        :raises InvalidChannel: the pattern has been declared already, or fits no name that a channel can
+            have.
         """
+        check_channel(_PARAMETER.sub("x", channel.pattern))
         if any(declared.pattern == channel.pattern for declared in self._declared):
             raise InvalidChannel(
                 f"Expected each channel to be declared once, but {channel.pattern!r} is declared twice."

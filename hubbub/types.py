@@ -80,8 +80,10 @@ def check_seconds(name: str, value: object, *, most: float | None = None) -> Non
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"Expected {name} as a number of seconds, but got {value!r}.")
-    if not value > 0 or math.isinf(value):
-        raise ValueError(f"Expected {name} to be greater than 0 and finite, but got {value!r}.")
+    if not value > 0:
+        raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
+    if math.isinf(value):
+        raise ValueError(f"Expected {name} to be finite, but got {value!r}.")
     if most is not None and value > most:
         raise ValueError(f"Expected {name} to be at most {most:,.0f} s, but got {value!r:.50}.")
 
