@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
+from starlette.websockets import WebSocketDisconnect
 
 from hubbub import Hub, InvalidChannel, InvalidData, InvalidURL, Position
 from hubbub.hub import hubs
@@ -123,3 +126,39 @@ def test_who_has_unsubscribed_hears_nothing_until_they_subscribe_again() -> None
         assert ann.receive_text() == "joined"
         client.post("/notes/chat", json={"text": "heard"})
         assert ann.receive_json() == {"text": "heard"}
+
+
+def test_who_uses_a_connection_behind_its_block_is_told_so() -> None:
+    app, hub = FastAPI(), Hub()
+    app.include_router(hub.router)
+    elsewhere: list[BaseException | None] = []
+    refused: list[str] = []
+
+    @app.websocket("/{how}")
+    async def ws(websocket: WebSocket, how: str) -> None:
+        async with hub.connection(websocket) as client:
+            # Whatever the loop has been left by.
+            async for _ in client.iter_text():
+                break
+        # To another task, it is a connection that has ended, as it does when the client leaves.
+        task = asyncio.create_task(client.send("late"))
+        await asyncio.wait([task])
+        elsewhere.append(task.exception())
+        uses: dict[str, Callable[[], Awaitable[object]]] = {
+            "send": lambda: client.send("late"),
+            "receive": client.receive,
+            "subscribe": lambda: client.subscribe("chat"),
+            "close": client.close,
+        }
+        with pytest.raises(RuntimeError, match=r"block of 'async with hub\.connection\(websocket\)' has
+        ended"):
+            await uses[how]()
+        refused.append(how)
+
+    with TestClient(app) as client:
+        for how in ("send", "receive", "subscribe", "close"):
+            with client.websocket_connect(f"/{how}") as socket:
+                socket.send_text("x")
+                assert socket.receive()["code"] == 1000
+    assert refused == ["send", "receive", "subscribe", "close"]
+    assert all(exc is None or isinstance(exc, WebSocketDisconnect) for exc in elsewhere)

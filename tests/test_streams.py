@@ -143,6 +143,36 @@ async def say(node: Node, *texts: str, channel: str = "chat") -> list[Position]:
     ]
 
 
+# Leaving
+
+
+async def test_a_channel_whose_subscription_outlives_who_asked_for_it_is_left_in_the_end(
+    node: Node, engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe, may_subscribe, left = engine.subscribe, asyncio.Event(), asyncio.Event()
+
+    async def slow_subscribe(channel: str, history: History | None = None) -> Top:
+        await may_subscribe.wait()
+        return await subscribe(channel, history)
+
+    async def unsubscribe(channel: str) -> None:
+        left.set()
+
+    monkeypatch.setattr(engine, "subscribe", slow_subscribe)
+    monkeypatch.setattr(engine, "unsubscribe", unsubscribe)
+    joining = asyncio.create_task(node.join("chat", Member()))
+    await asyncio.sleep(0)
+    joining.cancel()
+    await asyncio.wait([joining])
+    # Until well after the node has had a look at what it may leave.
+    now = asyncio.get_running_loop().time()
+    for later in (1, 2, 3):
+        node._subscriptions.tick(now + later)
+    may_subscribe.set()
+    async with asyncio.timeout(10):
+        await left.wait()
+
+
 # Joining and resuming
 
 

@@ -64,8 +64,8 @@ class MemoryEngine(Engine):
         if url.lower() not in ("memory://", "memory://?alone=yes"):
             # What is behind it is not repeated: it may have been meant for another engine, with a password.
             raise InvalidURL(
-                "Expected 'memory://' with nothing behind it but '?alone=yes', and got something else behind "
-                "it."
+                "Expected 'memory://' with nothing behind it, or 'memory://?alone=yes', but got something "
+                "else behind it."
             )
         self.is_alone = "?" in url
         self._sink: Sink | None = None
