@@ -200,7 +200,8 @@ async def test_a_stop_that_is_cancelled_stops_all_the_same(monkeypatch: pytest.M
     node = hub._lifecycle.running()
 
     class Stubborn:
-        id, user, backlog, dropped = "1", None, 0, 0
+        id, backlog, dropped = "1", 0, 0
+        user: str | None = None
 
         def __init__(self) -> None:
             self.told = asyncio.Event()
