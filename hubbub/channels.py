@@ -76,14 +76,13 @@ class Channel:
     def why_not(self, name: str) -> str:
         """Why ``name``, which nearly fits, does not: '' if it does not nearly fit."""
         literals, parameters = _split(self.pattern)
-        nearly = _regex(literals, [":path"] * len(parameters)).fullmatch(name)
-        if nearly is None:
-            return ""
-        for (parameter, kind), value in zip(parameters, nearly.groups(), strict=True):
-            if not kind and (separator := re.search("[:/]", value)):
+        for index, (parameter, _) in enumerate(parameters):
+            kinds = [":path" if each == index else kind for each, (_, kind) in enumerate(parameters)]
+            nearly = _regex(literals, kinds).fullmatch(name)
+            if nearly and (separator := re.search("[:/]", nearly[index + 1])):
                 return (
-                    f"{name!r} does not match {self.pattern!r}: {{{parameter}}} matches no {separator[0]!r}; "
-                    f"use {{{parameter}:path}}."
+                    f"{name!r} does not match {self.pattern!r}: {{{parameter}}} matches no "
+                    f"{separator[0]!r}; use {{{parameter}:path}}."
                 )
         return ""
 

@@ -105,7 +105,10 @@ class Node:
         try:
             await self.join(CONTROL, self._control)
         except BaseException:
-            await self._engine.stop()
+            try:
+                await self._subscriptions.stop()
+            finally:
+                await self._engine.stop()
             raise
         if keeps_presence:
             self._attendance.start()

@@ -49,15 +49,49 @@ _POLL = 0.1
 
 
 class _LockFile:
-    """A file that one process at a time holds the lock of, on behalf of any number of hubs in it.
-
-    It is never closed: closing one descriptor of a file ends all locks that a process has on it.
-    """
+    """A file that one process at a time has the lock of, on behalf of any number of hubs in it."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = self._open()
+        #: Hubs of this process that have the lock, or wait for it.
+        self.hubs = 0
+
+    def _open(self) -> int:
         # Not one that another user has put there, be it a link or a file.
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self.holders = 0
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def try_lock(self) -> bool:
+        """Returns whether this process has the lock. What is forked from it does not have it."""
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return False
+            if self._is_in_place():
+                os.utime(self._descriptor)
+                return True
+            # The process that had it before has removed it: others lock the one that is there now.
+            removed, self._descriptor = self._descriptor, self._open()
+            os.close(removed)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    @property
+    def age(self) -> float:
+        """Seconds since a process got the lock."""
+        return time.time() - os.fstat(self._descriptor).st_mtime
+
+    def close(self, *, remove: bool) -> None:
+        """Give up the lock. Closing one descriptor of a file ends all locks that a process has on it."""
+        if remove:
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self._descriptor)
 
 
 # By process and path: a child that is forked inherits the descriptors, but no locks.
@@ -71,9 +105,8 @@ async def the_only_worker() -> AsyncIterator[None]:
     :raises InvalidURL: another worker is, and does not leave within ``PATIENCE`` seconds.
     """
     async with AsyncExitStack() as stack:
-        for path in [_lock_file(address) for address in bound_addresses()]:
-            if (file := await _claim(path)) is not None:
-                stack.callback(_release, file)
+        for address in bound_addresses():
+            await stack.enter_async_context(_locked(_lock_file(address)))
         yield
 
 
@@ -123,30 +156,39 @@ def _lock_file(address: str) -> Path:
     return folder / f"hubbub-{os.getuid()}-{sha256(address.encode()).hexdigest()[:16]}.lock"
 
 
-async def _claim(path: Path) -> _LockFile | None:
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
     key = (os.getpid(), path)
     try:
         file = _lock_files[key] = _lock_files.get(key) or _LockFile(path)
     except OSError as exc:
         logger.warning("Cannot tell whether other workers serve this app: %s.", exc)
-        return None
-    if file.holders == 0:
-        await _lock(file.descriptor)
-    file.holders += 1
-    return file
+        yield
+        return
+    file.hubs += 1
+    has_lock = False
+    try:
+        has_lock = await _lock(file)
+        yield
+    finally:
+        file.hubs -= 1
+        if file.hubs == 0:
+            del _lock_files[key]
+            file.close(remove=has_lock)
 
 
-async def _lock(descriptor: int) -> None:
+async def _lock(file: _LockFile) -> bool:
+    """Returns whether this process has the lock: it may be that there are none."""
     deadline = time.monotonic() + PATIENCE
     has_told = False
     while True:
-        with suppress(OSError):
-            # Of the process, not of the file: what is forked from this worker does not hold it.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.utime(descriptor)
-            return
-        age = time.time() - os.fstat(descriptor).st_mtime
-        if 0 <= age < NEW or time.monotonic() >= deadline:
+        try:
+            if file.try_lock():
+                return True
+        except OSError as exc:
+            logger.warning("Cannot tell whether other workers serve this app: %s.", exc)
+            return False
+        if 0 <= file.age < NEW or time.monotonic() >= deadline:
             raise InvalidURL(
                 "Expected one process for a hub on memory://, which reaches one process only, but another "
                 f"worker of this server has started such a hub. {ADVICE} If the workers have nothing to do "
@@ -160,9 +202,3 @@ async def _lock(descriptor: int) -> None:
                 PATIENCE,
             )
         await asyncio.sleep(_POLL)
-
-
-def _release(file: _LockFile) -> None:
-    file.holders -= 1
-    if file.holders == 0:
-        fcntl.lockf(file.descriptor, fcntl.LOCK_UN)

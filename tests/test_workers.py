@@ -23,6 +23,7 @@ from tests.servers import Command, Server, serve
 DEADLINE = 60.0
 
 APP = """
+import asyncio
 import os
 from fastapi import FastAPI, WebSocket
 from hubbub import Hub
@@ -37,6 +38,12 @@ async def ws(websocket: WebSocket):
         await client.send(os.getpid())
         async for _ in client.iter_text():
             pass
+
+@app.websocket("/stays")
+async def stays(websocket: WebSocket):
+    await ws(websocket)
+    while not os.path.exists("leave"):
+        await asyncio.sleep(0.05)
 """
 
 GUNICORN = ("gunicorn", "{target}", "-b", "127.0.0.1:{port}", "-k", "uvicorn.workers.UvicornWorker")
@@ -135,16 +142,21 @@ async def test_a_worker_that_replaces_one_that_is_about_to_leave_waits_for_it(
     log: Path, tmp_path: Path
 ) -> None:
     async with serving(WORKERS["gunicorn"], log, app(tmp_path), "1") as server:
-        async with connect(f"{server.ws}/ws") as client:
+        async with connect(f"{server.ws}/stays") as client:
             first = await receive(client)
             # As if it had been there for a while.
             os.utime(workers._lock_file(f"127.0.0.1:{server.port}"), (0, 0))
             server.process.send_signal(signal.SIGHUP)
             await client.wait_closed()
+        await eventually(lambda: "Waiting up to 20 s for it to stop" in server.log)
+        (tmp_path / "leave").touch()
 
         async def another() -> bool:
-            async with connect(f"{server.ws}/ws") as client:
-                return await receive(client) != first
+            try:
+                async with connect(f"{server.ws}/ws") as client:
+                    return await receive(client) != first
+            except (OSError, WebSocketException):
+                return False
 
         await eventually(another)
         assert server.process.returncode is None
@@ -171,6 +183,12 @@ def bound() -> Iterator[socket.socket]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock
+        # Workers that are killed leave it behind.
+        lock_file(sock).unlink(missing_ok=True)
+
+
+def lock_file(sock: socket.socket) -> Path:
+    return workers._lock_file(f"127.0.0.1:{sock.getsockname()[1]}")
 
 
 def _worker(sock: socket.socket, conversation: Connection) -> None:
@@ -240,9 +258,37 @@ async def test_hubs_of_one_process_share_its_place(bound: socket.socket) -> None
         worker = Worker(bound)
         assert await worker.outcome() == "refused"
         worker.end()
+    assert not lock_file(bound).exists()
     worker = Worker(bound)
     assert await worker.outcome() == "started"
     worker.end()
+
+
+async def test_two_hubs_that_wait_for_another_worker_start_when_it_leaves(
+    bound: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "NEW", 0)
+    worker = Worker(bound)
+    assert await worker.outcome() == "started"
+    one, two = Hub(), Hub()
+    entering = [asyncio.create_task(hub.__aenter__()) for hub in (one, two)]
+    await asyncio.sleep(0)
+    # One that does not wait any longer costs the other one nothing.
+    third = asyncio.create_task(Hub().__aenter__())
+    await asyncio.sleep(0)
+    third.cancel()
+    await asyncio.wait([third])
+    worker.end()
+    # As a worker does that leaves by itself.
+    lock_file(bound).unlink()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(*entering)
+    await one.__aexit__(None, None, None)
+    worker = Worker(bound)
+    assert await worker.outcome() == "refused"
+    worker.end()
+    await two.__aexit__(None, None, None)
+    assert not lock_file(bound).exists()
 
 
 async def test_a_worker_that_is_waited_for_and_stays_is_not_waited_for_for_ever(
