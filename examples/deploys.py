@@ -1,23 +1,30 @@
 """Deployments, announced from wherever they happen. Run: hubbub run deploys:app"""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, WebSocket
 
-from hubbub import History, Hub, Publisher
+from hubbub import History, Hub
 
-URL = os.environ.get("DEPLOYS_HUB", "sqlite:///deploys.db")
-
-hub = Hub(URL)
+hub = Hub(os.environ.get("DEPLOYS_HUB", "sqlite:///deploys.db"))
 hub.channel("deploys", history=History(size=100))
-publisher = Publisher(URL)
-app = FastAPI()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    await hub.publish("deploys", {"status": "the app is up"})
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
 app.include_router(hub.router)
 
 
 @app.post("/deploys")
 def deploy(version: str) -> int:
-    position = publisher.publish("deploys", {"version": version, "status": "planned"})
+    position = hub.publish_sync("deploys", {"version": version, "status": "planned"})
     return position.offset
 
 

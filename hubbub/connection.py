@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,7 +31,7 @@ from hubbub.origins import is_allowed
 from hubbub.throttle import Throttle
 from hubbub.transports.websocket import claim, open_writer
 from hubbub.transports.writer import Writer
-from hubbub.types import JoinLeave, PresenceMember, SlowConsumer
+from hubbub.types import JoinLeave, PresenceMember, SlowConsumer, User, check_utf8, user_id
 
 logger = logging.getLogger("hubbub.connection")
 
@@ -66,13 +67,12 @@ class Connection:
         websocket: WebSocket,
         options: ConnectionOptions,
         *,
-        user: str | None = None,
+        user: User | None = None,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
     ) -> None:
         #: Unique among all connections of the hub.
         self.id: str = uuid4().hex
-        #: Whoever the application says this is.
         self.user = user
         #: The Starlette object, for everything that is not here.
         self.websocket = websocket
@@ -97,6 +97,21 @@ class Connection:
         self._client_left = False
         # When the writer found the client gone, while the handler has not been told yet.
         self._gone_since: float | None = None
+        # The task whose block has ended. Weakly: it may have failed, and then holds this by its traceback.
+        self._left_by: weakref.ref[asyncio.Task[Any]] | None = None
+
+    @property
+    def user(self) -> str | None:
+        """Whoever the application says this is. An ``int`` or a ``UUID`` that is assigned becomes its
+        ``str``.
+
+        :raises TypeError: something else is assigned.
+        """
+        return self._user
+
+    @user.setter
+    def user(self, user: User | None) -> None:
+        self._user = None if user is None else user_id(user)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r} channels={len(self._channels)}>"
@@ -157,6 +172,8 @@ class Connection:
                 await self._finish(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._node.remove(self)
+            if (task := asyncio.current_task()) is not None:
+                self._left_by = weakref.ref(task)
         return False
 
     # Channels
@@ -200,20 +217,20 @@ class Connection:
             ``positions``, ``"members"`` are called ``"entries"``.
         :return: the channel's position at the moment in which the client joined it, after it was sent what it
             had missed.
-        :raises InvalidChannel: not a name a channel can have; or ``info`` or ``join_leave`` is given for a
-            channel without presence.
+        :raises InvalidChannel: not a name a channel can have; or ``since`` or ``history`` is given for a
+            channel that is not declared with a history; or ``info`` or ``join_leave`` for one without
+            presence.
         :raises InvalidData: ``info`` cannot be written as JSON, or is too long.
         :raises InvalidPosition: ``since`` is not the id of a position.
         :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed. Not with
             ``positions``: there the client is told ``"recovered": false``, and gets what is new.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
-        :raises ValueError: ``history`` is no whole number, or negative; or the client has subscribed already,
-            with another ``positions``.
+        :raises TypeError: ``history`` is no whole number.
+        :raises ValueError: both ``since`` and ``history`` are given, or ``history`` is negative; or the client
+            has subscribed already, with another ``positions``.
         """
-        check_channel(channel)
         since = None if since is None else check_position(since)
-        if not (isinstance(history, int) and history >= 0):
-            raise ValueError(f"Expected history to be a whole number, 0 or greater, but got {history!r}.")
+        self._node.check_history(check_channel(channel), since, history)
         writer = self._entered()
         member = self._as_member(channel, info, join_leave)
         form = ENVELOPE if positions else PLAIN
@@ -309,6 +326,7 @@ class Connection:
         :raises WebSocketDisconnect: the client has gone, or the connection was closed from this side. Left
             uncaught, it ends the block without being an error.
         """
+        self._entered()
         if self._ended is not None:
             raise WebSocketDisconnect(*self._ended)
         if self._receiving is not None:
@@ -443,6 +461,12 @@ class Connection:
             raise RuntimeError(
                 'Expected the connection to be open: use "async with hub.connection(websocket)".'
             )
+        # For other tasks, the connection has ended as it does when the client leaves.
+        if self._left_by is not None and self._left_by() is asyncio.current_task():
+            raise RuntimeError(
+                "Expected the connection to be used inside of its block, but the block of 'async with "
+                "hub.connection(websocket)' has ended, and the connection with it."
+            )
         return self._writer
 
     def _check_host(self) -> None:
@@ -556,6 +580,19 @@ class Connection:
             self._ended = (code, reason)
             if self._receiving is not None:
                 self._receiving.cancel()
+
+
+def connection_id(connection: Connection | str) -> str:
+    """The id of ``connection``, which may be given by its id.
+
+    :raises TypeError: it is neither.
+    :raises ValueError: it is a ``str`` that cannot be written as UTF-8.
+    """
+    if isinstance(connection, Connection):
+        return connection.id
+    if isinstance(connection, str):
+        return check_utf8("the id of a connection", connection)
+    raise TypeError(f"Expected a Connection or the id of one, but got {type(connection).__name__}.")
 
 
 def _check_type(data: object, *types: type) -> None:

@@ -3,10 +3,10 @@
 ::
 
     HubbubError
-    ├── InvalidURL            (ValueError)    the URL given to Hub names no engine
+    ├── InvalidURL            (ValueError)    the URL given to Hub names no engine, or none that fits
     ├── MissingExtra          (ImportError)   the engine needs a package that is not installed
     ├── HubNotRunning         (RuntimeError)  the hub has not started, or has stopped
-    ├── InvalidChannel        (ValueError)    not a name a channel can have
+    ├── InvalidChannel        (ValueError)    not a name a channel can have, or not declared as it is used
     ├── InvalidPosition       (ValueError)    not the id of a position
     ├── InvalidData           (TypeError)     not something that can be sent
     ├── EngineUnavailable     (ConnectionError)  the engine cannot be reached
@@ -38,7 +38,8 @@ class HubbubError(Exception):
 
 
 class InvalidURL(HubbubError, ValueError):
-    """The URL given to ``Hub`` names no engine."""
+    """The URL given to ``Hub`` names no engine, or one that does not fit: ``memory://`` reaches no other
+    process, so it fits neither several workers nor a ``Publisher``."""
 
 
 class MissingExtra(HubbubError, ImportError):
@@ -51,7 +52,8 @@ class HubNotRunning(HubbubError, RuntimeError):
 
 
 class InvalidChannel(HubbubError, ValueError):
-    """The name is empty, too long, or has characters that a channel name may not have."""
+    """The name is empty, too long, or has characters that a channel name may not have; or the channel is not
+    declared with what is asked of it, such as a history."""
 
 
 class InvalidPosition(HubbubError, ValueError):

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, get_args
 from weakref import WeakSet
 
 from fastapi import APIRouter
+from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
-from hubbub.channels import Channel
+from hubbub.channels import Channel, Channels
 from hubbub.codes import CloseCode, check_code, clip_reason
-from hubbub.connection import Connection, ConnectionOptions
+from hubbub.connection import Connection, ConnectionOptions, connection_id
 from hubbub.control import Disconnect
 from hubbub.core.publication import (
     START,
     Position,
     Publication,
     check_channel,
+    check_key,
     check_position,
     encode,
     publication_ids,
 )
-from hubbub.engines import engine_for
-from hubbub.exceptions import HubNotRunning, InvalidChannel, Unrecoverable
+from hubbub.engines import doctor_command, engine_for
+from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, Unrecoverable
 from hubbub.hosts import parse_hosts
+from hubbub.lifecycle import Lifecycle
 from hubbub.logs import protect_logs
 from hubbub.node import Node
 from hubbub.origins import parse_origins
 from hubbub.servers.adoption import adopt_server, adopt_server_of
 from hubbub.servers.stopping import Stopping
-from hubbub.types import Health, History, Presence, SlowConsumer
+from hubbub.threads import refuse_event_loop
+from hubbub.types import (
+    Health,
+    History,
+    Presence,
+    SlowConsumer,
+    User,
+    check_count,
+    check_seconds,
+    user_id,
+)
+from hubbub.workers import the_only_worker
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
 hubs: WeakSet[Hub] = WeakSet()
@@ -62,6 +75,24 @@ class Stats:
     let_go: int
     outages: int
     away: float
+
+
+class HubRouter(APIRouter):
+    """A router that knows whether it is included in an app, or in another router."""
+
+    def __init__(self, lifespan: Lifespan[Any]) -> None:
+        super().__init__(lifespan=lifespan)
+        #: Whether its lifespan has been taken, which is what including a router does.
+        self.is_included = False
+
+    @property
+    def lifespan_context(self) -> Lifespan[Any]:
+        self.is_included = True
+        return self._lifespan_context
+
+    @lifespan_context.setter
+    def lifespan_context(self, lifespan: Lifespan[Any]) -> None:
+        self._lifespan_context = lifespan
 
 
 class Hub:
@@ -94,6 +125,7 @@ class Hub:
         who look at presence. For an outage of the engine that is shorter, nobody has.
     :raises InvalidURL: no engine has the URL's scheme.
     :raises MissingExtra: the engine needs a package that is not installed.
+    :raises TypeError: another parameter is of the wrong type.
     :raises ValueError: another parameter is out of range.
     """
 
@@ -111,15 +143,11 @@ class Hub:
         close_timeout: float = 5.0,
         presence_ttl: float = 30.0,
     ) -> None:
-        for name, value in {
-            "max_message_size": max_message_size,
-            "outbox_limit": outbox_limit,
-            "send_timeout": send_timeout,
-            "close_timeout": close_timeout,
-            "presence_ttl": presence_ttl,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
+        check_count("max_message_size", max_message_size, least=1)
+        check_count("outbox_limit", outbox_limit, least=1)
+        check_seconds("send_timeout", send_timeout)
+        check_seconds("close_timeout", close_timeout)
+        check_seconds("presence_ttl", presence_ttl)
         self._options = ConnectionOptions(
             allow_origins=parse_origins(allow_origins),
             hosts=parse_hosts(hosts),
@@ -132,14 +160,14 @@ class Hub:
         #: Where this hub's publications meet those of other processes.
         self.engine = engine_for(url, namespace)
         #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
-        self.router = APIRouter(lifespan=self._lifespan)
+        self.router = HubRouter(self._lifespan)
 
         self._presence_ttl = presence_ttl
-        self._channels: list[Channel] = []
+        self._channels = Channels()
         self._ids = publication_ids()
-        self._node: Node | None = None
-        self._entered = 0
-        self._has_run = False
+        self._lifecycle = Lifecycle(self._start, self._stop)
+        # What to undo when the node has stopped.
+        self._undo = AsyncExitStack()
         #: Tells streams that the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
         self.stopping = Stopping()
         # Whether it is known which server this is.
@@ -147,42 +175,72 @@ class Hub:
         hubs.add(self)
 
     def __repr__(self) -> str:
-        state = "running" if self._node else "stopped" if self._has_run else "not started"
-        return f"<Hub {type(self.engine).__name__} {state}>"
+        return f"<Hub {type(self.engine).__name__} {self._lifecycle.state}>"
 
-    # Start and stop
+    # Lifecycle
 
     async def __aenter__(self) -> Self:
-        """Start the hub on this event loop. Entered again, it stops with the last exit."""
+        """Start the hub on this event loop. Entered again, it stops with the last exit.
+
+        :raises EngineUnavailable: the engine cannot be reached.
+        :raises HubNotRunning: the hub runs on another event loop.
+        :raises InvalidURL: the engine is ``memory://``, and this process is one of several workers.
+        """
         if not self._knows_server:
+            # Here, since this is the task of the server's lifespan; a hub may start in any other.
             self._knows_server = adopt_server(self.stopping)
-        if self._node is None:
-            protect_logs()
-            node = Node(self.engine, self._channel_of, self._presence_ttl)
-            await node.start(keeps_presence=any(declared.presence for declared in self._channels))
-            self._node = node
-            self._has_run = True
-        self._entered += 1
+        try:
+            await self._lifecycle.__aenter__()
+        except HubbubError as exc:
+            # The message says it all; where in Hubbub it was noticed is of no use to anybody.
+            raise exc.with_traceback(None) from None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._entered -= 1
-        if self._entered == 0 and self._node is not None:
-            self.stopping.begin()
-            self.stopping = Stopping()
-            self._knows_server = False
-            try:
-                # What is still connected is asked to come back; the handlers may publish until the end.
-                await self._node.stop(CloseCode.SERVICE_RESTART, "restart", self._options.close_timeout)
-            finally:
-                self._node = None
+        await self._lifecycle.__aexit__(kind, exc, traceback)
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with self:
+            self._lifecycle.app_started()
             yield
+
+    async def _start(self) -> Node:
+        protect_logs()
+        async with AsyncExitStack() as undo:
+            if not (self.engine.across_processes or self.engine.is_alone):
+                await undo.enter_async_context(the_only_worker())
+            node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
+            try:
+                await node.start(keeps_presence=any(declared.presence for declared in self._channels))
+            except EngineUnavailable as exc:
+                raise EngineUnavailable(
+                    f"{exc} To find out more, run: {doctor_command(self.engine.url, self.engine.namespace)}"
+                ) from None
+            self._undo = undo.pop_all()
+        return node
+
+    async def _stop(self, node: Node) -> None:
+        self.stopping.begin()
+        self.stopping = Stopping()
+        self._knows_server = False
+        async with self._undo:
+            # What is still connected is asked to come back; the handlers may publish until the end.
+            await node.stop(CloseCode.SERVICE_RESTART, "restart", self._options.close_timeout)
+
+    async def _running(self) -> Node:
+        """The running node; started now, if the app has not come to that yet.
+
+        :raises HubNotRunning: the hub is not included in an app and has not started, or has stopped.
+        """
+        if self._lifecycle.node is None and self.router.is_included:
+            try:
+                await self._lifecycle.start_early()
+            except HubbubError as exc:
+                raise exc.with_traceback(None) from None
+        return self._lifecycle.running()
 
     # Connections
 
@@ -190,7 +248,7 @@ class Hub:
         self,
         websocket: WebSocket,
         *,
-        user: str | None = None,
+        user: User | None = None,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
         slow_consumer: SlowConsumer | None = None,
@@ -199,13 +257,14 @@ class Hub:
 
         :param websocket: as FastAPI passes it to the endpoint. It is accepted when the block is entered,
             unless it has been before.
-        :param user: who this is, if the application knows.
+        :param user: who this is, if the application knows. An ``int`` or a ``UUID`` stands for its ``str``.
         :param subprotocol: the one accepted of those in ``websocket.scope["subprotocols"]``.
         :param headers: sent with the acceptance.
         :param slow_consumer: instead of the hub's.
         :raises HubNotRunning: the hub has not started, or has stopped.
+        :raises TypeError: ``user`` is something else.
         """
-        node = self._running()
+        node = self._lifecycle.running()
         if not self._knows_server:
             self._knows_server = True
             adopt_server_of(websocket, self.stopping)
@@ -219,18 +278,16 @@ class Hub:
     def channel(self, pattern: str, *, history: History | None = None, presence: bool = False) -> Channel:
         """Declare channels, before the hub starts.
 
-        :param pattern: a channel's name, in which ``{…}`` stands for one or more characters other than ``:``
-            and ``/``: ``"room:{room_id}"``. Of several that fit a name, the one declared first counts.
+        :param pattern: a channel's name, in which ``{name}`` stands for one or more characters other than
+            ``:`` and ``/``, and ``{name:path}`` for one or more characters: ``"room:{room_id}"``,
+            ``"file:{path:path}"``. Of several that fit a name, the one declared first counts.
         :param history: what each of them keeps, so that clients can catch up; ``None`` keeps nothing.
         :param presence: whether it is known, in all processes, who is in each of them.
         :raises InvalidChannel: the pattern is not one, or has been declared already.
+        :raises TypeError: ``history`` is no ``History``, or ``presence`` no ``bool``.
         """
-        if any(declared.pattern == pattern for declared in self._channels):
-            raise InvalidChannel(
-                f"Expected each channel to be declared once, but {pattern!r} is declared twice."
-            )
         declared = Channel(pattern, history, presence)
-        self._channels.append(declared)
+        self._channels.add(declared)
         return declared
 
     async def history(
@@ -248,12 +305,15 @@ class Hub:
         :param reverse: the newest first.
         :raises Unrecoverable: not everything since ``since`` is there.
         :raises InvalidPosition: ``since`` is not the id of a position.
-        :raises InvalidChannel: not a name a channel can have.
+        :raises InvalidChannel: the channel is not declared with a history.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        self._running()
+        self._channels.check_history(check_channel(channel))
         since = None if since is None else check_position(since)
-        page = await self.engine.history(check_channel(channel), since, limit, reverse)
+        if limit is not None:
+            check_count("limit", limit, least=0)
+        await self._running()
+        page = await self.engine.history(channel, since, limit, reverse)
         publications = list(page.publications)
         if since is not None and not reverse:
             first = publications[0].offset if publications else page.position.offset + 1
@@ -271,7 +331,9 @@ class Hub:
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        await self._running().remove_history(check_channel(channel))
+        check_channel(channel)
+        node = await self._running()
+        await node.remove_history(channel)
 
     async def presence(self, channel: str) -> Presence:
         """Who is in ``channel``, in all processes: one entry for each connection that has subscribed to it.
@@ -280,18 +342,13 @@ class Hub:
         :raises InvalidChannel: it is not declared with ``presence=True``.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        node = self._running()
-        if not node.has_presence(check_channel(channel)):
+        check_channel(channel)
+        node = await self._running()
+        if not node.has_presence(channel):
             raise InvalidChannel(
                 f"Expected a channel that is declared with presence=True, but {channel!r} is not."
             )
         return await node.presence(channel)
-
-    def _channel_of(self, name: str) -> Channel | None:
-        for declared in self._channels:
-            if declared.fits(name):
-                return declared
-        return None
 
     # Publishing
 
@@ -311,7 +368,7 @@ class Hub:
             dataclass, a dict, a list, a number) as JSON text.
         :param exclude: a connection, or the id of one, that is not to get it.
         :param idempotency_key: publish it once only, however often this is called with the same key within
-            five minutes, as a task may be that is tried again.
+            five minutes, as a task may be that is tried again. 1 to 255 characters.
         :param using: publish as a part of the transaction of this database connection: with its commit, and
             never without. On ``postgresql://`` only: a connection of asyncpg, an ``AsyncConnection`` of
             psycopg, or an ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy. Others who publish to the
@@ -321,21 +378,61 @@ class Hub:
         :raises InvalidChannel: not a name a channel can have.
         :raises EngineUnavailable: the engine cannot be reached.
         :raises InvalidData: ``data`` cannot be encoded.
-        :raises TypeError: the engine cannot publish with ``using``.
+        :raises TypeError: the engine cannot publish with ``using``, or another parameter is of the wrong
+            type.
+        :raises ValueError: ``idempotency_key`` is not one.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
-        node = self._running()
-        kind, encoded = encode(data)
-        excluded = exclude.id if isinstance(exclude, Connection) else exclude
-        publication = Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
+        publication = self._publication(channel, data, exclude)
+        check_key(idempotency_key)
+        node = await self._running()
         return await node.publish(publication, idempotency_key, using)
+
+    def publish_sync(
+        self,
+        channel: str,
+        data: object,
+        *,
+        exclude: Connection | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Position:
+        """Send ``data`` to everyone in ``channel``, from a thread of the app: a ``def`` endpoint, a thread
+        pool.
+
+        ::
+
+            @app.post("/deploys")
+            def deploy(version: str) -> None:
+                hub.publish_sync("deploys", {"version": version})
+
+        It works on every engine, and waits until the engine has accepted the message. Other processes use
+        :class:`hubbub.Publisher`. The parameters are those of :meth:`publish`.
+
+        :raises InvalidChannel: not a name a channel can have.
+        :raises EngineUnavailable: the engine cannot be reached, or the hub's event loop does not answer
+            within 30 seconds.
+        :raises InvalidData: ``data`` cannot be encoded.
+        :raises TypeError: a parameter is of the wrong type.
+        :raises ValueError: ``idempotency_key`` is not one.
+        :raises HubNotRunning: the hub has not started, or has stopped, or stops meanwhile.
+        :raises RuntimeError: an event loop is running in this thread, which would have to wait.
+        """
+        refuse_event_loop("hub.publish_sync()", "'await hub.publish(…)'")
+        publication = self._publication(channel, data, exclude)
+        check_key(idempotency_key)
+        return self._lifecycle.call(lambda node: node.publish(publication, idempotency_key))
+
+    def _publication(self, channel: str, data: object, exclude: Connection | str | None) -> Publication:
+        kind, encoded = encode(data)
+        excluded = None if exclude is None else connection_id(exclude)
+        return Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
 
     # Looking after it
 
     async def disconnect(
         self,
         *,
-        user: str | None = None,
+        user: User | None = None,
         connection: Connection | str | None = None,
         code: int = CloseCode.FORCE_DISCONNECT,
         reason: str = "disconnected",
@@ -344,18 +441,25 @@ class Hub:
 
         When this returns, every process has been told, or will be as soon as it can hear the engine again.
 
-        :param user: all connections that were made with this ``user``.
+        :param user: all connections that were made with this ``user``. An ``int`` or a ``UUID`` stands for
+            its ``str``.
         :param connection: one connection, or the id of one.
         :param code: 1000 to 1014 as in :rfc:`6455#section-7.4.1`, or 3000 to 4999.
         :param reason: cut to the 123 bytes that fit into a close frame.
         :raises ValueError: neither a user nor a connection is given, or both; or the code may not be sent.
+        :raises TypeError: ``user`` or ``connection`` is something else.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        node = self._running()
         if (user is None) == (connection is None):
             raise ValueError("Expected either user=… or connection=…, but got both or neither.")
-        id_ = connection.id if isinstance(connection, Connection) else connection
-        await node.command(Disconnect(check_code(code), clip_reason(reason), user, id_))
+        command = Disconnect(
+            check_code(code),
+            clip_reason(reason),
+            None if user is None else user_id(user),
+            None if connection is None else connection_id(connection),
+        )
+        node = await self._running()
+        await node.command(command)
 
     async def health(self, timeout: float = 2.0) -> Health:
         """Whether the hub can do its work: asks the engine.
@@ -363,39 +467,16 @@ class Hub:
         :param timeout: seconds that the engine has for its answer.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
-        return await self._running().health(timeout)
+        check_seconds("timeout", timeout)
+        node = await self._running()
+        return await node.health(timeout)
 
     def stats(self) -> Stats:
         """What the hub is doing in this process.
 
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
-        return Stats(**self._running().stats())
-
-    def _running(self) -> Node:
-        node = self._node
-        if node is None:
-            if self._has_run:
-                raise HubNotRunning("Expected a running hub, but this one has stopped.")
-            raise HubNotRunning(
-                "Expected a running hub, but this one has not started. Add app.include_router(hub.router) to "
-                "start it with the app, or use it inside of 'async with hub'. (The lifespan of an app that "
-                "is mounted in another one does not run: include the router in the outer app. TestClient "
-                "runs lifespans only as 'with TestClient(app) as client'.)"
-            )
-        if _running_loop() is not node.loop:
-            raise HubNotRunning(
-                "Expected the event loop on which the hub was started, but this is another loop or a thread. "
-                "(FastAPI runs 'def' endpoints in threads: make it 'async def', or use a Publisher.)"
-            )
-        return node
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        return Stats(**self._lifecycle.running().stats())
 
 
 def _check_policy(policy: SlowConsumer) -> SlowConsumer:

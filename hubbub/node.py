@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,7 @@ from hubbub.core.rotation import Rotation
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.subscriptions import Subscriptions
-from hubbub.types import Health, History, JoinLeave, Presence
+from hubbub.types import Health, History, JoinLeave, Presence, check_count
 from hubbub.watch import Watch
 
 logger = logging.getLogger("hubbub.node")
@@ -89,6 +90,7 @@ class Node:
     :param engine: where publications are sent to and come from.
     :param channel_of: what a channel is declared as, if it is declared.
     :param presence_ttl: seconds within which those of a killed process are to have left.
+    :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Node:
         engine: Engine,
         channel_of: Callable[[str], Channel | None] = lambda name: None,
         presence_ttl: float = 30.0,
+        check_history: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._engine = engine
         self._channel_of = channel_of
+        self._check_history = check_history
         self.loop = asyncio.get_running_loop()
         #: Clients let go because they did not keep up.
         self.let_go = 0
@@ -122,6 +126,8 @@ class Node:
         self._connections: dict[str, NodeConnection] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        # Tasks that have had a connection and go on without it.
+        self._handlers: set[asyncio.Task[Any]] = set()
         # Set when the node stops: what clients are told, also those that come in meanwhile.
         self._ending: tuple[int, str] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -136,29 +142,54 @@ class Node:
         try:
             await self.join(CONTROL, self._control)
         except BaseException:
-            await self._engine.stop()
+            try:
+                await self._subscriptions.stop()
+            finally:
+                await self._engine.stop()
             raise
         if keeps_presence:
             self._attendance.start()
         self._ticker = self.loop.call_later(TICK, self._tick)
 
     async def stop(self, code: int, reason: str, timeout: float) -> None:
-        """Close what is still connected, wait at most ``timeout`` seconds for it, and stop the engine."""
+        """Close what is still connected, wait at most ``timeout`` seconds until that has ended and the
+        handlers have returned, and stop the engine. Cancelled, it stops waiting and stops the engine all the
+        same."""
         self._ending = (code, reason)
-        for connection in list(self._connections.values()):
-            connection.end(code, reason)
-        try:
-            async with asyncio.timeout(timeout):
-                await self._empty.wait()
-        except TimeoutError:
-            logger.warning("%d connections did not end within %g s.", len(self._connections), timeout)
-        if self._ticker is not None:
-            self._ticker.cancel()
-        await self._attendance.stop()
+        async with AsyncExitStack() as stack:
+            # In the opposite order; each of them, whatever becomes of the others.
+            stack.push_async_callback(self._engine.stop)
+            stack.push_async_callback(self._subscriptions.stop)
+            stack.callback(self._close_watches)
+            stack.push_async_callback(self._attendance.stop)
+            stack.callback(self._stop_ticker)
+            for connection in list(self._connections.values()):
+                connection.end(code, reason)
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._empty.wait()
+                    await self._handlers_returned()
+            except TimeoutError:
+                logger.warning(
+                    "%d connections and %d handlers did not end within %g s.",
+                    len(self._connections),
+                    len(self._handlers),
+                    timeout,
+                )
+
+    async def _handlers_returned(self) -> None:
+        # The last thing that a handler does is often to publish, behind the block of its connection.
+        handlers = self._handlers - {asyncio.current_task()}
+        if handlers:
+            await asyncio.wait(handlers)
+
+    def _close_watches(self) -> None:
         for watch in self._watches.values():
             watch.close()
-        await self._subscriptions.stop()
-        await self._engine.stop()
+
+    def _stop_ticker(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
 
     def stats(self) -> dict[str, Any]:
         connections = self._connections.values()
@@ -212,6 +243,10 @@ class Node:
     def remove(self, connection: NodeConnection) -> None:
         if self._connections.pop(connection.id, None) is not None:
             self._dropped += connection.dropped
+            handler = asyncio.current_task()
+            if handler is not None and handler not in self._handlers:
+                self._handlers.add(handler)
+                handler.add_done_callback(self._handlers.discard)
         if not self._connections:
             self._empty.set()
 
@@ -280,6 +315,21 @@ class Node:
     def position(self, channel: str) -> Position:
         """Where ``channel``, which has members here, stands."""
         return self._subscriptions.position(channel)
+
+    def check_history(self, channel: str, since: object, history: int) -> None:
+        """Check what a connection asks for when it subscribes to ``channel``.
+
+        :param since: what it wants to go on from, or ``None``.
+        :param history: how many of the last publications it wants.
+        :raises InvalidChannel: the channel is not declared with a history, and it asks for some of it.
+        :raises TypeError: ``history`` is no ``int``.
+        :raises ValueError: ``history`` is negative, or given together with ``since``.
+        """
+        check_count("history", history, least=0)
+        if since is not None and history:
+            raise ValueError("Expected either since=… or history=…, but got both.")
+        if since is not None or history:
+            self._check_history(channel)
 
     def _history_of(self, channel: str) -> History | None:
         if channel == CONTROL:

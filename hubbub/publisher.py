@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakSet, finalize
 
-from hubbub.core.publication import Position, Publication, check_channel, encode, publication_ids
+from hubbub.core.publication import Position, Publication, check_channel, check_key, encode, publication_ids
 from hubbub.engines import Engine, engine_for
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
-from hubbub.types import History
+from hubbub.threads import refuse_event_loop
+from hubbub.types import History, check_utf8
 
 #: Seconds after which an engine that keeps no deadline of its own is not waited for any more.
 DEADLINE = 30.0
@@ -44,14 +45,15 @@ def shared_engine_for(url: str, namespace: str = "hubbub") -> Engine:
             "Expected the URL of an engine that reaches other processes, but got "
             f"{url.partition(':')[0]}://, which stays within one: nobody would hear. Give the app's Hub() "
             "the URL of another engine, such as sqlite:///hub.db, and use the same here. Within the app's "
-            "own process, there is 'await hub.publish(…)'."
+            "own process, there is 'await hub.publish(…)', and 'hub.publish_sync(…)' in 'def' endpoints and "
+            "other threads."
         )
     return engine
 
 
 class Publisher:
-    """Publishes to the channels of a hub that runs elsewhere: from a task queue, a script, a ``def``
-    endpoint.
+    """Publishes to the channels of a hub that runs elsewhere: from a task queue, a script, another
+    app.
 
     ::
 
@@ -103,23 +105,32 @@ class Publisher:
         :param history: what the channel keeps from now on. Only needed where it is published to before the
             app that declares it has been: a channel that has a history keeps it.
         :param idempotency_key: publish it once only, however often this is called with the same key within
-            five minutes, as a task may be that is tried again.
+            five minutes, as a task may be that is tried again. 1 to 255 characters.
         :param exclude: the id of a connection that is not to get it.
         :return: where the message stands in the channel; see :meth:`hubbub.Hub.publish`.
         :raises InvalidChannel: not a name a channel can have.
         :raises InvalidData: ``data`` cannot be encoded.
         :raises EngineUnavailable: the engine cannot be reached.
         :raises HubNotRunning: the publisher has been closed.
+        :raises TypeError: another parameter is of the wrong type.
+        :raises ValueError: ``idempotency_key`` is not one.
         :raises RuntimeError: an event loop is running in this thread, which would have to wait.
         """
         kind, encoded = encode(data)
         check_channel(channel)
-        if _is_in_event_loop():
-            raise RuntimeError(
-                "Expected Publisher.publish() in a thread without an event loop, but one is running in this "
-                "thread, and would stand still meanwhile. Use 'await hub.publish(…)', or "
-                "'await asyncio.to_thread(publisher.publish, …)'."
-            )
+        check_key(idempotency_key)
+        if history is not None and not isinstance(history, History):
+            raise TypeError(f"Expected history as History, but got {history!r}.")
+        if exclude is not None:
+            if not isinstance(exclude, str):
+                raise TypeError(
+                    f"Expected exclude as the id of a connection, but got {type(exclude).__name__}."
+                )
+            check_utf8("the id of a connection", exclude)
+        refuse_event_loop(
+            "Publisher.publish()",
+            "'await hub.publish(…)', or 'await asyncio.to_thread(publisher.publish, …)'",
+        )
         with self._lock:
             if self._is_closed:
                 raise HubNotRunning("Expected an open publisher, but this one has been closed.")
@@ -163,9 +174,8 @@ class Publisher:
 
     def _after_fork(self) -> None:
         """This is the child."""
-        # Other threads of its parent may have waited for the lock; and the ids go on there.
+        # Other threads of its parent may have waited for the lock.
         self._lock = Lock()
-        self._ids = publication_ids()
 
 
 class _Line:
@@ -254,14 +264,6 @@ class _Nobody:
 
     def on_reconnect(self) -> None:
         pass
-
-
-def _is_in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 # Forks, and the end

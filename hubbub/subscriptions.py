@@ -15,7 +15,7 @@ from hubbub.core.feed import Feed, Member
 from hubbub.core.forms import PLAIN, Form
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.base import Engine, Page
-from hubbub.exceptions import EngineUnavailable
+from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.repairs import READS, Repairs
 from hubbub.replay import Replay
 from hubbub.types import History
@@ -159,7 +159,11 @@ class Subscriptions:
             # One that is done is not waited for: that would not give the loop a turn to forget it.
             if changing is not None and not changing.done():
                 # Shared by all who wait for it, so that one who is cancelled does not stop it.
-                await asyncio.shield(changing)
+                await asyncio.wait([changing])
+                if changing.cancelled():
+                    # By stop(): a cancellation here would be one that nobody has sent.
+                    raise HubNotRunning(f"The hub has stopped before {channel!r} was subscribed to.")
+                changing.result()
             elif (feed := self._feeds.get(channel)) is not None:
                 return feed
             else:
@@ -227,7 +231,11 @@ class Subscriptions:
                 break
             del self._lingering[channel]
             feed = self._feeds.get(channel)
-            if feed is None or channel in self._changing or len(feed) > 0 or channel in self._joining:
+            if channel in self._changing:
+                # Subscribing takes long, and who asked for it may have left: looked at again.
+                self._linger(channel)
+                continue
+            if feed is None or len(feed) > 0 or channel in self._joining:
                 continue
             if feed.is_repairing:
                 # The repair may subscribe to it again.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 #: How a message goes out: a text frame, a binary frame, or a text frame that holds JSON.
 Kind: TypeAlias = Literal["text", "binary", "json"]
@@ -15,23 +17,93 @@ SlowConsumer: TypeAlias = Literal["disconnect", "drop_oldest", "latest"]
 #: What a client is told of who comes to a channel and who leaves it: each connection, or each user once.
 JoinLeave: TypeAlias = Literal["connections", "users"]
 
+#: A user, as applications know it. Inside it is its ``str``.
+User: TypeAlias = str | int | UUID
+
+#: Publications that one channel can keep, and seconds that it can keep them: what all engines can store.
+MAX_SIZE = 2**31 - 1
+MAX_TTL = 100 * 365.25 * 86_400
+
+
+def user_id(user: User) -> str:
+    """The id of ``user``, as it is compared and as other clients see it.
+
+    :raises TypeError: it is neither ``str`` nor ``int`` nor ``UUID``.
+    :raises ValueError: it cannot be written as UTF-8.
+    """
+    match user:
+        case str():
+            # Of an enum's member it is the value.
+            return check_utf8("a user", str.__str__(user))
+        case int() if not isinstance(user, bool):
+            return int.__repr__(user)
+        case UUID():
+            return str(user)
+    raise TypeError(f"Expected a user as str, int or UUID, but got {type(user).__name__}.")
+
+
+def check_utf8(what: str, text: str) -> str:
+    """Return ``text`` if it can be written as UTF-8.
+
+    :param what: what it is, for the error message.
+    :raises ValueError: it has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"Expected {what} that can be written as UTF-8, but got {text[:64]!r}.") from exc
+    return text
+
+
+def check_count(name: str, value: object, *, least: int, most: int | None = None) -> None:
+    """Check that ``value`` is an integer in a range.
+
+    :param name: of the parameter, for the error message.
+    :raises TypeError: it is no ``int``. ``bool`` is none.
+    :raises ValueError: it is out of range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"Expected {name} as int, but got {value!r}.")
+    if value < least:
+        bound = "greater than 0" if least == 1 else f"at least {least}"
+        raise ValueError(f"Expected {name} to be {bound}, but got {value!r:.50}.")
+    if most is not None and value > most:
+        raise ValueError(f"Expected {name} to be at most {most:,}, but got {value!r:.50}.")
+
+
+def check_seconds(name: str, value: object, *, most: float | None = None) -> None:
+    """Check that ``value`` is a time: a finite number greater than 0.
+
+    :param name: of the parameter, for the error message.
+    :raises TypeError: it is no number. ``bool`` is none.
+    :raises ValueError: it is out of range, infinite or not a number.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"Expected {name} as a number of seconds, but got {value!r}.")
+    if not value > 0:
+        raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
+    if math.isinf(value):
+        raise ValueError(f"Expected {name} to be finite, but got {value!r}.")
+    if most is not None and value > most:
+        raise ValueError(f"Expected {name} to be at most {most:,.0f} s, but got {value!r:.50}.")
+
 
 @dataclass(frozen=True, slots=True)
 class History:
     """What a channel keeps of what was published to it, so that a client that was away can catch up.
 
-    :param size: publications kept, the newest ones.
-    :param ttl: seconds that each of them is kept.
-    :raises ValueError: one of them is not greater than 0.
+    :param size: publications kept, the newest ones; at most ``2**31 - 1``.
+    :param ttl: seconds that each of them is kept; at most 100 years.
+    :raises TypeError: ``size`` is no ``int``, or ``ttl`` no number.
+    :raises ValueError: one of them is out of range.
     """
 
     size: int = 100
     ttl: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name, value in (("size", self.size), ("ttl", self.ttl)):
-            if not value > 0:
-                raise ValueError(f"Expected {name} to be greater than 0, but got {value!r}.")
+        check_count("size", self.size, least=1, most=MAX_SIZE)
+        check_seconds("ttl", self.ttl, most=MAX_TTL)
 
 
 @dataclass(frozen=True, slots=True)

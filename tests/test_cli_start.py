@@ -56,7 +56,7 @@ async def test_an_engine_that_is_not_there_is_told_in_a_line_and_ends_it(
     code, text = await ended(app(tmp_path, url.format(port)), log, *args)
     assert code == 3
     assert f"127.0.0.1:{port}" in text
-    assert "To find out more, run: hubbub doctor URL" in text
+    assert f"To find out more, run: hubbub doctor {url.format(port).replace('s3cret', 'PASSWORD')}" in text
     assert "Traceback" not in text
     assert "s3cret" not in text
 

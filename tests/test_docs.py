@@ -210,27 +210,28 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         assert (done.returncode, done.stderr) == (0, "")
         return str(done.stdout)
 
-    _, _, _, shell, sick = blocks(ROOT / "docs" / "publishing.md")
+    *_, shell, sick = blocks(ROOT / "docs" / "publishing.md")
     text, json, tail = (shlex.split(line)[1:] for line in shell.code.splitlines())
     async with (
         serve("deploys:app", log, command="hubbub run", probe="/docs", env=env) as server,
         connect(f"{server.ws}/deploys/live") as client,
         httpx2.AsyncClient(base_url=server.http) as http,
     ):
-        assert (await http.post("/deploys", params={"version": "v1"})).json() == 1
+        assert await receive_json(client) == {"status": "the app is up"}
+        assert (await http.post("/deploys", params={"version": "v1"})).json() == 2
         assert await receive_json(client) == {"version": "v1", "status": "planned"}
         await script("tasks.py", "v1", "v2")
         told = [await receive_json(client) for _ in range(4)]
         for version in ("v1", "v2"):
             assert [each["status"] for each in told if each["version"] == version] == ["building", "done"]
-        assert await script("announce.py", "v3 soon") == "This was message 6.\n"
+        assert await script("announce.py", "v3 soon") == "This was message 7.\n"
         assert await receive(client) == "v3 soon"
         for words in (text, json):
             assert (await asyncio.to_thread(hubbub, *words, cwd=tmp_path)).code == 0
         assert await receive(client) == "v3 tomorrow"
         assert await receive_json(client) == {"version": "v3", "status": "planned"}
         with running(*tail, cwd=tmp_path) as watching:
-            printed = [await asyncio.to_thread(watching.out) for _ in range(8)]
-        assert printed[5].endswith("  v3 soon")
+            printed = [await asyncio.to_thread(watching.out) for _ in range(9)]
+        assert printed[6].endswith("  v3 soon")
         examined = await asyncio.to_thread(hubbub, *shlex.split(sick.code)[1:], cwd=tmp_path)
         assert examined.out.endswith("All is well.\n")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
+from starlette.websockets import WebSocketDisconnect
 
-from hubbub import Hub, HubNotRunning, InvalidChannel, InvalidData, InvalidURL, Position
+from hubbub import Hub, InvalidChannel, InvalidData, InvalidURL, Position
 from hubbub.hub import hubs
 
 
@@ -46,85 +46,7 @@ def application(hub: Hub, **options: Any) -> FastAPI:
     async def note(channel: str, note: Note, exclude: str | None = None) -> Position:
         return await hub.publish(channel, note, exclude=exclude)
 
-    @app.post("/sync")
-    def sync() -> None:
-        hub.stats()
-
     return app
-
-
-# Its life
-
-
-async def test_a_hub_starts_stops_and_starts_again() -> None:
-    hub = Hub()
-    for _ in range(3):
-        async with hub as entered:
-            assert entered is hub
-            assert await hub.publish("chat", "hello") == Position(0, "")
-    with pytest.raises(HubNotRunning, match="has stopped"):
-        await hub.publish("chat", "hello")
-
-
-async def test_a_hub_that_was_entered_twice_stops_with_the_last_exit() -> None:
-    async with Hub() as hub:
-        async with hub:
-            pass
-        await hub.publish("chat", "still running")
-    with pytest.raises(HubNotRunning):
-        hub.stats()
-
-
-async def test_a_hub_that_has_not_started_says_how_to_start_it() -> None:
-    hub = Hub()
-    for use in (lambda: hub.publish("chat", "x"), lambda: asyncio.to_thread(hub.stats)):
-        with pytest.raises(HubNotRunning, match=r"app\.include_router\(hub\.router\)"):
-            await use()
-
-
-async def test_a_hub_is_used_on_its_own_event_loop_only() -> None:
-    async with Hub() as hub:
-        with pytest.raises(HubNotRunning, match="another loop or a thread"):
-            await asyncio.to_thread(asyncio.run, hub.publish("chat", "x"))
-        with pytest.raises(HubNotRunning, match="make it 'async def'"):
-            await asyncio.to_thread(hub.stats)
-
-
-def test_include_router_starts_and_stops_the_hub_with_the_app_and_its_own_lifespan() -> None:
-    hub = Hub()
-    seen: list[str] = []
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
-        seen.append("up")
-        yield {"state": "kept"}
-        seen.append("down")
-
-    with TestClient(application(hub, lifespan=lifespan)) as client:
-        assert client.post("/notes/chat", json={"text": "x"}).json() == [0, ""]
-        assert client.app_state == {"state": "kept"}
-    assert seen == ["up", "down"]
-
-
-def test_the_router_may_be_included_below_another_router() -> None:
-    hub = Hub()
-    router = APIRouter(prefix="/v1")
-    router.include_router(hub.router)
-    app = FastAPI()
-    app.include_router(router)
-
-    @app.get("/stats")
-    async def stats() -> int:
-        return hub.stats().connections
-
-    with TestClient(app) as client:
-        assert client.get("/stats").json() == 0
-
-
-def test_without_a_lifespan_the_error_names_test_client() -> None:
-    client = TestClient(application(Hub()))
-    with pytest.raises(HubNotRunning, match="with TestClient"):
-        client.post("/notes/chat", json={"text": "x"})
 
 
 async def test_hubs_that_are_not_used_any_more_are_forgotten() -> None:
@@ -206,40 +128,36 @@ def test_who_has_unsubscribed_hears_nothing_until_they_subscribe_again() -> None
         assert ann.receive_json() == {"text": "heard"}
 
 
-def test_an_endpoint_in_a_thread_is_told_that_it_cannot_use_the_hub() -> None:
-    with TestClient(application(Hub())) as client, pytest.raises(HubNotRunning, match="async def"):
-        client.post("/sync")
+def test_who_uses_a_connection_behind_its_block_is_told_so() -> None:
+    app, hub = FastAPI(), Hub()
+    app.include_router(hub.router)
+    elsewhere: list[BaseException | None] = []
+    refused: list[str] = []
 
-
-def test_a_hub_that_stops_closes_its_connections_and_lets_handlers_have_the_last_word() -> None:
-    hub = Hub()
-    running = AsyncExitStack()
-    last_words: list[str] = []
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running:
-            await running.enter_async_context(hub)
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-
-    @app.websocket("/ws")
-    async def ws(websocket: WebSocket) -> None:
+    @app.websocket("/{how}")
+    async def ws(websocket: WebSocket, how: str) -> None:
         async with hub.connection(websocket) as client:
-            await client.send_text("ready")
+            # Whatever the loop has been left by.
             async for _ in client.iter_text():
-                pass
-        await hub.publish("chat", "left")
-        last_words.append("left")
+                break
+        # To another task, it is a connection that has ended, as it does when the client leaves.
+        task = asyncio.create_task(client.send("late"))
+        await asyncio.wait([task])
+        elsewhere.append(task.exception())
+        uses: dict[str, Callable[[], Awaitable[object]]] = {
+            "send": lambda: client.send("late"),
+            "receive": client.receive,
+            "subscribe": lambda: client.subscribe("chat"),
+            "close": client.close,
+        }
+        with pytest.raises(RuntimeError, match=r"the block of 'async with hub\.connection.* has ended"):
+            await uses[how]()
+        refused.append(how)
 
-    @app.post("/stop")
-    async def stop() -> None:
-        async with asyncio.timeout(10):
-            await running.aclose()
-
-    with TestClient(app) as client, client.websocket_connect("/ws") as ann:
-        assert ann.receive_text() == "ready"
-        client.post("/stop")
-        assert ann.receive() == {"type": "websocket.close", "code": 1012, "reason": "restart"}
-    assert last_words == ["left"]
+    with TestClient(app) as client:
+        for how in ("send", "receive", "subscribe", "close"):
+            with client.websocket_connect(f"/{how}") as socket:
+                socket.send_text("x")
+                assert socket.receive()["code"] == 1000
+    assert refused == ["send", "receive", "subscribe", "close"]
+    assert all(exc is None or isinstance(exc, WebSocketDisconnect) for exc in elsewhere)

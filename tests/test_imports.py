@@ -24,14 +24,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "demo"),
     ("hubbub",),
     ("hub",),
-    ("connection", "servers"),
+    ("connection", "lifecycle", "servers"),
     ("endings", "messages", "node", "publisher", "transports"),
     ("watch",),
     ("attendance", "channels", "control", "subscriptions"),
     ("repairs", "replay"),
     ("engines",),
-    ("core",),
-    ("codes", "exceptions", "hosts", "logs", "origins", "throttle", "types"),
+    ("core", "workers"),
+    ("codes", "exceptions", "hosts", "logs", "origins", "threads", "throttle", "types"),
 )
 
 #: What may not be imported although it lies below.

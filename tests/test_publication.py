@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import re
 import unicodedata
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -23,9 +25,11 @@ from hubbub.core.publication import (
     Position,
     Publication,
     check_channel,
+    check_key,
     check_position,
     encode,
     encode_json,
+    publication_ids,
 )
 from hubbub.exceptions import HubbubError, InvalidChannel, InvalidData, InvalidPosition
 
@@ -369,3 +373,50 @@ def test_a_position_that_no_channel_can_have_is_refused() -> None:
     wrong: Any = (1, "a")
     with pytest.raises(TypeError, match="Expected a position or its id as text, but got tuple"):
         check_position(wrong)
+
+
+# Keys
+
+
+@pytest.mark.parametrize("key", ["1", "x" * 255, "order 7 größe", "\n", None])
+def test_what_is_an_idempotency_key(key: str | None) -> None:
+    assert check_key(key) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        ("", ValueError, "an empty string"),
+        ("x" * 256, ValueError, "at most 255 characters, but got 256 that begin with 'xxx"),
+        ("a\0b", ValueError, "without NUL, but got 'a"),
+        ("\ud800", ValueError, "written as UTF-8"),
+        (7, TypeError, "as str, but got int"),
+        (b"7", TypeError, "as str, but got bytes"),
+    ],
+)
+def test_what_is_none(key: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_key(key)
+
+
+# Ids
+
+
+def test_any_thread_may_take_an_id() -> None:
+    ids = publication_ids()
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: [next(ids) for _ in range(1000)], range(8)))
+    assert len({each for some in taken for each in some}) == 8000
+
+
+def test_a_child_that_is_forked_has_ids_of_its_own() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    ids = publication_ids()
+    next(ids)
+    children = [context.Process(target=lambda: theirs.send(next(ids))) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert len({next(ids), ours.recv(), ours.recv()}) == 3

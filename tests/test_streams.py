@@ -16,7 +16,6 @@ from hubbub import (
     EngineUnavailable,
     History,
     Hub,
-    InvalidChannel,
     Position,
     Publication,
     Unrecoverable,
@@ -136,6 +135,36 @@ async def say(node: Node, *texts: str, channel: str = "chat") -> list[Position]:
     return [
         await node.publish(Publication(channel, text.encode(), "text", None, f"id-{text}")) for text in texts
     ]
+
+
+# Leaving
+
+
+async def test_a_channel_whose_subscription_outlives_who_asked_for_it_is_left_in_the_end(
+    node: Node, engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe, may_subscribe, left = engine.subscribe, asyncio.Event(), asyncio.Event()
+
+    async def slow_subscribe(channel: str, history: History | None = None) -> Top:
+        await may_subscribe.wait()
+        return await subscribe(channel, history)
+
+    async def unsubscribe(channel: str) -> None:
+        left.set()
+
+    monkeypatch.setattr(engine, "subscribe", slow_subscribe)
+    monkeypatch.setattr(engine, "unsubscribe", unsubscribe)
+    joining = asyncio.create_task(node.join("chat", Member()))
+    await asyncio.sleep(0)
+    joining.cancel()
+    await asyncio.wait([joining])
+    # Until well after the node has had a look at what it may leave.
+    now = asyncio.get_running_loop().time()
+    for later in (1, 2, 3):
+        node._subscriptions.tick(now + later)
+    may_subscribe.set()
+    async with asyncio.timeout(10):
+        await left.wait()
 
 
 # Joining and resuming
@@ -406,7 +435,6 @@ async def test_a_hub_keeps_what_a_channel_is_declared_to_keep() -> None:
         assert [each.data for each in await hub.history("room:1", since=positions[3])] == [b"4"]
         assert await hub.history("room:1", since=positions[4]) == []
         assert [each.data for each in await hub.history("room:1", limit=1, reverse=True)] == [b"4"]
-        assert await hub.history("plain") == []
         for since in (positions[0], START, Position(2, "another")):
             with pytest.raises(Unrecoverable):
                 await hub.history("room:1", since=since)
@@ -423,40 +451,6 @@ async def test_a_key_publishes_once() -> None:
         first = await hub.publish("chat", "paid", idempotency_key="order-1")
         assert await hub.publish("chat", "paid", idempotency_key="order-1") == first
         assert len(await hub.history("chat")) == 1
-
-
-def test_patterns_say_which_channels_are_meant() -> None:
-    for pattern, fits, others in (
-        ("chat", ["chat"], ["chats", "chat:1", "Chat"]),
-        (
-            "room:{room_id}",
-            ["room:1", "room:größe", "room:a.b"],
-            ["room:", "room:1:2", "room:a/b", "xroom:1"],
-        ),
-        ("{a}/{b}", ["x/y"], ["x", "x/y/z", "/y"]),
-        ("a.b", ["a.b"], ["axb"]),
-    ):
-        channel = Channel(pattern)
-        assert [name for name in (*fits, *others) if channel.fits(name)] == fits
-
-
-@pytest.mark.parametrize("pattern", ["", "room:{", "room:}", "room:{}", "room:{1}", "{a}:{a}", "{a{b}}"])
-def test_bad_patterns_are_refused(pattern: str) -> None:
-    with pytest.raises(InvalidChannel, match="Expected"):
-        Hub().channel(pattern)
-
-
-def test_a_channel_is_declared_once() -> None:
-    hub = Hub()
-    hub.channel("room:{id}")
-    with pytest.raises(InvalidChannel, match="declared twice"):
-        hub.channel("room:{id}")
-
-
-@pytest.mark.parametrize("options", [{"size": 0}, {"ttl": 0}, {"ttl": -1}])
-def test_a_history_of_nothing_is_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="greater than 0, but got"):
-        History(**options)
 
 
 # On a socket

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hubbub.cli.errors import explained
+from hubbub.cli.errors import fail
 from hubbub.cli.options import URL_VARIABLE
 from hubbub.cli.server import Host, Port, serve
 from hubbub.hosts import parse_hosts
@@ -47,8 +47,10 @@ def demo(
       hubbub demo --host 0.0.0.0 --port 8080 --url redis://localhost
     """
     hosts = [*_hosts(host), *(allow_host or ())]
-    with explained():
+    try:
         parse_hosts(hosts)
+    except ValueError as exc:
+        fail(str(exc))
     # The workers' processes inherit them.
     os.environ["HUBBUB_DEMO_URL"] = url or f"sqlite:///{_file()}"
     os.environ["HUBBUB_DEMO_HOSTS"] = " ".join(hosts)

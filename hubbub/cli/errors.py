@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import typer
 
+from hubbub.engines import doctor_command
 from hubbub.exceptions import EngineUnavailable, HubbubError
 
 #: What a command exits with that was used wrongly, and one that did not succeed.
@@ -21,11 +22,11 @@ def fail(message: str, status: int = WRONG_USE) -> NoReturn:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Exit with the message of what Hubbub raises, without a traceback."""
+def explained(url: str, namespace: str) -> Iterator[None]:
+    """Exit with the message of what Hubbub raises about the engine at ``url``, without a traceback."""
     try:
         yield
     except EngineUnavailable as exc:
-        fail(f"{exc} To find out more, run: hubbub doctor URL", FAILURE)
+        fail(f"{exc} To find out more, run: {doctor_command(url, namespace)}", FAILURE)
     except (HubbubError, ValueError) as exc:
         fail(str(exc))

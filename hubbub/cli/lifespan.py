@@ -1,5 +1,7 @@
-"""The life of an app in one process of ``hubbub run``: its start, told in one line if it is the engine that
-is not there, and what is watched until its end."""
+"""The life of an app in one process of ``hubbub run``.
+
+Its start is told in one line if the engine is away or does not fit; what is watched is watched until its end.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from collections.abc import Awaitable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub.cli.descriptors import watched
-from hubbub.exceptions import EngineUnavailable
+from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 
 class Lifespan:
-    """An app around ``app`` that says why an engine cannot be reached, instead of where in the code it was
+    """An app around ``app`` that says why an engine cannot be used, instead of where in the code it was
     noticed: the traceback leads into Hubbub, and there is nothing to be mended there."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,9 +40,9 @@ class Lifespan:
         try:
             with watched():
                 await self._app(scope, receive, hold)
-        except EngineUnavailable as exc:
+        except (EngineUnavailable, InvalidURL) as exc:
             if failure is not None:
-                failure["message"] = f"{exc} To find out more, run: hubbub doctor URL"
+                failure["message"] = str(exc)
             raise
         finally:
             if failure is not None:

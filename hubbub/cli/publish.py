@@ -84,7 +84,8 @@ def publish(
     form = _form(json, binary, lines, is_stdin=data == "-")
     if lines and idempotency_key is not None:
         fail("--lines publishes several messages: leave out --lines or --idempotency-key.")
-    with explained(), Publisher(url_from(url or ()), namespace=namespace) as publisher:
+    address = url_from(url or ())
+    with explained(address, namespace), Publisher(address, namespace=namespace) as publisher:
         history = _history(history_size, history_ttl)
         for each in _messages(data, form, lines):
             top = publisher.publish(channel, each, history=history, idempotency_key=idempotency_key)

@@ -12,6 +12,7 @@ from hubbub.cli.errors import fail
 from hubbub.cli.server import Host, Port, serve
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
+from hubbub.workers import ADVICE
 
 
 class LogLevel(StrEnum):
@@ -111,9 +112,8 @@ def run(
 
 def _check_hubs(workers: int) -> None:
     """Exit with an error if a hub that the target made would leave its clients divided among the workers."""
-    if any(not hub.engine.across_processes for hub in hubs):
+    if any(not (hub.engine.across_processes or hub.engine.is_alone) for hub in hubs):
         fail(
-            f"This app has a hub on memory://, which reaches one process only: with --workers {workers} most "
-            "clients would not hear each other. Give Hub() the URL of an engine that reaches across "
-            "processes, such as sqlite:///hub.db, or run one worker."
+            f"This app has a hub on memory://, which reaches one process only, and --workers {workers}. "
+            f"{ADVICE}"
         )

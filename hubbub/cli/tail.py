@@ -191,7 +191,7 @@ def tail(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     printer = JSON() if as_json else Text(len(channels) > 1)
     try:
-        with explained():
+        with explained(url, namespace):
             channels = list(dict.fromkeys(check_channel(channel) for channel in channels))
             engine = shared_engine_for(url, namespace)
             asyncio.run(_until_signal(_tail(engine, channels, start, history, printer)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -14,9 +15,10 @@ from msgspec.structs import replace
 from pydantic_core import PydanticSerializationError, to_json
 
 from hubbub.exceptions import InvalidChannel, InvalidData, InvalidPosition
-from hubbub.types import Kind
+from hubbub.types import Kind, check_utf8
 
 MAX_CHANNEL_LENGTH = 255
+MAX_KEY_LENGTH = 255
 
 #: Begins the names of channels in which nodes talk to one another. No other channel's name can.
 INTERNAL = "\x01"
@@ -121,10 +123,40 @@ def unpack(packed: bytes) -> Publication:
         ) from exc
 
 
+# Stands for this process. A child that is forked gets another one.
+_process = object()
+
+
+def _after_fork_in_child() -> None:
+    global _process
+    _process = object()
+
+
+# Windows has no forks.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def publication_ids() -> Iterator[str]:
-    """Ids for publications, unique among all processes."""
-    process = token_hex(6)
-    return (f"{process}{number:x}" for number in count())
+    """Ids for publications, unique among all processes, also among those that are forked later on. Any thread
+    may take the next one."""
+    return _Ids()
+
+
+class _Ids(Iterator[str]):
+    # A generator could not be used by several threads.
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._state = (_process, token_hex(6), count())
+
+    def __next__(self) -> str:
+        if self._state[0] is not _process:
+            self._begin()
+        _, prefix, numbers = self._state
+        return f"{prefix}{next(numbers):x}"
 
 
 def check_channel(name: str) -> str:
@@ -160,6 +192,29 @@ def check_position(position: Position | str) -> Position:
     if not isinstance(position, Position):
         raise TypeError(f"Expected a position or its id as text, but got {type(position).__name__}.")
     return Position.parse(str(position))
+
+
+def check_key(key: str | None) -> str | None:
+    """Return ``key`` if it is an idempotency key, or ``None``, which stands for none.
+
+    :raises TypeError: it is no ``str``.
+    :raises ValueError: it is empty, longer than 255 characters, or has a character that not all engines can
+        store: NUL or a lone surrogate.
+    """
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise TypeError(f"Expected an idempotency key as str, but got {type(key).__name__}.")
+    if not key:
+        raise ValueError("Expected an idempotency key, but got an empty string.")
+    if len(key) > MAX_KEY_LENGTH:
+        raise ValueError(
+            f"Expected an idempotency key of at most {MAX_KEY_LENGTH} characters, "
+            f"but got {len(key)} that begin with {key[:32]!r}."
+        )
+    if "\0" in key:
+        raise ValueError(f"Expected an idempotency key without NUL, but got {key!r}.")
+    return check_utf8("an idempotency key", key)
 
 
 def encode(data: object) -> tuple[Kind, bytes]:

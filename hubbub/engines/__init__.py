@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from hubbub.engines.base import Engine, Page, Sink
 from hubbub.exceptions import InvalidURL, MissingExtra
 
-__all__ = ["ENGINES", "Engine", "EngineSpec", "Page", "Sink", "engine_for"]
+__all__ = ["ENGINES", "Engine", "EngineSpec", "Page", "Sink", "doctor_command", "engine_for"]
 
 
 class EngineSpec(NamedTuple):
@@ -79,3 +80,22 @@ def engine_for(url: str, namespace: str = "hubbub") -> Engine:
             f'Install it with: pip install "hubbub[{spec.extra}]"'
         ) from exc
     return engine(url, namespace)
+
+
+def doctor_command(url: str, namespace: str = "hubbub") -> str:
+    """The command that examines the engine at ``url``, for people to copy. Passwords are left out of it."""
+    words = ["hubbub", "doctor", _without_passwords(url)]
+    if namespace != "hubbub":
+        words += ["--namespace", namespace]
+    return shlex.join(words)
+
+
+def _without_passwords(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, at, where = rest.rpartition("@")
+    if re.search("[/?#]", credentials):
+        # The last '@' does not end user and password, or they are not quoted: hard to say what is what.
+        return f"{scheme}://…"
+    user, colon, _ = credentials.partition(":")
+    where = re.sub(r"(?i)([?&][^=&]*(?:pass|pw|secret|token)[^=&]*=)[^&]*", r"\1PASSWORD", where)
+    return f"{scheme}://{user}{colon and ':PASSWORD'}{at}{where}"

@@ -112,6 +112,9 @@ class Engine(ABC):
     #: Whether hubs in different processes that use the same URL reach one another.
     across_processes: ClassVar[bool]
 
+    #: Whether the URL says that there are no other processes to reach, or that they are of no interest.
+    is_alone = False
+
     def __init__(self, url: str, namespace: str = "hubbub") -> None:
         self.url = url
         self.namespace = namespace

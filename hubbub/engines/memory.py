@@ -129,9 +129,13 @@ class MemoryEngine(Engine):
         self, url: str, namespace: str = "hubbub", clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(url, namespace)
-        if url.lower() != "memory://":
+        if url.lower() not in ("memory://", "memory://?alone=yes"):
             # What is behind it is not repeated: it may have been meant for another engine, with a password.
-            raise InvalidURL("Expected 'memory://' with nothing behind it, but got something behind it.")
+            raise InvalidURL(
+                "Expected 'memory://' with nothing behind it, or 'memory://?alone=yes', but got something "
+                "else behind it."
+            )
+        self.is_alone = "?" in url
         self._sink: Sink | None = None
         self._clock = clock
         self._streams: dict[str, Stream] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines import ENGINES, Engine, EngineSpec, engine_for
+from hubbub.engines import ENGINES, Engine, EngineSpec, doctor_command, engine_for
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import HubbubError, HubNotRunning, InvalidURL, MissingExtra
 from tests.engines.errors import shown
@@ -193,7 +193,7 @@ BYE = Publication("chat", b"Bye", "text", exclude="ann")
     ["memory://localhost", "memory:///", "memory:///chat", "memory://?size=1", "memory:chat", "memory://#x"],
 )
 def test_memory_urls_have_nothing_behind_the_scheme(url: str) -> None:
-    with pytest.raises(InvalidURL, match=r"^Expected 'memory://' with nothing behind it, but got "):
+    with pytest.raises(InvalidURL, match=r"^Expected 'memory://' with nothing behind it, or "):
         engine_for(url)
 
 
@@ -248,3 +248,32 @@ def test_other_packages_add_engines_by_entry_points(tmp_path: Path, monkeypatch:
     (info / "entry_points.txt").write_text("[hubbub.engines]\ncarrot = carrots:CarrotEngine\n")
     importlib.invalidate_caches()
     assert type(engine_for("carrot://field")).__name__ == "CarrotEngine"
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        ("redis://cache:6379/0", "hubbub doctor redis://cache:6379/0"),
+        ("redis://app:s3cret@cache/0", "hubbub doctor redis://app:PASSWORD@cache/0"),
+        ("redis://:s3cret@cache/0", "hubbub doctor redis://:PASSWORD@cache/0"),
+        ("postgresql://app@db/shop", "hubbub doctor postgresql://app@db/shop"),
+        (
+            "postgresql://db/shop?user=app&password=s3cret&sslmode=require",
+            "hubbub doctor 'postgresql://db/shop?user=app&password=PASSWORD&sslmode=require'",
+        ),
+        # Not quoted as they should be.
+        ("redis://app:s3@cret@cache/0", "hubbub doctor redis://app:PASSWORD@cache/0"),
+        ("redis://app:s3/cret@cache/0", "hubbub doctor redis://…"),
+        ("redis://app:s3?cret@cache/0", "hubbub doctor redis://…"),
+        ("redis://app:s3#cret@cache/0", "hubbub doctor redis://…"),
+        ("sqlite:///a file.db", "hubbub doctor 'sqlite:///a file.db'"),
+    ],
+)
+def test_the_command_that_examines_an_engine_has_no_password_in_it(url: str, command: str) -> None:
+    assert doctor_command(url).replace("'redis://…'", "redis://…") == command
+    assert doctor_command(url, "my shop") == f"{doctor_command(url)} --namespace 'my shop'"
+
+
+def test_a_memory_engine_may_be_alone() -> None:
+    assert not engine_for("memory://").is_alone
+    assert engine_for("memory://?alone=yes").is_alone

@@ -13,7 +13,7 @@ from redis import Redis, RedisCluster
 from hubbub.core.publication import Position
 from hubbub.engines.contract import HISTORY, publication
 from hubbub.engines.redis.url import parse_url
-from hubbub.types import History
+from hubbub.types import MAX_SIZE, MAX_TTL, History
 from tests.engines.redis.nodes import running
 from tests.engines.redis.server import RedisServer
 
@@ -149,7 +149,7 @@ async def test_what_cannot_be_encoded_is_the_error_of_its_caller_alone(
 
 async def test_limits_beyond_what_redis_counts_are_taken(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, _):
-        await engine.publish(publication("chat", "1"), History(size=10**30, ttl=float("inf")))
+        await engine.publish(publication("chat", "1"), History(size=MAX_SIZE, ttl=MAX_TTL))
         await engine.publish(publication("chat", "2"), History(size=10, ttl=1e-9))
 
 
