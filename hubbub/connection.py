@@ -202,8 +202,8 @@ class Connection:
         with its ``user`` and ``info``, from before it gets the first publication.
 
         :param since: get first what was published after this position; also as its id, ``str(position)``.
-        :param history: without ``since``: get first this many of the last publications, or as many as there
-            are.
+        :param history: where ``since`` is ``None``: get first this many of the last publications, or as many
+            as there are.
         :param positions: wrap what the client gets in envelopes of JSON. First comes
             ``{"type": "subscribed", "channel": …, "id": …}``, with ``since`` also ``"recovered"``: whether
             everything follows. Then each publication is ``{"type": "publication", "channel": …, "id": …,
@@ -217,20 +217,20 @@ class Connection:
             ``positions``, ``"members"`` are called ``"entries"``.
         :return: the channel's position at the moment in which the client joined it, after it was sent what it
             had missed.
-        :raises InvalidChannel: not a name a channel can have; or ``since`` or ``history`` is given for a
-            channel that is not declared with a history; or ``info`` or ``join_leave`` for one without
-            presence.
+        :raises InvalidChannel: not a name a channel can have; or ``history``, or ``since`` without
+            ``positions``, is given for a channel that is not declared with a history; or ``info`` or
+            ``join_leave`` for one without presence.
         :raises InvalidData: ``info`` cannot be written as JSON, or is too long.
         :raises InvalidPosition: ``since`` is not the id of a position.
         :raises Unrecoverable: not everything since ``since`` is there; the client is not subscribed. Not with
             ``positions``: there the client is told ``"recovered": false``, and gets what is new.
         :raises EngineUnavailable: the engine cannot be reached; the client is not subscribed.
         :raises TypeError: ``history`` is no whole number.
-        :raises ValueError: both ``since`` and ``history`` are given, or ``history`` is negative; or the client
-            has subscribed already, with another ``positions``.
+        :raises ValueError: ``history`` is negative, or the client has subscribed already, with another
+            ``positions``.
         """
         since = None if since is None else check_position(since)
-        self._node.check_history(check_channel(channel), since, history)
+        self._node.check_history(check_channel(channel), since, history, tells=positions)
         writer = self._entered()
         member = self._as_member(channel, info, join_leave)
         form = ENVELOPE if positions else PLAIN

@@ -316,19 +316,18 @@ class Node:
         """Where ``channel``, which has members here, stands."""
         return self._subscriptions.position(channel)
 
-    def check_history(self, channel: str, since: object, history: int) -> None:
+    def check_history(self, channel: str, since: object, history: int, *, tells: bool) -> None:
         """Check what a connection asks for when it subscribes to ``channel``.
 
         :param since: what it wants to go on from, or ``None``.
         :param history: how many of the last publications it wants.
+        :param tells: whether the client is told that it cannot go on from there.
         :raises InvalidChannel: the channel is not declared with a history, and it asks for some of it.
         :raises TypeError: ``history`` is no ``int``.
-        :raises ValueError: ``history`` is negative, or given together with ``since``.
+        :raises ValueError: ``history`` is negative.
         """
         check_count("history", history, least=0)
-        if since is not None and history:
-            raise ValueError("Expected either since=… or history=…, but got both.")
-        if since is not None or history:
+        if history or (since is not None and not tells):
             self._check_history(channel)
 
     def _history_of(self, channel: str) -> History | None:

@@ -134,7 +134,7 @@ def on_a_socket(hub: Hub, use: Callable[[Any], Awaitable[object]]) -> object:
     [
         ("room:a:b", {"history": 5}, InvalidChannel, "use {r:path}"),
         ("room:a:b", {"since": Position(1, "x")}, InvalidChannel, "use {r:path}"),
-        ("room:a", {"since": Position(1, "x"), "history": 5}, ValueError, "but got both"),
+        ("room:a:b", {"since": "1:x", "history": 5, "positions": True}, InvalidChannel, "use {r:path}"),
         ("room:a", {"history": -1}, ValueError, "history to be at least 0"),
         ("room:a", {"history": True}, TypeError, "history as int"),
         ("room:a", {"history": "5"}, TypeError, "history as int"),

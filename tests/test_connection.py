@@ -247,8 +247,8 @@ def test_a_since_that_is_no_id_closes_that_client_without_a_traceback(since: str
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"history": -1}, ValueError, "0 or greater, but got -1"),
-        ({"history": 1.5}, ValueError, "a whole number"),
+        ({"history": -1}, ValueError, "at least 0, but got -1"),
+        ({"history": 1.5}, TypeError, "history as int"),
         ({"since": 17}, TypeError, "Expected a position or its id"),
     ],
 )
