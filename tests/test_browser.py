@@ -445,44 +445,67 @@ async def test_addresses_in_messages_are_links(
             await expect(anchor).to_have_attribute("href", await anchor.inner_text())
             await expect(anchor).to_have_attribute("rel", "noopener noreferrer nofollow")
             await expect(anchor).to_have_attribute("target", "_blank")
+            # The focus is seen on both colours of bubbles.
+            await anchor.focus()
+            await tab.page.keyboard.press("Shift+Tab")
+            await tab.page.keyboard.press("Tab")
+            await expect(anchor).to_be_focused()
+            ink = await anchor.evaluate("element => getComputedStyle(element).color")
+            await expect(anchor).to_have_css("outline", f"{ink} solid 2px")
         await expect(tab.log.locator(".said .text > :not(a)")).to_have_count(0)
 
 
-async def test_messages_beyond_the_rate_limit_wait_and_keep_their_order(
-    demo: Demo, room: str, watched: Watched
-) -> None:
+async def test_messages_that_come_too_fast_wait_and_keep_their_order(demo: Demo, room: str) -> None:
     page = await demo.open_page()
-    refused = 0
+    refused: set[str] = set()
 
     def pass_on(route: WebSocketRoute) -> None:
-        """Count the first answers of this kind, and let the page try again at once."""
+        """Refuse each message once, as the server does beyond the rate limit."""
         real = route.connect_to_server()
 
-        def on_message(message: str | bytes) -> None:
-            nonlocal refused
-            answer = json.loads(message)
-            if answer["type"] == "too_fast":
-                refused += 1
-            route.send(message)
+        def on_message(text: str | bytes) -> None:
+            message = json.loads(text)
+            if message["type"] != "say" or message["id"] in refused:
+                real.send(text)
+                return
+            refused.add(message["id"])
+            route.send(json.dumps({"type": "too_fast", "id": message["id"], "seconds": 0.05, "message": ""}))
 
-        real.on_message(on_message)
+        route.on_message(on_message)
 
     await page.route_web_socket(re.compile("/chat"), pass_on)
     ann = await demo.come_in(room, "Ann", page)
     bob = await demo.come_in(room, "Bob")
-    texts = [f"message {n}" for n in range(25)]
-    await ann.page.evaluate(
-        """texts => {
-            for (const text of texts) {
-                document.querySelector("#text").value = text
-                document.querySelector("#write").requestSubmit()
-            }
-        }""",
-        texts,
-    )
+    texts = [f"message {n}" for n in range(10)]
+    for text in texts:
+        await ann.say(text)
     for tab in (ann, bob):
-        await expect(tab.log.locator(".said:not(.waiting) .text")).to_have_text(texts, timeout=60_000)
+        await expect(tab.log.locator(".said:not(.waiting) .text")).to_have_text(texts)
     await expect(ann.log.locator(".waiting, .refused")).to_have_count(0)
+    await expect(ann.status).to_have_text("Connected")
+    assert len(refused) == len(texts)
+
+
+async def test_a_message_beyond_the_rate_limit_says_so_while_it_waits(demo: Demo, room: str) -> None:
+    page = await demo.open_page()
+
+    def refuse(route: WebSocketRoute) -> None:
+        real = route.connect_to_server()
+
+        def on_message(text: str | bytes) -> None:
+            id_ = json.loads(text).get("id")
+            if id_ is None:
+                real.send(text)
+            else:
+                route.send(json.dumps({"type": "too_fast", "id": id_, "seconds": 3600, "message": ""}))
+
+        route.on_message(on_message)
+
+    await page.route_web_socket(re.compile("/chat"), refuse)
+    ann = await demo.come_in(room, "Ann", page)
+    for text in ("one", "two"):
+        await ann.say(text)
+        await expect(ann.said(text)).to_contain_text("too many at once, will be sent in a moment")
     await expect(ann.status).to_have_text("Connected")
 
 
@@ -665,26 +688,28 @@ async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> Non
 # On a phone, by keyboard
 
 
-async def test_dots_and_faces_are_round(demo: Demo, room: str) -> None:
+@pytest.mark.parametrize("window", [320, 1200])
+async def test_dots_and_faces_are_round(demo: Demo, room: str, window: int) -> None:
     """Also where a long name leaves them little room."""
     room = (room + "w" * 40)[:40]
-    for width in (320, 1200):
-        ann = await demo.come_in(room, "W" * 24, viewport={"width": width, "height": 740})
-        await ann.say("hello")
-        await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
-        more = ann.page.locator("#more")
-        if await more.is_visible():
-            await more.click()
-        sizes = await ann.page.evaluate(
-            """() => ["#state", "#people .face", ".said .face"].flatMap((selector) =>
-                [...document.querySelectorAll(selector)].flatMap((element) =>
-                    [null, "::before", "::after"].map((part) => getComputedStyle(element, part))
-                        .filter(({ borderRadius, display }) => borderRadius === "50%" && display !== "none")
-                        .map(({ width, height }) => [width, height])))"""
-        )
-        assert len(sizes) >= 3
-        for size in sizes:
-            assert size[0] == size[1]
+    ann = await demo.come_in(room, "W" * 24, viewport={"width": window, "height": 740})
+    await ann.say("hello")
+    await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
+    more = ann.page.locator("#more")
+    if await more.is_visible():
+        await more.click()
+    sizes = await ann.page.evaluate(
+        """() => ["#state", "#people .face", ".said .face"].flatMap((selector) =>
+            [...document.querySelectorAll(selector)].flatMap((element) =>
+                [null, "::before", "::after"].map((part) => getComputedStyle(element, part))
+                    .filter(({ borderRadius, display }) => borderRadius === "50%" && display !== "none")
+                    .map(({ width, height }) => [width, height])))"""
+    )
+    assert len(sizes) >= 3
+    for width, height in sizes:
+        assert width == height
+        # Parts of a pixel are drawn as one or none, in each direction.
+        assert float(width.removesuffix("px")).is_integer()
 
 
 async def test_a_phone_scrolls_in_one_direction_only(demo: Demo, room: str) -> None:
