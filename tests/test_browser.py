@@ -348,6 +348,10 @@ async def test_a_name_and_a_room_that_are_refused_are_explained(
     await expect(tab.page.get_by_label("Your name")).to_have_attribute("aria-invalid", "true")
     await expect(tab.page.get_by_label("Your name")).to_be_focused()
     await expect(tab.page.get_by_role("alert")).to_have_text("Please enter your name.")
+    # Others are told apart by what follows it.
+    await tab.page.get_by_label("Your name").fill("Ann #12345678")
+    await tab.page.get_by_role("button", name="Come in").click()
+    await expect(tab.page.get_by_role("alert")).to_have_text("Please choose a name without #.")
     await tab.page.get_by_label("Room", exact=True).fill(" ")
     await tab.page.get_by_label("Your name").fill("Ann")
     await tab.page.get_by_role("button", name="Come in").click()

@@ -353,6 +353,8 @@ async def test_garbage_is_answered_and_the_socket_stays(
         ("\u200b", "lobby", "name", "at least 1 character"),
         ("\u3164 \u202e\x00", "lobby", "name", "at least 1 character"),
         ("\ufdfa" * 2, "lobby", "name", "at most 24 characters"),
+        ("Ann #12345678", "lobby", "name", "should match pattern"),
+        ("Ann\uff03", "lobby", "name", "should match pattern"),
         ("Ann", "", "room", "at least 1 character"),
         ("Ann", "r" * 41, "room", "at most 40 characters"),
         ("Ann", "\ufe0f", "room", "at least 1 character"),
@@ -374,7 +376,7 @@ async def test_what_is_refused_is_explained_over_http(
     assert explanation in detail["msg"]
 
 
-@pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "n" * 24, "👩", "<b>Ann</b>", "安", "Ann #2"])
+@pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "n" * 24, "👩", "<b>Ann</b>", "安"])
 async def test_names_that_may_come_in(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
         assert name_of((await receive_until(client, "welcome"))["user"]) == name

@@ -47,8 +47,12 @@ def clean(text: str) -> str:
     return " ".join(normalize("NFKC", visible).split())
 
 
+# Without "#", which begins a user's tag.
 Name: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=24), BeforeValidator(clean), Query()
+    str,
+    StringConstraints(min_length=1, max_length=24, pattern="^[^#]*$"),
+    BeforeValidator(clean),
+    Query(),
 ]
 RoomName: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=40), BeforeValidator(clean), Query()
@@ -63,9 +67,10 @@ IN_CHANNEL = str.maketrans({":": "%3A", "/": "%2F", "%": "%25"})
 
 
 def identify(name: Name, token: Token) -> str:
-    """The user: the name, and a tag that tells two browsers with the same name apart.
+    """Return the user: the name, and a tag that tells two browsers with the same name apart.
 
-    Others see the tag but cannot tell the token from it. In an app with accounts, the user is the account.
+    Other pages get the tag, which does not reveal the token. In an app with accounts, the account is the
+    user.
     """
     return f"{name}#{sha256(token.encode()).hexdigest()[:8]}"
 
@@ -147,7 +152,7 @@ class Allowance:
         self._paid_at = 0.0
 
     def take(self) -> float:
-        """Take one message: 0, or the seconds after which one can be taken."""
+        """Take one message and return 0; or take none and return the seconds after which one can be taken."""
         now = time.monotonic()
         paid_at = max(self._paid_at, now) + 1 / RATE
         if (seconds := paid_at - now - BURST / RATE) > 0:
