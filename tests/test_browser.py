@@ -237,7 +237,7 @@ def demo(open_page: OpenPage, server: Server) -> Demo:
 async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
     ann = await demo.door(room)
     await ann.come_in("Ann")
-    await expect(ann.log).to_contain_text("Nothing has been said here yet")
+    await expect(ann.log).to_contain_text("No messages yet")
     bob = await demo.come_in(room, "Bob")
     await expect(ann.note("Bob came in")).to_have_count(1)
     for tab in (ann, bob):
@@ -249,8 +249,10 @@ async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
         await expect(tab.log.locator(".said .who")).to_have_text(["Ann", "Bob"])
         await expect(tab.log.locator(".said time")).to_have_text([re.compile(r"^\d\d:\d\d$")] * 2)
         await expect(tab.log.locator(".waiting")).to_have_count(0)
-    # The same person once more is nobody new, and goes with the last tab.
-    again = await demo.come_in(room, "Bob")
+    # A second tab of the same browser is the same user, who leaves with the last tab.
+    async with bob.page.expect_popup() as popup:
+        await bob.page.evaluate("open(location.href)")
+    again = Tab(await popup.value)
     await expect(again.said("Hello, Bob")).to_be_visible()
     await bob.page.close()
     await again.say("still here")
@@ -338,13 +340,23 @@ async def test_a_name_and_a_room_that_are_refused_are_explained(
 ) -> None:
     tab = await demo.door(room)
     await tab.page.get_by_role("button", name="Come in").click()
-    await expect(tab.page.get_by_role("alert")).to_have_text("Something that can be seen, please.")
+    await expect(tab.page.get_by_role("alert")).to_have_text("Please enter your name.")
     watched.expects_errors = True
-    await tab.page.get_by_label("Your name").fill("An\u202en")
+    # What cannot be seen is no name, whatever it is made of.
+    await tab.page.get_by_label("Your name").fill("\u202e\u200b")
     await tab.page.get_by_role("button", name="Come in").click()
     await expect(tab.page.get_by_label("Your name")).to_have_attribute("aria-invalid", "true")
     await expect(tab.page.get_by_label("Your name")).to_be_focused()
-    await expect(tab.page.get_by_role("alert")).to_have_text("Only characters that can be seen, please.")
+    await expect(tab.page.get_by_role("alert")).to_have_text("Please enter your name.")
+    # Others are told apart by what follows it.
+    await tab.page.get_by_label("Your name").fill("Ann #12345678")
+    await tab.page.get_by_role("button", name="Come in").click()
+    await expect(tab.page.get_by_role("alert")).to_have_text("Please choose a name without #.")
+    await tab.page.get_by_label("Room", exact=True).fill(" ")
+    await tab.page.get_by_label("Your name").fill("Ann")
+    await tab.page.get_by_role("button", name="Come in").click()
+    await expect(tab.page.get_by_role("alert")).to_have_text("Please enter the name of a room.")
+    await tab.page.get_by_label("Room", exact=True).fill(room)
     await tab.come_in("Ann")
     await expect(tab.page.get_by_role("alert")).to_have_count(0)
     # Inside, too: a link may lead to a room that cannot be.
@@ -353,6 +365,157 @@ async def test_a_name_and_a_room_that_are_refused_are_explained(
     await expect(tab.page.get_by_label("Room", exact=True)).to_be_focused()
     await tab.page.get_by_label("Room", exact=True).fill(room)
     await tab.come_in("Ann")
+
+
+async def test_an_empty_room_says_so_until_there_is_a_message(demo: Demo, room: str) -> None:
+    ann = await demo.come_in(room, "Ann")
+    hint = ann.log.get_by_text("No messages yet.")
+    await expect(hint).to_be_visible()
+    bob = await demo.come_in(room, "Bob")
+    await expect(ann.note("Bob came in")).to_be_visible()
+    await expect(hint).to_be_visible()
+    await bob.say("hello")
+    await expect(ann.said("hello")).to_be_visible()
+    for tab in (ann, bob):
+        await expect(tab.log.get_by_text("No messages yet.")).to_be_hidden()
+    # Another room has its own, and this one keeps its message.
+    await ann.page.get_by_label("Another room").fill(room + " two")
+    await ann.page.get_by_label("Another room").press("Enter")
+    await expect(hint).to_be_visible()
+    await ann.page.go_back()
+    await expect(ann.said("hello")).to_be_visible()
+    await expect(hint).to_be_hidden()
+
+
+async def test_what_is_for_developers_is_at_the_door_only(demo: Demo, room: str) -> None:
+    ann = await demo.door(room)
+    example = ann.page.get_by_role("link", name="echo")
+    await expect(example).to_be_visible()
+    await ann.come_in("Ann")
+    await expect(example).to_be_hidden()
+    await ann.say("hello")
+    await expect(ann.said("hello")).to_be_visible()
+    await expect(example).to_be_hidden()
+
+
+@pytest.mark.parametrize("name", ["Ann", "ann", "An\u200bn", "\uff21nn"])
+async def test_users_whose_names_look_the_same_are_told_apart(demo: Demo, room: str, name: str) -> None:
+    ann = await demo.come_in(room, "Ann")
+    await ann.say("I am Ann")
+    await ann.shows_people("Ann")
+    eve = await demo.come_in(room, name)
+    await eve.say("So am I")
+    shown = re.compile(r"^ann #[0-9a-f]{8}$", re.IGNORECASE)
+    for tab in (ann, eve):
+        # Also what was there before.
+        await expect(tab.log.locator(".said .who")).to_have_text([shown, shown])
+        first, second = await tab.log.locator(".said .who").all_inner_texts()
+        assert first[-8:] != second[-8:]
+        await expect(tab.people).to_have_count(2)
+        await expect(tab.people.get_by_text(shown)).to_have_count(2)
+        await expect(tab.people.get_by_text("you", exact=True)).to_have_count(1)
+    # Each has said one thing.
+    for tab in (ann, eve):
+        await expect(tab.log.locator(".said.mine")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("See https://example.com/a?b=c&d#e.", ["https://example.com/a?b=c&d#e"]),
+        ("http://a.example, HTTPS://b.example! (http://c.example)", None),
+        ("(https://example.com/wiki/Hub_(network)).", ["https://example.com/wiki/Hub_(network)"]),
+        ('"https://example.com/x" <https://example.com/y>?', None),
+        ("https://example.com/\nhttps://example.com/ä", None),
+        ("[https://example.com/a[1]] {https://example.com/b})]", None),
+        ("javascript:alert(1) data:text/html,x ftp://example.com www.example.com xhttp://a https://", []),
+        ("https://example.com/<img src=x onerror=alert(1)>", ["https://example.com/"]),
+        ('https://example.com/"onclick="alert(1)', ["https://example.com/"]),
+        ("https://example.com/\u202emoc.elgoog", ["https://example.com/"]),
+    ],
+)
+async def test_addresses_in_messages_are_links(
+    demo: Demo, room: str, text: str, links: list[str] | None
+) -> None:
+    if links is None:
+        links = re.findall(r"(?i)https?://[a-z.]+[/\wä]*(?:\[1\])?", text)
+    ann = await demo.come_in(room, "Ann")
+    bob = await demo.come_in(room, "Bob")
+    await ann.say(text)
+    for tab in (ann, bob):
+        await expect(tab.log.locator(".said .text")).to_have_text([text], use_inner_text=True)
+        anchors = tab.log.locator(".said a")
+        await expect(anchors).to_have_text(links)
+        for anchor in await anchors.all():
+            await expect(anchor).to_have_attribute("href", await anchor.inner_text())
+            await expect(anchor).to_have_attribute("rel", "noopener noreferrer nofollow")
+            await expect(anchor).to_have_attribute("target", "_blank")
+            # The focus is seen on both colours of bubbles.
+            await anchor.focus()
+            await tab.page.keyboard.press("Shift+Tab")
+            await tab.page.keyboard.press("Tab")
+            await expect(anchor).to_be_focused()
+            ink = await anchor.evaluate("element => getComputedStyle(element).color")
+            await expect(anchor).to_have_css("outline", f"{ink} solid 2px")
+        await expect(tab.log.locator(".said .text > :not(a)")).to_have_count(0)
+
+
+async def test_messages_that_come_too_fast_wait_and_keep_their_order(demo: Demo, room: str) -> None:
+    page = await demo.open_page()
+    refused: set[str] = set()
+
+    def pass_on(route: WebSocketRoute) -> None:
+        """Refuse each message once, as the server does beyond the rate limit."""
+        real = route.connect_to_server()
+
+        def on_message(text: str | bytes) -> None:
+            message = json.loads(text)
+            if message["type"] != "say" or message["id"] in refused:
+                real.send(text)
+                return
+            refused.add(message["id"])
+            route.send(json.dumps({"type": "too_fast", "id": message["id"], "seconds": 0.05, "message": ""}))
+
+        route.on_message(on_message)
+
+    await page.route_web_socket(re.compile("/chat"), pass_on)
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    texts = [f"message {n}" for n in range(10)]
+    for text in texts:
+        await ann.say(text)
+    for tab in (ann, bob):
+        await expect(tab.log.locator(".said:not(.waiting) .text")).to_have_text(texts)
+    await expect(ann.log.locator(".waiting, .refused")).to_have_count(0)
+    await expect(ann.status).to_have_text("Connected")
+    assert len(refused) == len(texts)
+
+
+async def test_a_message_beyond_the_rate_limit_says_so_while_it_waits(demo: Demo, room: str) -> None:
+    page = await demo.open_page()
+    sent: list[str] = []
+
+    def refuse(route: WebSocketRoute) -> None:
+        real = route.connect_to_server()
+
+        def on_message(text: str | bytes) -> None:
+            id_ = json.loads(text).get("id")
+            if id_ is None:
+                real.send(text)
+            else:
+                sent.append(id_)
+                route.send(json.dumps({"type": "too_fast", "id": id_, "seconds": 3600, "message": ""}))
+
+        route.on_message(on_message)
+
+    await page.route_web_socket(re.compile("/chat"), refuse)
+    ann = await demo.come_in(room, "Ann", page)
+    for text in ("one", "two"):
+        await ann.say(text)
+        await expect(ann.said(text)).to_contain_text("too many at once, will be sent in a moment")
+    await expect(ann.status).to_have_text("Connected")
+    # The pause is for all messages.
+    assert len(sent) == 1
 
 
 # Losing the connection
@@ -532,6 +695,30 @@ async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> Non
 
 
 # On a phone, by keyboard
+
+
+@pytest.mark.parametrize("window", [320, 1200])
+async def test_dots_and_faces_are_round(demo: Demo, room: str, window: int) -> None:
+    """Also where a long name leaves them little room."""
+    room = (room + "w" * 40)[:40]
+    ann = await demo.come_in(room, "W" * 24, viewport={"width": window, "height": 740})
+    await ann.say("hello")
+    await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
+    more = ann.page.locator("#more")
+    if await more.is_visible():
+        await more.click()
+    sizes = await ann.page.evaluate(
+        """() => ["#state", "#people .face", ".said .face"].flatMap((selector) =>
+            [...document.querySelectorAll(selector)].flatMap((element) =>
+                [null, "::before", "::after"].map((part) => getComputedStyle(element, part))
+                    .filter(({ borderRadius, display }) => borderRadius === "50%" && display !== "none")
+                    .map(({ width, height }) => [width, height])))"""
+    )
+    assert len(sizes) >= 3
+    for width, height in sizes:
+        assert width == height
+        # Parts of a pixel are drawn as one or none, in each direction.
+        assert float(width.removesuffix("px")).is_integer()
 
 
 async def test_a_phone_scrolls_in_one_direction_only(demo: Demo, room: str) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -46,9 +48,17 @@ def room() -> str:
     return f"room {next(numbers)}"
 
 
-def come_in(server: Server, room: str, name: str, since: str | None = None) -> Connect:
-    query = {"room": room, "name": name} | ({} if since is None else {"since": since})
+def come_in(
+    server: Server, room: str, name: str, since: str | None = None, *, browser: str | None = None
+) -> Connect:
+    """Connect as a page does; by default a name has one browser."""
+    query = {"room": room, "name": name, "token": token(browser or name)}
+    query |= {} if since is None else {"since": since}
     return connect(f"{server.ws}/chat?{urlencode(query)}")
+
+
+def token(browser: str) -> str:
+    return sha256(browser.encode()).hexdigest()[:32]
 
 
 async def hear(client: ClientConnection) -> Any:
@@ -58,23 +68,33 @@ async def hear(client: ClientConnection) -> Any:
 
 
 async def receive_until(client: ClientConnection, type_: str) -> Any:
+    return await receive_one_of(client, type_)
+
+
+async def receive_one_of(client: ClientConnection, *types: str) -> Any:
     while True:
         message = await hear(client)
-        if message["type"] == type_:
+        if message["type"] in types:
             return message
 
 
 @asynccontextmanager
 async def guest(server: Server, room: str, name: str) -> AsyncIterator[ClientConnection]:
-    """Someone who has been told who is here, and welcomed."""
+    """A connection that has been sent presence and all that was missed."""
     async with come_in(server, room, name) as client:
         assert name in users(await receive_until(client, "presence"))
-        await receive_until(client, "welcome")
+        await receive_until(client, "ready")
         yield client
 
 
 def users(message: Any) -> list[str]:
-    return sorted(member["user"] for member in message["entries"])
+    return sorted(name_of(entry["user"]) for entry in message["entries"])
+
+
+def name_of(user: str) -> str:
+    name, _, tag = user.rpartition("#")
+    assert re.fullmatch("[0-9a-f]{8}", tag)
+    return name
 
 
 async def receive_coming_and_going(client: ClientConnection, type_: str, count: int) -> list[str]:
@@ -96,12 +116,14 @@ async def say(client: ClientConnection, text: str, id: str | None = None) -> str
 
 async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
     async with come_in(server, room, "Ann") as ann:
-        subscribed, presence, welcome = [await hear(ann) for _ in range(3)]
+        welcome, subscribed, presence, ready = [await hear(ann) for _ in range(4)]
         assert subscribed["id"].startswith("0:")
         assert "recovered" not in subscribed
         assert (presence["type"], users(presence)) == ("presence", ["Ann"])
         assert welcome.pop("process") != os.getpid()
-        assert welcome == {"type": "welcome", "name": "Ann"}
+        assert name_of(welcome.pop("user")) == "Ann"
+        assert welcome == {"type": "welcome"}
+        assert ready == {"type": "ready"}
         async with come_in(server, room, "Bob") as bob:
             assert users(await receive_until(bob, "presence")) == ["Ann", "Bob"]
             assert users(await hear(ann)) == ["Bob"]
@@ -174,7 +196,8 @@ async def test_it_answers_to_its_own_names_only(tmp_path: Path, options: list[st
     env = {"HUBBUB_URL": f"sqlite:///{tmp_path}/demo.db"}
     words = ("hubbub", "demo", "--port", "{port}", *options)
     async with serve("", tmp_path / "log", command=words, env=env) as server:
-        for path in [f"chat?{urlencode({'room': 'a', 'name': 'Ann'})}", "examples/chat/ws/1"]:
+        query = urlencode({"room": "a", "name": "Ann", "token": token("Ann")})
+        for path in [f"chat?{query}", "examples/chat/ws/1"]:
             for name in names:
                 async with connect(f"ws://{name}:8000/{path}", host="127.0.0.1", port=server.port):
                     pass
@@ -205,7 +228,7 @@ async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:
             first = await receive_json(cat)
             assert first["data"] == seen
         async with come_in(server, room, "Bob", first["id"]) as bob:
-            assert (await hear(bob))["recovered"] is True
+            assert (await receive_until(bob, "subscribed"))["recovered"] is True
             assert (await receive_until(bob, "said"))["text"] == "not seen by him"
             # Ann is not here any more. It takes a while until that is certain.
             assert await receive_coming_and_going(bob, "leave", 1) == ["Ann"]
@@ -215,7 +238,7 @@ async def test_who_comes_back_too_late_is_told(server: Server, room: str) -> Non
     async with guest(server, room, "Ann") as ann:
         await say(ann, "hello")
         async with come_in(server, room, "Bob", "7:another-epoch") as bob:
-            assert (await hear(bob))["recovered"] is False
+            assert (await receive_until(bob, "subscribed"))["recovered"] is False
             # The page comes again, as a new one.
         async with come_in(server, room, "Bob") as bob:
             assert (await receive_until(bob, "said"))["text"] == "hello"
@@ -230,19 +253,23 @@ async def test_what_is_said_reaches_everyone_with_time_and_sender(server: Server
         said = await receive_until(bob, "said")
         at = said.pop("at")
         assert at.endswith("Z")
-        assert said == {"type": "said", "id": id_, "name": "Ann", "text": "hello, <b>Bob</b>"}
+        assert name_of(said.pop("user")) == "Ann"
+        assert said == {"type": "said", "id": id_, "text": "hello, <b>Bob</b>"}
         assert (await receive_until(ann, "said"))["id"] == id_
 
 
 async def test_who_comes_later_gets_the_last_messages(server: Server, room: str) -> None:
-    async with come_in(server, room, "Ann") as ann:
-        for n in range(demo.RECENT + 5):
-            await say(ann, f"message {n}")
-        while (await receive_until(ann, "said"))["text"] != f"message {demo.RECENT + 4}":
-            pass
+    for first in range(0, demo.RECENT + 5, demo.BURST):
+        # A connection may say this many at once.
+        last = min(first + demo.BURST, demo.RECENT + 5)
+        async with come_in(server, room, "Ann") as ann:
+            for n in range(first, last):
+                await say(ann, f"message {n}")
+            while (await receive_until(ann, "said"))["text"] != f"message {last - 1}":
+                pass
     # Also when the room was empty in between.
     async with come_in(server, room, "Bob") as bob:
-        assert (await hear(bob))["id"].startswith("5:")
+        assert (await receive_until(bob, "subscribed"))["id"].startswith("5:")
         texts = [(await receive_until(bob, "said"))["text"] for _ in range(demo.RECENT)]
     assert texts == [f"message {n}" for n in range(5, demo.RECENT + 5)]
 
@@ -260,12 +287,52 @@ async def test_what_is_sent_again_is_said_once(server: Server, room: str) -> Non
 async def test_typing_is_told_to_the_others(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
         await ann.send('{"type": "typing"}')
-        assert await receive_until(bob, "is_typing") == {"type": "is_typing", "name": "Ann"}
+        typing = await receive_until(bob, "is_typing")
+        assert name_of(typing.pop("user")) == "Ann"
+        assert typing == {"type": "is_typing"}
         await say(ann, "done")
         types = [(await hear(ann))["type"]]
         while types[-1] != "said":
             types.append((await hear(ann))["type"])
         assert "is_typing" not in types
+
+
+async def test_too_many_messages_at_once_are_refused_one_by_one_and_the_socket_stays(
+    server: Server, room: str
+) -> None:
+    async with guest(server, room, "Ann") as ann:
+        # More than can be taken while they are sent, however slow the machine is.
+        ids = [await say(ann, f"message {n}") for n in range(300)]
+        answers = [await receive_one_of(ann, "accepted", "too_fast") for _ in ids]
+        assert [answer["id"] for answer in answers] == ids
+        assert {answer["type"] for answer in answers[: demo.BURST]} == {"accepted"}
+        refused = [answer for answer in answers if answer["type"] == "too_fast"]
+        assert refused
+        assert all(0 < answer["seconds"] <= 1 / demo.RATE for answer in refused)
+        assert refused[-1]["message"] == "Too many messages at once. Please wait a moment."
+        # After the seconds named, the same message is taken.
+        again = refused[-1]
+        while again["type"] == "too_fast":
+            await asyncio.sleep(again["seconds"])
+            await say(ann, "once more", again["id"])
+            again = await receive_one_of(ann, "accepted", "too_fast")
+        assert again["id"] == refused[-1]["id"]
+
+
+async def test_typing_too_often_is_not_passed_on(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
+        for _ in range(300):
+            await ann.send('{"type": "typing"}')
+        await ann.send("the end")
+        await receive_until(ann, "error")
+        # It is published after all of them.
+        await bob.send('{"type": "typing"}')
+        await receive_until(ann, "is_typing")
+        await say(bob, "the end")
+        passed_on = 0
+        while (await receive_one_of(bob, "is_typing", "said"))["type"] == "is_typing":
+            passed_on += 1
+        assert demo.BURST <= passed_on < 300
 
 
 @pytest.mark.parametrize(
@@ -307,12 +374,14 @@ async def test_garbage_is_answered_and_the_socket_stays(
         ("", "lobby", "name", "at least 1 character"),
         ("   ", "lobby", "name", "at least 1 character"),
         ("n" * 25, "lobby", "name", "at most 24 characters"),
-        ("An\nn", "lobby", "name", "Only characters that can be seen"),
-        ("\u200b", "lobby", "name", "Only characters that can be seen"),
-        ("\u202enn\u202c", "lobby", "name", "Only characters that can be seen"),
+        ("\u200b", "lobby", "name", "at least 1 character"),
+        ("\u3164 \u202e\x00", "lobby", "name", "at least 1 character"),
+        ("\ufdfa" * 2, "lobby", "name", "at most 24 characters"),
+        ("Ann #12345678", "lobby", "name", "should match pattern"),
+        ("Ann\uff03", "lobby", "name", "should match pattern"),
         ("Ann", "", "room", "at least 1 character"),
         ("Ann", "r" * 41, "room", "at most 40 characters"),
-        ("Ann", "lob\x00by", "room", "Only characters that can be seen"),
+        ("Ann", "\ufe0f", "room", "at least 1 character"),
     ],
 )
 async def test_what_is_refused_is_explained_over_http(
@@ -323,25 +392,75 @@ async def test_what_is_refused_is_explained_over_http(
             pass
     assert refused.value.response.status_code == 403
     async with httpx2.AsyncClient() as client:
-        response = await client.get(server.http + "/chat", params={"name": name, "room": room})
+        params = {"name": name, "room": room, "token": token(name)}
+        response = await client.get(server.http + "/chat", params=params)
     assert response.status_code == 422
     [detail] = response.json()["detail"]
     assert detail["loc"] == ["query", field]
     assert explanation in detail["msg"]
 
 
-@pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "  Ann  ", "n" * 24, "👩‍💻", "<b>Ann</b>", "安"])
+@pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "n" * 24, "👩", "<b>Ann</b>", "安"])
 async def test_names_that_may_come_in(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
-        assert (await receive_until(client, "welcome"))["name"] == name.strip()
+        assert name_of((await receive_until(client, "welcome"))["user"]) == name
     async with httpx2.AsyncClient() as client:
-        response = await client.get(server.http + "/chat", params={"name": name, "room": room})
+        params = {"name": name, "room": room, "token": token(name)}
+        response = await client.get(server.http + "/chat", params=params)
     assert response.status_code == 204
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "  admin  ",
+        "admin\u200b",
+        "ad\u2060min",
+        "ad\u034fmin",
+        "\u202eadmin\u202c",
+        "admin\u3164",
+        "admin\ufe0f",
+        "admin\U000e0041",
+        "ad\x00min",
+        "\uff41dmin",
+    ],
+)
+async def test_names_that_look_the_same_are_the_same(server: Server, room: str, name: str) -> None:
+    async with come_in(server, room, name) as client:
+        assert name_of((await receive_until(client, "welcome"))["user"]) == "admin"
+
+
+@pytest.mark.parametrize("name", ["Ann  Bee", "Ann\u00a0Bee", "Ann\nBee", "Ann \u200b Bee"])
+async def test_spaces_that_look_the_same_are_the_same(server: Server, room: str, name: str) -> None:
+    async with come_in(server, room, name) as client:
+        assert name_of((await receive_until(client, "welcome"))["user"]) == "Ann Bee"
+
+
+async def test_cleaning_twice_is_cleaning_once() -> None:
+    for char in map(chr, range(0x110000)):
+        for text in (char, f"a{char}b", f"e{char}\u0301"):
+            assert demo.clean(demo.clean(text)) == demo.clean(text)
+
+
+async def test_two_browsers_with_the_same_name_are_two_users(server: Server, room: str) -> None:
+    async with guest(server, room, "Ann") as ann, come_in(server, room, "Ann", browser="another") as other:
+        theirs = (await receive_until(other, "welcome"))["user"]
+        [joined] = (await receive_until(ann, "join"))["entries"]
+        assert joined["user"] == theirs
+        assert name_of(theirs) == "Ann"
+        await say(other, "I am Ann")
+        assert (await receive_until(ann, "said"))["user"] == theirs
+        await say(ann, "No, I am")
+        assert (await receive_until(ann, "said"))["user"] != theirs
+    # The secret itself is told to no other page.
+    assert token("another") not in theirs
 
 
 async def test_pages_of_other_hosts_may_not_come_in(server: Server) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        async with connect(f"{server.ws}/chat?room=lobby&name=Ann", origin="https://elsewhere.example"):
+        async with connect(
+            f"{server.ws}/chat?room=lobby&name=Ann&token={token('Ann')}", origin="https://elsewhere.example"
+        ):
             pass
     assert refused.value.response.status_code == 403
 

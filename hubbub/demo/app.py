@@ -1,7 +1,7 @@
 """The demo: rooms to chat in. Run: hubbub demo
 
-A room is a channel with a history and with presence, and nothing else: this process keeps nothing, so there
-may be several, and any of them may be killed. The page is ``chat.html``.
+A room is a channel with a history and with presence. The process keeps nothing else, so several processes can
+serve the same rooms, and each of them may be killed. The page is ``chat.html``.
 """
 
 from __future__ import annotations
@@ -9,59 +9,79 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal, TypeAlias
+from unicodedata import category, normalize
 
-from fastapi import FastAPI, Query, WebSocket
+from fastapi import Depends, FastAPI, Query, WebSocket
 from fastapi.responses import HTMLResponse
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter
 
 from hubbub import History, Hub
 
-#: Where the rooms are; ``hubbub demo`` sets it.
+#: The engine; ``hubbub demo`` sets it.
 URL = os.environ.get("HUBBUB_DEMO_URL", "memory://")
 #: The names that it answers to; likewise.
 HOSTS = os.environ.get("HUBBUB_DEMO_HOSTS", "").split() or None
-#: Messages that somebody who comes for the first time gets.
+#: Number of earlier messages that a new page is sent.
 RECENT = 50
+#: Messages that a connection may send at once, and messages per second after that.
+BURST, RATE = 20, 2
 
-# Control characters and line breaks, and what turns the direction of the text behind it.
-UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-
-
-def fit_to_show(text: str) -> str:
-    if UNFIT.search(text) or not any(char.isprintable() for char in text):
-        raise PydanticCustomError("unfit", "Only characters that can be seen, please.")
-    return text
+# Letters and marks without a shape, which no category of Unicode names.
+BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
+def clean(text: str) -> str:
+    """Remove what makes equal names look different, or different names equal.
+
+    These are invisible characters (control, format, unassigned), repeated spaces, and several ways to write
+    the same character.
+    """
+    visible = "".join(char for char in BLANK.sub("", text) if char.isspace() or category(char)[0] != "C")
+    return " ".join(normalize("NFKC", visible).split())
+
+
+# Without "#", which begins a user's tag.
 Name: TypeAlias = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=24),
-    AfterValidator(fit_to_show),
+    StringConstraints(min_length=1, max_length=24, pattern="^[^#]*$"),
+    BeforeValidator(clean),
     Query(),
 ]
 RoomName: TypeAlias = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=40),
-    AfterValidator(fit_to_show),
-    Query(),
+    str, StringConstraints(min_length=1, max_length=40), BeforeValidator(clean), Query()
 ]
-
-
-# Where a page that comes back left off: the id of the last message.
+# A secret that each browser makes up for itself.
+Token: TypeAlias = Annotated[str, Query(pattern=r"^[0-9a-f]{32}$")]
+# The position of a page that comes back: the id of the last message it has.
 Since: TypeAlias = Annotated[str, Query(pattern=r"^[0-9]{1,15}:[0-9A-Za-z-]{1,40}$")]
 
 # The parts of a channel's name are divided by these.
 IN_CHANNEL = str.maketrans({":": "%3A", "/": "%2F", "%": "%25"})
 
 
-# What a page sends. Its own id for a message lets it send that again after a lost connection: a message
-# that is known already is not said twice.
+def identify(name: Name, token: Token) -> str:
+    """Return the user: the name, and a tag that tells two browsers with the same name apart.
+
+    Other pages get the tag, which does not reveal the token. In an app with accounts, the account is the
+    user.
+    """
+    return f"{name}#{sha256(token.encode()).hexdigest()[:8]}"
+
+
+User: TypeAlias = Annotated[str, Depends(identify)]
+
+
+# What a page sends. The page chooses the id of a message, so that it can send the message again after a lost
+# connection: a message that is in the room already is not published twice.
 
 
 class Say(BaseModel):
@@ -77,38 +97,70 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent. Messages of a room come in envelopes, each with its id. The hub itself sends who is
-# present, who joins and who leaves.
+# What a page is sent. Messages come in envelopes, each with its position as id. The hub itself sends
+# presence, joins and leaves.
+
+
+class Welcome(BaseModel):
+    """The first message of each connection."""
+
+    type: Literal["welcome"] = "welcome"
+    user: str
+    #: The id of the process that serves it.
+    process: int
+
+
+class Ready(BaseModel):
+    """All messages that the page has missed have been sent."""
+
+    type: Literal["ready"] = "ready"
 
 
 class Said(BaseModel):
     type: Literal["said"] = "said"
     id: str
-    name: str
+    user: str
     text: str
     at: datetime
 
 
 class Accepted(BaseModel):
-    """The page's own message is in the room, also if it was already."""
+    """The page's own message is in the room, also if it was there before."""
 
     type: Literal["accepted"] = "accepted"
     id: str
     at: datetime
 
 
+class TooFast(BaseModel):
+    """The page's own message was not published; the page may send it again after ``seconds``."""
+
+    type: Literal["too_fast"] = "too_fast"
+    id: str
+    seconds: float
+    message: str = "Too many messages at once. Please wait a moment."
+
+
 class IsTyping(BaseModel):
     type: Literal["is_typing"] = "is_typing"
-    name: str
+    user: str
 
 
-class Welcome(BaseModel):
-    """All that the page has missed has been sent."""
+class Allowance:
+    """The rate limit of one connection: ``BURST`` messages at once, then ``RATE`` a second."""
 
-    type: Literal["welcome"] = "welcome"
-    name: str
-    #: The process that serves it.
-    process: int
+    def __init__(self) -> None:
+        # When all messages that were taken are paid for.
+        self._paid_at = 0.0
+
+    def take(self) -> float:
+        """Take one message and return 0; or take none and return the seconds after which one can be taken."""
+        now = time.monotonic()
+        paid_at = max(self._paid_at, now) + 1 / RATE
+        if (seconds := paid_at - now - BURST / RATE) > 0:
+            return seconds
+        self._paid_at = paid_at
+        return 0
 
 
 hub = Hub(URL, presence_ttl=10, hosts=HOSTS)
@@ -118,29 +170,35 @@ app.include_router(hub.router)
 
 
 @app.websocket("/chat")
-async def chat(websocket: WebSocket, room: RoomName, name: Name, since: Since | None = None) -> None:
+async def chat(websocket: WebSocket, room: RoomName, user: User, since: Since | None = None) -> None:
     channel, typing = f"room:{room.translate(IN_CHANNEL)}", f"typing:{room}"
-    async with hub.connection(websocket, user=name) as client:
+    allowance = Allowance()
+    async with hub.connection(websocket, user=user) as client:
+        await client.send(Welcome(user=user, process=os.getpid()))
         await client.subscribe(channel, since=since, history=RECENT, positions=True, join_leave="users")
         await client.subscribe(typing)
-        await client.send(Welcome(name=name, process=os.getpid()))
+        await client.send(Ready())
         async for message in client.iter_messages(FromPage):
+            seconds = allowance.take()
             match message:
                 case Typing():
-                    await hub.publish(typing, IsTyping(name=name), exclude=client)
+                    if not seconds:
+                        await hub.publish(typing, IsTyping(user=user), exclude=client)
+                case Say(id=id) if seconds:
+                    await client.send(TooFast(id=id, seconds=seconds))
                 case Say(id=id, text=text):
-                    said = Said(id=id, name=name, text=text, at=datetime.now(UTC))
-                    await hub.publish(channel, said, idempotency_key=f"{name} {id}")
+                    said = Said(id=id, user=user, text=text, at=datetime.now(UTC))
+                    await hub.publish(channel, said, idempotency_key=f"{user} {id}")
                     await client.send(Accepted(id=id, at=said.at))
 
 
 @app.get("/chat", status_code=204)
-async def may_come_in(room: RoomName, name: Name) -> None:
-    """Tells a page why its socket was refused, which browsers keep to themselves."""
+async def check(room: RoomName, user: User) -> None:
+    """Tell a page why its WebSocket was refused: browsers do not show it to pages."""
 
 
 def examples_folder() -> Path:
-    """Inside of this package where it is installed, beside the package in a checkout."""
+    """The folder of the examples: in this package where it is installed, beside ``hubbub`` in a checkout."""
     package = Path(__file__).resolve().parent
     folders = [package / "examples", package.parents[1] / "examples"]
     for folder in folders:
@@ -162,8 +220,8 @@ for example in ("echo", "items", "manager", "chat"):
     module = load_example(example)
     app.mount(f"/examples/{example}", module.app)
     if example == "chat":
-        # Its hub would be one process's own. The lifespan of a mounted app does not run, so it starts and
-        # stops with this one.
+        # Its own hub is for one process only. The lifespan of a mounted app does not run, so this app starts
+        # and stops the hub.
         example_hub = vars(module)["hub"] = Hub(URL, namespace="example", hosts=HOSTS)
         app.include_router(example_hub.router, prefix="/examples/chat")
 
