@@ -20,7 +20,7 @@ from hubbub import Hub
 from hubbub.transports.direct import DirectWriter
 from hubbub.transports.websocket import QueuedWriter
 
-hub = Hub()
+hub = Hub("memory://?alone=yes")
 app = FastAPI()
 if "NO_ROUTER" not in os.environ:
     app.include_router(hub.router)
