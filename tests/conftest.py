@@ -8,12 +8,18 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.engines.postgres.server import postgres, postgres_url
 from tests.engines.redis.server import redis_cluster, redis_server
 from tests.servers import SERVERS
 
 __all__ = ["log", "postgres", "postgres_url", "server_name"]
+
+
+# How long one example takes says nothing on a busy machine.
+settings.register_profile("hubbub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hubbub")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from hubbub import Hub, HubNotRunning, InvalidChannel, InvalidData, InvalidURL, Position
 from hubbub.hub import hubs
+from tests.clients import DEADLINE
 
 
 class Note(BaseModel):
@@ -235,7 +236,7 @@ def test_a_hub_that_stops_closes_its_connections_and_lets_handlers_have_the_last
 
     @app.post("/stop")
     async def stop() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await running.aclose()
 
     with TestClient(app) as client, client.websocket_connect("/ws") as ann:

@@ -22,13 +22,11 @@ from hubbub.core.publication import Position
 from hubbub.engines.base import PresenceChange
 from hubbub.node import Node
 from hubbub.types import JoinLeave
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, running
 
 #: Seconds after which those of a killed process have left.
 TTL = 0.5
-
-#: Seconds after which a test gives up.
-DEADLINE = 20.0
 
 
 class Watcher:

@@ -53,7 +53,6 @@ def uvicorns_tests(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(400)
 def test_uvicorns_own_tests_pass(uvicorns_tests: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *PYTEST_OPTIONS, "tests/protocols/test_websocket.py"],

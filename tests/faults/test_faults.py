@@ -18,8 +18,7 @@ from tests.faults.catalogue import POSTGRES, REDIS, SQLITE, Fault
 from tests.faults.conftest import Report
 from tests.faults.trial import Theatre
 
-# What happens on the stage has deadlines of its own. This one, of all together, would leave it in disorder.
-pytestmark = [pytest.mark.asyncio(loop_scope="class"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.asyncio(loop_scope="class")
 
 
 @pytest_asyncio.fixture(scope="class", loop_scope="class")
