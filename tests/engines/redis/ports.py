@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import DEADLINE
 
 
 @asynccontextmanager
