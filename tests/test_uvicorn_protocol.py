@@ -60,7 +60,7 @@ def test_uvicorns_own_tests_pass(uvicorns_tests: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(uvicorns_tests)},
         capture_output=True,
         text=True,
-        timeout=350,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-5000:]
     passed = re.search(r"(\d+) passed", done.stdout)
