@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as _connect
 from websockets.exceptions import ConnectionClosed
 
-#: Seconds after which a test gives up on anything.
-DEADLINE = 20
+#: Seconds after which a test gives up on anything. Only what hangs takes that long, on a busy machine too.
+DEADLINE = 60
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: float = DEADLINE) -> None:
@@ -29,8 +30,24 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: f
 
 
 def connect(url: str, **options: Any) -> _connect:
-    """A connection whose reading never pauses, so that what a test leaves unread does not delay its close."""
-    return _connect(url, **{"max_queue": None, "compression": None, "close_timeout": 2, **options})
+    """A connection whose reading never pauses, so that what a test leaves unread does not delay its close.
+
+    It sends no pings of its own: while a test has paused its reading it would see no pong.
+    """
+    defaults = {
+        "max_queue": None,
+        "compression": None,
+        "open_timeout": DEADLINE,
+        "close_timeout": DEADLINE,
+        "ping_interval": None,
+    }
+    return _connect(url, **{**defaults, **options})
+
+
+def http_client(**options: Any) -> httpx2.AsyncClient:
+    """An HTTP client that waits as long as any other part of a test, for servers on this machine."""
+    # Without certificates, which take 30 ms to load.
+    return httpx2.AsyncClient(**{"timeout": DEADLINE, "verify": False, **options})
 
 
 async def receive(client: ClientConnection) -> str | bytes:

@@ -13,10 +13,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, NamedTuple
 
-HUBBUB = str(Path(sys.executable).with_name("hubbub"))
+from tests.clients import DEADLINE
 
-#: Seconds after which a command is not waited for any more.
-DEADLINE = 60
+HUBBUB = str(Path(sys.executable).with_name("hubbub"))
 
 ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "TZ": "UTC"}
 

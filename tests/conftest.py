@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.engines.postgres.server import postgres, postgres_url
 from tests.engines.redis.server import redis_cluster, redis_server
@@ -16,16 +18,22 @@ from tests.servers import SERVERS
 __all__ = ["log", "postgres", "postgres_url", "server_name"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a server of their module run in one process, one after another; all others wherever
-    there is time."""
-    for item in items:
-        loop = item.get_closest_marker("asyncio")
-        if loop is not None and loop.kwargs.get("loop_scope") == "module":
-            # A module that is run on several servers shares each of them.
-            server = getattr(item, "callspec", None) and item.callspec.params.get("server")  # type: ignore[attr-defined]
-            module = item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(f"{module} {server or ''}"))
+# How long one example takes says nothing on a busy machine.
+settings.register_profile("hubbub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hubbub")
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of every later collection what is there to stay: with it, one takes fifty times as long."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _leftovers() -> Iterator[None]:
+    """A test that leaves a socket or a task behind fails itself, and not the one in which it is collected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(params=SERVERS)

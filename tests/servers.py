@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx2
+
+from tests.clients import DEADLINE, http_client
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,10 +37,17 @@ SERVERS: dict[str, Command] = {
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port for a server that is about to start.
+
+    The kernel gives a client that connects any port from 32,768 on (Linux). One of those could be taken again
+    before the server listens.
+    """
+    while True:
+        # The nodes of a Redis cluster also listen 10,000 further up.
+        port = random.SystemRandom().randrange(10_000, 22_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def is_running(pid: int) -> bool:
@@ -70,7 +80,7 @@ class Server:
         return f"ws://127.0.0.1:{self.port}"
 
     async def get_json(self, path: str) -> dict[str, Any]:
-        async with httpx2.AsyncClient() as client:
+        async with http_client() as client:
             answer: dict[str, Any] = (await client.get(self.http + path)).json()
             return answer
 
@@ -78,7 +88,7 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    async def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
+    async def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> int:
         """End the server and everything it started; returns its exit code."""
         if self.process.returncode is None:
             self.process.send_signal(sig)
@@ -134,8 +144,8 @@ async def serve(
         await server.stop()
 
 
-async def _answers(server: Server, probe: str, timeout: float = 30) -> None:
-    async with asyncio.timeout(timeout), httpx2.AsyncClient() as client:
+async def _answers(server: Server, probe: str) -> None:
+    async with asyncio.timeout(DEADLINE), http_client() as client:
         while True:
             if server.process.returncode is not None:
                 raise RuntimeError(f"The server ended with {server.process.returncode}:\n{server.log}")

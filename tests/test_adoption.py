@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import trustme
 
-from tests.clients import DEADLINE, closed, connect, eventually, receive
+from tests.clients import DEADLINE, closed, connect, eventually, http_client, receive
 from tests.servers import ROOT, SERVERS, Command, Server, serve
 
 APP = "tests.apps.paths:app"
@@ -150,7 +149,7 @@ async def test_it_is_direct_over_tls(log: Path, tmp_path: Path) -> None:
     async with serve(APP, log, command=command, cwd=ROOT, probe=None) as server:
         await eventually(lambda: "Uvicorn running on https" in server.log)
         url = f"wss://127.0.0.1:{server.port}/ws"
-        async with connect(url, ssl=context) as client, httpx2.AsyncClient(verify=context) as http:
+        async with connect(url, ssl=context) as client, http_client(verify=context) as http:
             assert await receive(client) == "ready"
             answer = await http.get(f"https://127.0.0.1:{server.port}/paths")
             assert answer.json()["writers"] == {"DirectWriter": 1}
@@ -221,7 +220,7 @@ async def test_a_stream_that_is_told_ends_when_the_server_stops(
     command = (*STARTERS[starter], *args)
     async with (
         serve(APP, log, command=command, cwd=ROOT, probe="/paths") as server,
-        httpx2.AsyncClient(timeout=DEADLINE) as client,
+        http_client() as client,
         client.stream("GET", server.http + "/ending") as answer,
     ):
         text = answer.aiter_text()
@@ -240,7 +239,7 @@ async def test_a_stream_that_is_told_ends_when_the_server_stops(
 async def test_a_stream_that_never_ends_does_not_keep_the_server_from_ending(name: str, log: Path) -> None:
     async with (
         serve(APP, log, command=name, cwd=ROOT, probe="/paths") as server,
-        httpx2.AsyncClient(timeout=DEADLINE) as client,
+        http_client() as client,
         client.stream("GET", server.http + "/endless") as answer,
     ):
         text = answer.aiter_text()
@@ -255,7 +254,7 @@ async def test_a_time_that_the_user_gave_for_the_shutdown_holds(log: Path) -> No
     command = (*UVICORN, "--timeout-graceful-shutdown", "1")
     async with (
         serve(APP, log, command=command, cwd=ROOT, probe="/paths") as server,
-        httpx2.AsyncClient(timeout=DEADLINE) as client,
+        http_client() as client,
         client.stream("GET", server.http + "/endless") as answer,
     ):
         text = answer.aiter_text()

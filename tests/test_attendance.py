@@ -12,10 +12,8 @@ from hubbub.attendance import Attendance, encode_member
 from hubbub.core.publication import Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.types import PresenceMember
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine
-
-#: Seconds after which a test gives up.
-DEADLINE = 20.0
 
 
 class SlowEngine(SharedEngine):

@@ -29,6 +29,7 @@ from benchmarks.report import NotInstalled, Report, is_overwritten, versions
 from benchmarks.scenarios import LIMIT, SCENARIOS, WITHOUT_HISTORY, Baseline
 from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
+from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import with_parameters
 from tests.servers import ROOT, is_running
 
@@ -45,9 +46,9 @@ HERE = [peer for peer in PEERS if peer.name in ("reference", "hubbub", "manager"
 REFERENCE, HUBBUB, MANAGER = HERE
 ECHO = next(scenario for scenario in SCENARIOS if scenario.name == "echo")
 
-SMALL = Load(clients=20, seconds=0.3, warmup=0.1, settle=0.1, deadline=20)
-BRIEF = Load(clients=5, seconds=0.2, warmup=0, settle=0, patience=0.3, deadline=20)
-ACROSS = Load(clients=5, seconds=0.3, warmup=0.1, settle=0.5, outstanding=8, deadline=20)
+SMALL = Load(clients=20, seconds=0.3, warmup=0.1, settle=0.1, deadline=DEADLINE)
+BRIEF = Load(clients=5, seconds=0.2, warmup=0, settle=0, patience=0.3, deadline=DEADLINE)
+ACROSS = Load(clients=5, seconds=0.3, warmup=0.1, settle=0.5, outstanding=8, deadline=DEADLINE)
 
 
 @pytest.fixture(params=HERE, ids=lambda peer: peer.name)
@@ -249,7 +250,7 @@ def test_a_request_that_fails_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["hubbub-memory-history", "hubbub-sqlite-history"])
 def test_all_who_come_back_share_the_reads_of_the_history(name: str) -> None:
-    load = Load(mode="resume", path="/resume", clients=50, messages=20, warmup=0, deadline=20)
+    load = Load(mode="resume", path="/resume", clients=50, messages=20, warmup=0, deadline=DEADLINE)
     measured = across.resume(named(name), load)
     assert measured["deliveries"] == 1000
     # Two pages, for whichever client comes first. A few more where a client comes at the end of a read.
@@ -261,7 +262,7 @@ def test_all_who_come_back_share_the_reads_of_the_history(name: str) -> None:
 def test_messages_that_do_not_come_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     # The message before the one that is to be the first counts, too.
     monkeypatch.setattr(across, "ask", lambda server, path, **_: {"offset": 9} if path == "fill" else 0)
-    load = Load(mode="resume", path="/ws", clients=2, messages=1, warmup=0, patience=0.2, deadline=20)
+    load = Load(mode="resume", path="/ws", clients=2, messages=1, warmup=0, patience=0.2, deadline=DEADLINE)
     with pytest.raises(LoadFailed, match="but 2 of them are missing"):
         across.resume(named("hubbub-memory-history"), load)
 
@@ -297,7 +298,7 @@ def test_a_lost_message_is_noticed_if_no_other_follows_it() -> None:
 
 
 def test_a_client_that_is_lost_ends_the_run() -> None:
-    load = replace(SMALL, seconds=60, deadline=60)
+    load = replace(SMALL, seconds=60)
     assert run(misbehaving("closes"), load).lost_clients == 1
     with pytest.raises(LoadFailed, match="Expected 20 clients to stay connected"):
         fan_out(misbehaving("closes"), load)
@@ -371,7 +372,7 @@ def test_however_a_run_ends_it_leaves_no_process_behind(sig: signal.Signals) -> 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while len(started := children(run.pid)) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -535,7 +536,7 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -27,6 +27,7 @@ from playwright.async_api import (
 )
 
 from tests.browser import chromium
+from tests.clients import DEADLINE
 from tests.servers import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,7 +53,7 @@ app.mount("/chats", demo)
 numbers = count()
 
 # Milliseconds, for a machine that has other things to do.
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=DEADLINE * 1000)
 
 
 class Windows:
@@ -548,7 +549,7 @@ async def test_all_come_back_after_the_server_was_killed(
         await example.get_by_role("textbox").press("Enter")
     async with serve(DEMO, tmp_path / "log", port=port):
         for tab in (ann, bob):
-            await expect(tab.status).to_have_text("Connected", timeout=30_000)
+            await expect(tab.status).to_have_text("Connected")
             await expect(tab.page.get_by_role("button", name="Try now")).to_be_hidden()
         for tab in (ann, bob):
             await tab.shows_people("Ann", "Bob")
@@ -558,7 +559,7 @@ async def test_all_come_back_after_the_server_was_killed(
         await bob.text.press_sequentially("tence")
         await bob.text.press("Enter")
         await expect(ann.said("half a sentence")).to_be_visible()
-        await expect(example.get_by_role("status")).to_contain_text("You are client", timeout=30_000)
+        await expect(example.get_by_role("status")).to_contain_text("You are client")
         await example.get_by_role("textbox").press("Enter")
         await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
 
@@ -575,7 +576,7 @@ async def test_a_server_that_has_lost_its_memory_is_noticed(
         await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(1)
         await server.stop(signal.SIGKILL)
     async with serve(DEMO, tmp_path / "log", port=port):
-        await expect(ann.log.get_by_text("Messages may be missing.")).to_have_count(1, timeout=30_000)
+        await expect(ann.log.get_by_text("Messages may be missing.")).to_have_count(1)
         await expect(ann.status).to_have_text("Connected")
         await ann.say("after")
         await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(2)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from websockets.asyncio.client import ClientConnection
 
 from tests.clients import DEADLINE, connect, receive, reset
@@ -72,7 +71,6 @@ async def test_those_who_stay_get_everything_in_order_and_each_departure_once(
     assert "Traceback" not in server.log
 
 
-@pytest.mark.timeout(120)
 async def test_a_third_of_a_hundred_clients_vanish_in_the_middle_of_a_broadcast(log: Path) -> None:
     async with serve("chat:app", log) as server:
         await chat_while_some_vanish(server, total=100, vanishing=33, messages=300)

@@ -17,7 +17,7 @@ import trustme
 from websockets.asyncio.client import unix_connect
 
 from hubbub import __version__
-from tests.clients import connect, eventually, receive
+from tests.clients import DEADLINE, connect, eventually, http_client, receive
 from tests.servers import ROOT, serve
 
 EXAMPLES = ROOT / "examples"
@@ -33,7 +33,7 @@ def hubbub(*words: str, cwd: Path = EXAMPLES, env: dict[str, str] | None = None)
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -44,7 +44,7 @@ def test_version() -> None:
 
 def test_python_m_hubbub_is_hubbub() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "hubbub", "--version"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "hubbub", "--version"], capture_output=True, text=True, timeout=DEADLINE
     )
     assert done.stdout == f"hubbub {__version__}\n"
 
@@ -150,7 +150,7 @@ async def test_reload_serves_what_was_changed(log: Path, tmp_path: Path) -> None
     app.write_text(source.format("before"))
     async with (
         serve("app:app", log, args=["--reload"], cwd=tmp_path) as server,
-        httpx2.AsyncClient() as client,
+        http_client() as client,
     ):
         assert (await client.get(server.http)).json() == "before"
         await eventually(lambda: "Started reloader process" in server.log)
@@ -162,7 +162,7 @@ async def test_reload_serves_what_was_changed(log: Path, tmp_path: Path) -> None
             except httpx2.TransportError:
                 return False
 
-        await eventually(changed, timeout=30)
+        await eventually(changed)
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ async def test_forwarded_headers_are_believed_from_the_named_proxies_only(log: P
     headers = {"X-Forwarded-For": "203.0.113.7"}
     for allowed, seen in [("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")]:
         args = ["--forwarded-allow-ips", allowed]
-        async with serve("who:app", log, args=args, cwd=tmp_path) as server, httpx2.AsyncClient() as client:
+        async with serve("who:app", log, args=args, cwd=tmp_path) as server, http_client() as client:
             assert (await client.get(server.http, headers=headers)).json() == seen
 
 
@@ -220,5 +220,5 @@ async def test_shutdown_ends_handlers_that_do_not_end_after_drain_seconds(log: P
     async with serve("stubborn:app", log, args=args, cwd=tmp_path) as server:
         client = await connect(f"{server.ws}/ws")
         assert await receive(client) == "ready"
-        await server.stop(timeout=15)
+        await server.stop()
     assert "Application shutdown complete" in server.log

@@ -41,7 +41,7 @@ def app(folder: Path, url: str, statement: str = "pass") -> Path:
 async def ended(folder: Path, log: Path, *args: str) -> tuple[int | None, str]:
     """How ``hubbub run`` ends by itself, and what it says."""
     async with serve("app:app", log, args=args, cwd=folder, probe=None) as server:
-        await eventually(lambda: server.process.returncode is not None, timeout=60)
+        await eventually(lambda: server.process.returncode is not None)
         return server.process.returncode, server.log
 
 
@@ -86,7 +86,6 @@ async def test_workers_of_an_app_that_does_not_start_are_not_started_for_ever(
     assert "did not start, nor does any other serve." in text
 
 
-@pytest.mark.timeout(120)
 async def test_a_worker_that_cannot_be_replaced_costs_the_others_nothing(
     server: RedisServer, log: Path
 ) -> None:
@@ -107,11 +106,11 @@ async def test_a_worker_that_cannot_be_replaced_costs_the_others_nothing(
             server.kill()
             (other,) = pids - {mine}
             os.kill(other, signal.SIGKILL)
-            await eventually(lambda: "To be tried again in 5 s." in running.log, timeout=40)
+            await eventually(lambda: "To be tried again in 5 s." in running.log)
             assert running.process.returncode is None
             server.start()
             # The client has stayed, and hears what comes.
-            await eventually(lambda: running.log.count("Application startup complete") == 3, timeout=40)
+            await eventually(lambda: running.log.count("Application startup complete") == 3)
             await client.send("still here")
             assert await receive(client) == "still here"
         assert await running.stop() == 0

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hubbub import EngineUnavailable, History, Position, Publisher
-from tests.commands import DEADLINE, HUBBUB, Running, hubbub, running
+from tests.clients import DEADLINE
+from tests.commands import HUBBUB, Running, hubbub, running
 from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import free_port
 
@@ -143,7 +144,6 @@ def said(publisher: Publisher, text: str) -> Position:
             continue
 
 
-@pytest.mark.timeout(60)
 def test_an_outage_costs_nothing(server: RedisServer) -> None:
     with Publisher(server.url) as publisher:
         said(publisher, "1")
@@ -159,7 +159,6 @@ def test_an_outage_costs_nothing(server: RedisServer) -> None:
                 assert event(tail)["data"] == text
 
 
-@pytest.mark.timeout(60)
 def test_an_outage_that_loses_the_history_is_told(server: RedisServer) -> None:
     with Publisher(server.url) as publisher:
         said(publisher, "1")

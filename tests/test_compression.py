@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -31,6 +32,17 @@ LONG_BYTES = 8192
 @pytest.fixture(params=NAMES)
 async def server(request: pytest.FixtureRequest, log: Path) -> AsyncIterator[Server]:
     name = request.param
+    async with serve(APP, log, command=name, args=ARGS[name], cwd=ROOT, probe="/stats") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=NAMES)
+async def shared_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Server]:
+    """For tests that only look at what they have sent themselves."""
+    name = request.param
+    log = tmp_path_factory.mktemp("server") / "server.log"
     async with serve(APP, log, command=name, args=ARGS[name], cwd=ROOT, probe="/stats") as server:
         yield server
 
@@ -106,11 +118,14 @@ async def test_nothing_is_compressed_for_nobody(server: Server) -> None:
     assert await compressions(server) == 0
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("size", [0, 1, THRESHOLD - 1, THRESHOLD, 70_000])
 @pytest.mark.parametrize("kind", ["text", "binary", "json"])
-async def test_what_is_said_is_heard_whatever_its_kind_and_size(server: Server, kind: str, size: int) -> None:
-    ann = await open_ear(f"{server.ws}/rooms/{kind}")
-    bob = await open_ear(f"{server.ws}/rooms/{kind}")
+async def test_what_is_said_is_heard_whatever_its_kind_and_size(
+    shared_server: Server, kind: str, size: int
+) -> None:
+    ann = await open_ear(f"{shared_server.ws}/rooms/{kind}")
+    bob = await open_ear(f"{shared_server.ws}/rooms/{kind}")
     text = "é" * (size // 2) + "x" * (size % 2)
     await ann.client.send(text)
     for ear in (ann, bob):
@@ -125,32 +140,35 @@ async def test_what_is_said_is_heard_whatever_its_kind_and_size(server: Server, 
         assert length <= max(THRESHOLD, 1000)
 
 
-async def test_what_does_not_get_smaller_goes_as_it_is(server: Server) -> None:
-    ear = await open_ear(f"{server.ws}/rooms/hex")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_does_not_get_smaller_goes_as_it_is(shared_server: Server) -> None:
+    ear = await open_ear(f"{shared_server.ws}/rooms/hex")
     data = random.Random(1).randbytes(5000)
     await ear.client.send(data.hex())
     assert await ear.hears() == data
     assert ear.on_the_wire == [(False, 5000)]
 
 
-async def test_handlers_without_a_hub_have_it_too(server: Server) -> None:
-    ear = await open_ear(f"{server.ws}/without-the-hub")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_handlers_without_a_hub_have_it_too(shared_server: Server) -> None:
+    ear = await open_ear(f"{shared_server.ws}/without-the-hub")
     for text in ("short", "long " * 1000):
         await ear.client.send(text)
         assert [await ear.hears(), await ear.hears()] == [text, text.encode()]
     assert [is_compressed for is_compressed, _ in ear.on_the_wire] == [False, False, True, True]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("bits", "is_taken"), [(None, True), (15, True), (12, True), (11, False), (9, False), (8, False)]
 )
 async def test_a_client_with_a_smaller_window_gets_everything_as_it_is(
-    server: Server, bits: int | None, is_taken: bool
+    shared_server: Server, bits: int | None, is_taken: bool
 ) -> None:
     # Repeats that are further apart than a small window is wide.
     text = random.Random(1).randbytes(2000).hex() * 5
     offer = ClientPerMessageDeflateFactory(server_max_window_bits=bits)
-    async with connect(f"{server.ws}/rooms/text", extensions=[offer]) as client:
+    async with connect(f"{shared_server.ws}/rooms/text", extensions=[offer]) as client:
         assert await receive(client) == "ready"
         windows = [
             extension.remote_max_window_bits

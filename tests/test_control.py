@@ -14,10 +14,8 @@ from hubbub import EngineUnavailable, Hub, subscriptions
 from hubbub.control import CONTROL, Disconnect
 from hubbub.core.publication import Publication
 from hubbub.node import Node
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine, running
-
-#: Seconds after which a test gives up.
-DEADLINE = 10.0
 
 
 class Client:

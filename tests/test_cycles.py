@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from tests.clients import connect, eventually, receive, reset
 from tests.servers import ROOT, serve
 
@@ -14,7 +12,6 @@ CYCLES = 2000
 AT_ONCE = 40
 
 
-@pytest.mark.timeout(180)
 async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log: Path) -> None:
     async with serve("tests.apps.endings:app", log, cwd=ROOT, probe="/remains") as server:
 

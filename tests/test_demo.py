@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx2
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
@@ -25,7 +24,7 @@ from websockets.asyncio.client import connect as Connect  # noqa: N812
 from websockets.exceptions import InvalidStatus
 
 from hubbub.demo import app as demo
-from tests.clients import DEADLINE, connect, receive, receive_json, reset
+from tests.clients import DEADLINE, connect, http_client, receive, receive_json, reset
 from tests.servers import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -391,7 +390,7 @@ async def test_what_is_refused_is_explained_over_http(
         async with come_in(server, room, name):
             pass
     assert refused.value.response.status_code == 403
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         params = {"name": name, "room": room, "token": token(name)}
         response = await client.get(server.http + "/chat", params=params)
     assert response.status_code == 422
@@ -404,7 +403,7 @@ async def test_what_is_refused_is_explained_over_http(
 async def test_names_that_may_come_in(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
         assert name_of((await receive_until(client, "welcome"))["user"]) == name
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         params = {"name": name, "room": room, "token": token(name)}
         response = await client.get(server.http + "/chat", params=params)
     assert response.status_code == 204
@@ -469,7 +468,7 @@ async def test_pages_of_other_hosts_may_not_come_in(server: Server) -> None:
 
 
 async def test_the_page_counts_its_own_lines_and_needs_nothing_else(server: Server) -> None:
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         page = (await client.get(server.http)).text
     lines = len(inspect.getsource(demo).splitlines())
     assert f" {lines} lines of Python" in page
@@ -479,7 +478,7 @@ async def test_the_page_counts_its_own_lines_and_needs_nothing_else(server: Serv
 
 @pytest.mark.parametrize("name", ["echo", "items", "manager", "chat"])
 async def test_the_examples_are_mounted(server: Server, name: str) -> None:
-    async with httpx2.AsyncClient(follow_redirects=True) as client:
+    async with http_client(follow_redirects=True) as client:
         response = await client.get(f"{server.http}/examples/{name}")
     assert response.status_code == 200
     assert response.url.path == f"/examples/{name}/"

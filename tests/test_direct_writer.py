@@ -18,6 +18,7 @@ from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.transports.direct import DirectWriter
 from hubbub.types import SlowConsumer
+from tests.clients import DEADLINE
 
 
 def batch(text: str, channel: str | None = "chat") -> Batch:
@@ -240,7 +241,7 @@ async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None
     await asyncio.sleep(0)
     assert not waiting.done()
     rig.writer.cut()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, DEADLINE)
     rig.writer.resume()
     rig.writer.write(batch("too late"))
     assert rig.transport.taken == []
@@ -256,7 +257,7 @@ async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Ri
     await asyncio.sleep(0)
     assert not waiting.done()
     rig.writer.resume()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, DEADLINE)
 
 
 async def test_senders_that_wait_for_room_go_on_when_the_connection_ends(rig: Rig) -> None:
@@ -266,7 +267,7 @@ async def test_senders_that_wait_for_room_go_on_when_the_connection_ends(rig: Ri
     await asyncio.sleep(0)
     assert not waiting.done()
     rig.writer.end(1000)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, DEADLINE)
     await rig.writer.ended(0.01)
 
 
@@ -323,7 +324,7 @@ class Line:
     async def read(self, size: int) -> bytes:
         loop, received = asyncio.get_running_loop(), b""
         while len(received) < size:
-            received += await asyncio.wait_for(loop.sock_recv(self.far, 65_536), 10)
+            received += await asyncio.wait_for(loop.sock_recv(self.far, 65_536), DEADLINE)
         return received
 
 
@@ -392,7 +393,7 @@ def test_a_peer_that_is_gone_ends_the_connection(runner: asyncio.Runner, reads_o
             line.far.close()
             for _ in range(3):
                 line.writer.send(batch("anybody there?"))
-            await asyncio.wait_for(line.protocol.lost.wait(), 10)
+            await asyncio.wait_for(line.protocol.lost.wait(), DEADLINE)
             assert line.writer.is_gone
             line.writer.send(batch("too late"))
 

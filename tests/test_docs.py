@@ -12,12 +12,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from tests.clients import connect, receive, receive_json
-from tests.commands import DEADLINE, hubbub, running
+from tests.clients import DEADLINE, connect, http_client, receive, receive_json
+from tests.commands import hubbub, running
 from tests.servers import ROOT, serve
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,7 +79,7 @@ async def test_what_the_readme_says_to_copy_and_to_run_is_a_chat(log: Path, tmp_
     async with (
         serve("chat:app", log, command=words, cwd=tmp_path) as server,
         connect(f"{server.ws}/ws/1") as ann,
-        httpx2.AsyncClient() as http,
+        http_client() as http,
     ):
         assert (await http.get(server.http)).text == html.code
         async with connect(f"{server.ws}/ws/2") as bob:
@@ -94,7 +93,7 @@ async def test_the_orders_example_publishes_from_a_route(log: Path) -> None:
     async with (
         serve("orders:app", log, probe="/docs") as server,
         connect(f"{server.ws}/orders/7/live") as watcher,
-        httpx2.AsyncClient(base_url=server.http) as http,
+        http_client(base_url=server.http) as http,
     ):
         # The socket is accepted a moment before it subscribes, and a change may come in between.
         hearing = asyncio.create_task(receive_json(watcher))
@@ -160,7 +159,7 @@ async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, t
     (tmp_path / "lobby.py").write_text(source)
     async with (
         serve("lobby:app", log, args=("--workers", "2"), cwd=tmp_path, probe="/health") as server,
-        httpx2.AsyncClient(base_url=server.http) as http,
+        http_client(base_url=server.http) as http,
         AsyncExitStack() as stack,
     ):
         ann = await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=ann"))
@@ -187,7 +186,7 @@ async def test_the_shop_example_announces_what_is_committed(postgres_url: str, l
     async with (
         serve("shop:app", log, command="hubbub run", probe="/docs", env=env) as server,
         connect(f"{server.ws}/orders/live") as client,
-        httpx2.AsyncClient() as http,
+        http_client() as http,
     ):
         answer = await http.post(f"{server.http}/orders", json={"item": "lamp"})
         assert answer.json() == {"item": "lamp"}
@@ -215,7 +214,7 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
     async with (
         serve("deploys:app", log, command="hubbub run", probe="/docs", env=env) as server,
         connect(f"{server.ws}/deploys/live") as client,
-        httpx2.AsyncClient(base_url=server.http) as http,
+        http_client(base_url=server.http) as http,
     ):
         assert await receive_json(client) == {"status": "the app is up"}
         assert (await http.post("/deploys", params={"version": "v1"})).json() == 2

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-import httpx2
 import pytest
 import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
-from tests.clients import connect, receive
+from tests.clients import connect, http_client, receive
 from tests.servers import Server, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +33,7 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dic
 
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_the_page_is_served_and_needs_nothing_else(servers: dict[str, Server], name: str) -> None:
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         response = await client.get(servers[name].http)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")

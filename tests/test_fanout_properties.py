@@ -24,7 +24,6 @@ from hubbub.core.publication import Position, Publication
 from hubbub.types import SlowConsumer
 
 # When it fails, Hypothesis looks for a shorter way to fail, for minutes if it must.
-pytestmark = pytest.mark.timeout(600)
 
 CHANNELS = ("news", "chat", "ticker")
 

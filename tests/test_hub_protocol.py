@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.clients import DEADLINE, closed, connect, connect_deaf, eventually, receive
-from tests.servers import ROOT, SERVERS, Server, serve
-from tests.test_slow_clients import message, stats, talk
+from tests.servers import SERVERS, Server, serve
+from tests.test_slow_clients import SOON_CLOSED, SOON_GIVEN_UP, message, slow_server, stats, talk
 
 both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 
@@ -27,20 +28,19 @@ HANDSHAKE = (
 
 @pytest.fixture
 async def server(name: str, log: Path) -> AsyncIterator[Server]:
-    async with serve("tests.apps.slow:app", log, command=name, cwd=ROOT, probe="/stats") as server:
+    async with slow_server(name, log, SOON_CLOSED) as server:
         yield server
 
 
-def sockets(server: Server) -> int:
-    """How many sockets the server has open."""
+def sockets(server: Server) -> set[str]:
+    """The sockets that the server has open."""
     folder = f"/proc/{server.process.pid}/fd"
-    count = 0
+    found = set()
     for descriptor in os.listdir(folder):
-        try:
-            count += os.readlink(f"{folder}/{descriptor}").startswith("socket:")
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    return count
+        # It may be closed meanwhile.
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"{folder}/{descriptor}"))
+    return {each for each in found if each.startswith("socket:")}
 
 
 async def handshake(
@@ -48,7 +48,7 @@ async def handshake(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(HANDSHAKE.format(path=path, more=more).encode())
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
     return reader, writer, head.decode()
 
 
@@ -56,25 +56,26 @@ async def handshake(
 async def test_the_socket_of_a_client_that_never_reads_is_given_back(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
-        await stats(server)
         before = sockets(server)
         deaf = await connect_deaf(f"{server.ws}/news/disconnect")
+        its = sockets(server) - before
+        assert its
         await talk(talker, 3000)
         assert (await stats(server))["let_go"] == 1
-        await eventually(lambda: sockets(server) == before)
+        await eventually(lambda: not its & sockets(server))
         deaf.transport.abort()
 
 
 @both
 async def test_a_stuck_client_does_not_hold_up_the_end_of_the_server(name: str, log: Path) -> None:
     command = [*SERVERS[name], *(["--drain-seconds", "60"] if name == "hubbub run" else [])]
-    async with serve("tests.apps.slow:app", log, command=command, cwd=ROOT, probe="/stats") as server:
+    async with slow_server(command, log, SOON_CLOSED) as server:
         async with connect(f"{server.ws}/news/disconnect") as talker:
             assert await receive(talker) == "ready"
             deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
             await talk(talker, 3000)
         # uvicorn by itself would wait for it without an end.
-        await server.stop(timeout=20)
+        await server.stop()
         deaf.transport.abort()
     assert "Application shutdown complete" in server.log
 
@@ -86,7 +87,7 @@ async def test_an_empty_list_of_subprotocols_is_none(server: Server, more: str) 
     assert head.startswith("HTTP/1.1 101 ")
     assert "sec-websocket-protocol" not in head.lower()
     # A text frame without a mask that says "ready".
-    assert await asyncio.wait_for(reader.readexactly(7), 10) == b"\x81\x05ready"
+    assert await asyncio.wait_for(reader.readexactly(7), DEADLINE) == b"\x81\x05ready"
     writer.close()
 
 
@@ -104,7 +105,7 @@ async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Pa
 
 
 async def test_at_shutdown_a_slow_client_gets_what_waits_for_it_first(log: Path) -> None:
-    async with serve("tests.apps.slow:app", log, cwd=ROOT, probe="/stats") as server:
+    async with slow_server("hubbub run", log) as server:
         talker = await connect(f"{server.ws}/news/disconnect")
         assert await receive(talker) == "ready"
         slow = await connect_deaf(f"{server.ws}/news/drop_oldest")
@@ -129,15 +130,16 @@ async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Pat
         *PINGS,
     )
     async with (
-        serve("tests.apps.slow:app", log, command=command, cwd=ROOT, probe="/stats") as server,
+        slow_server(command, log, SOON_GIVEN_UP) as server,
         connect(f"{server.ws}/news/disconnect") as talker,
     ):
         assert await receive(talker) == "ready"
-        await stats(server)
         before = sockets(server)
         deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
+        its = sockets(server) - before
+        assert its
         await talk(talker, 3000)
-        await eventually(lambda: sockets(server) == before)
+        await eventually(lambda: not its & sockets(server))
         deaf.transport.abort()
 
 

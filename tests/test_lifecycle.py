@@ -18,11 +18,10 @@ from fastapi.testclient import TestClient
 
 from hubbub import EngineUnavailable, History, Hub, HubNotRunning, InvalidData, Position, lifecycle
 from hubbub.engines import Engine
-from tests.clients import connect, receive
+from tests.clients import DEADLINE, connect, receive
 from tests.servers import serve
 
 #: Seconds after which a test gives up.
-DEADLINE = 20.0
 
 Lifespan = Callable[[FastAPI], Any]
 

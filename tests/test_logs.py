@@ -6,11 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from hubbub.logs import LOGGERS, LONGEST, is_reported, protect_logs
-from tests.clients import connect, exchange, receive
+from tests.clients import connect, exchange, http_client, receive
 from tests.servers import ROOT, serve
 
 
@@ -84,7 +83,7 @@ async def test_neither_tokens_nor_control_characters_reach_the_log_of_a_server(n
         forwarded = {"X-Forwarded-For": "1.2.3.4\x9b31m", "User-Agent": "\x9b"}
         async with connect(f"{server.ws}/ws?a=1&token=s3cret", additional_headers=forwarded) as client:
             await receive(client)
-        async with httpx2.AsyncClient() as http:
+        async with http_client() as http:
             await http.get(f"{server.http}/?cf_connect=s3cret")
         # As bytes: httpx2 refuses such a header.
         await exchange(

@@ -16,12 +16,10 @@ from hubbub.core.frames import Batch
 from hubbub.core.publication import START
 from hubbub.engines import engine_for
 from hubbub.node import Node
+from tests.clients import DEADLINE
 from tests.engines.redis.server import redis_server
 
 HISTORY = History(size=50, ttl=60)
-
-#: Seconds after which a test gives up.
-DEADLINE = 60.0
 
 
 class Member:

@@ -16,12 +16,10 @@ from hubbub.core.publication import START
 from hubbub.engines import engine_for
 from hubbub.engines.base import Page
 from hubbub.node import YIELD_COUNT, Node
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine
 
 HISTORY = History(size=50, ttl=60)
-
-#: Seconds after which a test gives up.
-DEADLINE = 20.0
 
 
 class Member:

@@ -23,13 +23,11 @@ from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.node import Node
 from hubbub.types import JoinLeave
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, running
 
-#: Seconds after which those of a killed process have left.
-TTL = 0.5
-
-#: Seconds after which a test gives up.
-DEADLINE = 20.0
+#: Seconds after which those of a killed process have left. A busy machine may stop this one for a while.
+TTL = 1.5
 
 
 class Watcher:
@@ -203,7 +201,7 @@ async def test_an_outage_is_nobodys_leaving(
     await come(nodes[1], "b")
     await until(lambda: all(len(watcher.here) == 2 for watcher in watchers))
     server.go()
-    await asyncio.sleep(TTL * 0.5)
+    await asyncio.sleep(TTL * 0.3)
     if not keeps_data:
         server.restart()
     # They come back one after the other, and the first may not judge the second.

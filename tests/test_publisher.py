@@ -34,12 +34,9 @@ from hubbub import publisher as publisher_module
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.base import Top
 from hubbub.engines.contract import Collector
-from tests.clients import eventually
+from tests.clients import DEADLINE, eventually
 from tests.engines.redis.server import RedisServer, redis_server
 from tests.servers import free_port
-
-#: Seconds after which another process is not waited for any more.
-DEADLINE = 60
 
 
 @pytest.fixture

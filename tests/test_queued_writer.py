@@ -16,6 +16,7 @@ from hubbub.engines.memory import MemoryEngine
 from hubbub.node import Node
 from hubbub.transports.websocket import QueuedWriter
 from hubbub.types import SlowConsumer
+from tests.clients import DEADLINE
 
 COST = len("1") + 256
 
@@ -42,7 +43,7 @@ class Socket:
 
     async def send(self, message: dict[str, Any]) -> None:
         if self.needs_task:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(DEADLINE):
                 await asyncio.sleep(0)
         self.tasks.update(filter(None, [asyncio.current_task()]))
         if self.always_suspends:
@@ -78,7 +79,7 @@ class Rig:
 
     async def everything(self, count: int) -> None:
         """Wait until ``count`` messages are sent."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while len(self.sent) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
@@ -162,7 +163,7 @@ async def test_a_client_that_is_gone_is_cut() -> None:
             await rig.everything(1)
             rig.socket.error = error
             rig.writer.send(batch("1"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 while not rig.writer.is_gone:  # noqa: ASYNC110
                     await asyncio.sleep(0)
             rig.writer.send(batch("2"))

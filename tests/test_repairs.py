@@ -17,12 +17,10 @@ from hubbub.core.publication import START
 from hubbub.engines.base import Page, Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.repairs import BATCH, CHECK, GRACE, Repairs
+from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine
 
 HISTORY = History(size=10, ttl=60)
-
-#: Seconds after which a test gives up.
-DEADLINE = 20.0
 
 
 class Engine(SharedEngine):

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from hubbub import EngineUnavailable, History, Position, Unrecoverable, replay, subscriptions
@@ -18,7 +17,7 @@ from hubbub.core.frames import FRAME_OVERHEAD
 from hubbub.core.publication import START
 from hubbub.engines.base import Page
 from hubbub.node import Node
-from tests.clients import connect, connect_deaf, eventually, receive_json
+from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive_json
 from tests.servers import ROOT, Server, serve
 from tests.test_streams import FlakyEngine, Member, say
 
@@ -58,10 +57,10 @@ class Slow(Member):
     async def takes(self, pieces: int) -> None:
         """Take so many, and wait until it is asked for the next."""
         for _ in range(pieces):
-            await asyncio.wait_for(self.waits.wait(), 5)
+            await asyncio.wait_for(self.waits.wait(), DEADLINE)
             self.waits.clear()
             self.pieces.release()
-        await asyncio.wait_for(self.waits.wait(), 5)
+        await asyncio.wait_for(self.waits.wait(), DEADLINE)
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ CLIENTS = 20
 
 async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(server: Server) -> None:
     """20 MB each, of which no client takes more than a few kilobytes."""
-    async with httpx2.AsyncClient(timeout=60) as http:
+    async with http_client() as http:
         query = {"count": MESSAGES, "size": 4000}
         since = (await http.post(f"{server.http}/fill", params=query)).json()
     before = await stats(server)
@@ -311,7 +310,7 @@ async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(serv
     for offset in range(start.offset + 1, start.offset + MESSAGES + 1):
         message = await receive_json(slow)
         assert message["id"] == f"{offset}:{start.epoch}"
-    async with httpx2.AsyncClient(timeout=60) as http:
+    async with http_client() as http:
         await http.post(f"{server.http}/fill", params={"count": 1, "size": 1})
     assert (await receive_json(slow))["data"] == "x"
     for client in clients:
@@ -332,7 +331,7 @@ async def test_a_client_that_stops_reading_in_the_middle_is_disconnected_as_slow
     env = {"HUBBUB_TEST_SEND_TIMEOUT": "0.5"}
     target = "tests.apps.replay:app"
     async with serve(target, tmp_path / "log", command=name, cwd=ROOT, probe="/stats", env=env) as server:
-        async with httpx2.AsyncClient(timeout=60) as http:
+        async with http_client() as http:
             query = {"count": MESSAGES, "size": 4000}
             since = (await http.post(f"{server.http}/fill", params=query)).json()
         deaf = await connect_deaf(f"{server.ws}/chat?since={since}")
@@ -346,7 +345,7 @@ async def test_a_client_that_stops_reading_in_the_middle_is_disconnected_as_slow
 
 
 async def test_a_client_that_comes_back_is_told_so_first(server: Server) -> None:
-    async with httpx2.AsyncClient(timeout=60) as http:
+    async with http_client() as http:
         since = (await http.post(f"{server.http}/fill", params={"count": 3, "size": 1})).json()
     async with connect(f"{server.ws}/chat?since={since}") as client:
         opening = {"type": "subscribed", "channel": "chat", "id": since, "recovered": True}

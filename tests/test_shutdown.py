@@ -63,7 +63,7 @@ async def test_a_second_signal_ends_it_at_once(log: Path, mode: Sequence[str], s
         assert (await closed(client))[0] == 1012
         assert server.process.returncode is None
         # It would take a minute.
-        await server.stop(sig, timeout=20)
+        await server.stop(sig)
         pids = re.findall(r"Started server process \S*?(\d+)", server.log)
         assert pids
         await eventually(lambda: not any(is_alive(int(pid)) for pid in pids))

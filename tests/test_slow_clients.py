@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, receive, reset
-from tests.servers import ROOT, Server, serve
+from tests.servers import ROOT, Command, Server, serve
 
 MESSAGE_BYTES = 4096
 
@@ -43,33 +44,47 @@ async def talk(
             assert await receive(talker) == say(number - outstanding)
 
 
+#: For :func:`slow_server`: a server that does not wait long until its clients take the rest, or anything.
+SOON_CLOSED = {"HUBBUB_TEST_CLOSE_TIMEOUT": "1"}
+SOON_GIVEN_UP = {**SOON_CLOSED, "HUBBUB_TEST_SEND_TIMEOUT": "2"}
+
+
+def slow_server(
+    command: Command | str, log: Path, env: Mapping[str, str] | None = None
+) -> AbstractAsyncContextManager[Server]:
+    return serve("tests.apps.slow:app", log, command=command, cwd=ROOT, probe="/stats", env=env)
+
+
 @pytest.fixture
 async def server(server_name: str, log: Path) -> AsyncIterator[Server]:
-    async with serve("tests.apps.slow:app", log, command=server_name, cwd=ROOT, probe="/stats") as server:
+    async with slow_server(server_name, log) as server:
         yield server
 
 
-async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(server: Server) -> None:
-    async with connect(f"{server.ws}/news/disconnect") as talker:
-        assert await receive(talker) == "ready"
-        readers = await asyncio.gather(*(connect(f"{server.ws}/news/disconnect") for _ in range(20)))
-        for reader in readers:
-            assert await receive(reader) == "ready"
-        before = await stats(server)
-        deaf = await connect_deaf(f"{server.ws}/news/disconnect")
-        await talk(talker, 3000)
-        for reader in readers:
-            for number in range(3000):
-                assert await receive(reader) == message(number)
-        await connections(server, 21)
-        after = await stats(server)
-        assert after["let_go"] == 1
-        assert after["backlog"] == 0
-        # 12 MB were published; what was kept for the deaf client is let go with it.
-        assert after["resident_kib"] - before["resident_kib"] < 20_000
-        deaf.transport.abort()
-        await asyncio.gather(*(reader.close() for reader in readers))
-    await connections(server, 0)
+async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(
+    server_name: str, log: Path
+) -> None:
+    async with slow_server(server_name, log, SOON_CLOSED) as server:
+        async with connect(f"{server.ws}/news/disconnect") as talker:
+            assert await receive(talker) == "ready"
+            readers = await asyncio.gather(*(connect(f"{server.ws}/news/disconnect") for _ in range(20)))
+            for reader in readers:
+                assert await receive(reader) == "ready"
+            before = await stats(server)
+            deaf = await connect_deaf(f"{server.ws}/news/disconnect")
+            await talk(talker, 3000)
+            for reader in readers:
+                for number in range(3000):
+                    assert await receive(reader) == message(number)
+            await connections(server, 21)
+            after = await stats(server)
+            assert after["let_go"] == 1
+            assert after["backlog"] == 0
+            # 12 MB were published; what was kept for the deaf client is let go with it.
+            assert after["resident_kib"] - before["resident_kib"] < 20_000
+            deaf.transport.abort()
+            await asyncio.gather(*(reader.close() for reader in readers))
+        await connections(server, 0)
 
 
 async def test_a_client_that_is_let_go_learns_why_when_it_reads_again(server: Server) -> None:
@@ -118,24 +133,27 @@ async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest(server:
         await slow.close()
 
 
-async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(server: Server) -> None:
-    deaf = await connect_deaf(f"{server.ws}/stream")
+async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(
+    server_name: str, log: Path
+) -> None:
+    async with slow_server(server_name, log, SOON_GIVEN_UP) as server:
+        deaf = await connect_deaf(f"{server.ws}/stream")
 
-    async def it_is_let_go() -> bool:
-        return bool((await stats(server))["let_go"] == 1)
+        async def it_is_let_go() -> bool:
+            return bool((await stats(server))["let_go"] == 1)
 
-    await eventually(it_is_let_go)
-    await connections(server, 0)
-    now = await stats(server)
-    # Kernel and server hold a few megabytes by themselves; a handler that did not wait would have run on.
-    assert now["streamed"] < 3000
-    deaf.transport.abort()
+        await eventually(it_is_let_go)
+        await connections(server, 0)
+        now = await stats(server)
+        # Kernel and server hold a few megabytes by themselves; a handler that did not wait would have run on.
+        assert now["streamed"] < 3000
+        deaf.transport.abort()
 
 
 @pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 async def test_a_handler_that_only_streams_ends_when_its_client_vanishes(name: str, log: Path) -> None:
     # hypercorn and granian do not tell a sender that nobody is there any more; see Connection.send.
-    async with serve("tests.apps.slow:app", log, command=name, cwd=ROOT, probe="/stats") as server:
+    async with slow_server(name, log) as server:
         client = await connect(f"{server.ws}/stream")
         for _ in range(10):
             await receive(client)

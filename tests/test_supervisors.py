@@ -8,10 +8,9 @@ import signal
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from tests.clients import DEADLINE, eventually
+from tests.clients import DEADLINE, eventually, http_client
 from tests.servers import ROOT, Server, serve
 
 
@@ -49,7 +48,7 @@ async def pids(server: Server, count: int) -> set[int]:
     found: set[int] = set()
 
     async def all_answer() -> bool:
-        async with httpx2.AsyncClient() as client:
+        async with http_client() as client:
             found.add((await client.get(f"{server.http}/pid")).json())
         return len(found) == count
 

@@ -65,7 +65,6 @@ def uvicorns_tests(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("file", "name", "count"), [tests for _, tests in PROTOCOLS])
 def test_uvicorns_own_tests_pass(uvicorns_tests: Path, file: str, name: str, count: int) -> None:
     done = subprocess.run(
@@ -74,7 +73,7 @@ def test_uvicorns_own_tests_pass(uvicorns_tests: Path, file: str, name: str, cou
         env={**os.environ, "PYTHONPATH": str(uvicorns_tests)},
         capture_output=True,
         text=True,
-        timeout=350,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-5000:]
     passed = re.search(r"(\d+) passed", done.stdout)

@@ -7,10 +7,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from tests.clients import connect, receive
+from tests.clients import connect, http_client, receive
 from tests.servers import ROOT, serve
 
 
@@ -45,7 +44,7 @@ async def test_the_wheel_serves_the_demo_and_its_examples(unpacked: Path, log: P
     nowhere.mkdir()
     async with (
         serve("", log, command=command, cwd=nowhere, env={"PYTHONPATH": str(unpacked)}) as server,
-        httpx2.AsyncClient(base_url=server.http, follow_redirects=True) as http,
+        http_client(base_url=server.http, follow_redirects=True) as http,
     ):
         page = await http.get("/")
         assert "<title>" in page.text

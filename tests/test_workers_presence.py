@@ -13,11 +13,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from tests.clients import connect, eventually
+from tests.clients import DEADLINE, connect, eventually, http_client
 from tests.engines.redis.server import redis_server
 from tests.servers import ROOT, Server, serve
 
@@ -80,7 +79,7 @@ async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
         while len(present) < count:
             user = f"guest-{len(present):02}"
             socket = await connect(f"{server.ws}/room/{user}")
-            pid = json.loads(await asyncio.wait_for(socket.recv(), 10))["pid"]
+            pid = json.loads(await asyncio.wait_for(socket.recv(), DEADLINE))["pid"]
             if len(present) == count - 1 and {pid, *(guest.pid for guest in present)} == {pid}:
                 await socket.close()
                 continue
@@ -95,7 +94,7 @@ async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
 
 
 async def who(server: Server) -> Any:
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         return (await client.get(f"{server.http}/who")).json()
 
 
@@ -105,7 +104,6 @@ def split(present: Sequence[Guest]) -> tuple[list[Guest], list[Guest]]:
     return [each for each in present if each.pid == pid], [each for each in present if each.pid != pid]
 
 
-@pytest.mark.timeout(180)
 async def test_those_of_a_killed_worker_leave_once(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 12) as present:
         doomed, others = split(present)
@@ -123,7 +121,6 @@ async def test_those_of_a_killed_worker_leave_once(engine_url: str, log: Path) -
         await eventually(all_agree)
 
 
-@pytest.mark.timeout(180)
 async def test_a_worker_that_was_stopped_for_long_comes_back(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 12) as present:
         stopped, others = split(present)
@@ -134,12 +131,11 @@ async def test_a_worker_that_was_stopped_for_long_comes_back(engine_url: str, lo
         finally:
             os.kill(stopped[0].pid, signal.SIGCONT)
         users = [guest.user for guest in present]
-        await eventually(lambda: all(guest.users == users for guest in present), timeout=60)
+        await eventually(lambda: all(guest.users == users for guest in present))
         for guest in others:
             assert {guest.told[f"leave {each.user}"] for each in stopped} == {1}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("keeps_data", [True, False])
 async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool) -> None:
     with redis_server() as redis:
@@ -159,7 +155,7 @@ async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool
             async def all_are_there() -> bool:
                 return bool(await who(server) == users)
 
-            await eventually(all_are_there, timeout=60)
+            await eventually(all_are_there)
             # Time in which somebody could be taken for dead.
             await asyncio.sleep(12)
             assert await who(server) == users
@@ -171,9 +167,9 @@ async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool
 async def test_a_user_is_disconnected_in_every_worker(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 8) as present:
         sockets = [await connect(f"{server.ws}/room/somebody") for _ in range(8)]
-        async with httpx2.AsyncClient() as client:
+        async with http_client() as client:
             assert (await client.delete(f"{server.http}/users/somebody")).status_code == 200
         for socket in sockets:
-            await asyncio.wait_for(socket.wait_closed(), 10)
+            await asyncio.wait_for(socket.wait_closed(), DEADLINE)
             assert socket.close_code == 3503
         assert all(guest.socket.close_code is None for guest in present)

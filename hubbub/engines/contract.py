@@ -25,7 +25,7 @@ from hubbub.engines.base import Engine, PresenceChange, Top
 from hubbub.types import History
 
 #: Seconds after which a test gives up.
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 HISTORY = History(size=100, ttl=60)
 

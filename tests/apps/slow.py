@@ -1,8 +1,13 @@
-"""Channels whose members may be slow, one endpoint per policy, and a handler that streams to one client."""
+"""Channels whose members may be slow, one endpoint per policy, and a handler that streams to one client.
+
+The server has much patience with its clients, which may be slow because the machine is busy. A test that is
+about the end of its patience sets ``HUBBUB_TEST_SEND_TIMEOUT`` or ``HUBBUB_TEST_CLOSE_TIMEOUT``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,11 @@ from fastapi import FastAPI, WebSocket
 from hubbub import Hub
 from hubbub.types import SlowConsumer
 
-hub = Hub(outbox_limit=300_000, close_timeout=1, send_timeout=2)
+hub = Hub(
+    outbox_limit=300_000,
+    close_timeout=float(os.environ.get("HUBBUB_TEST_CLOSE_TIMEOUT", "60")),
+    send_timeout=float(os.environ.get("HUBBUB_TEST_SEND_TIMEOUT", "60")),
+)
 app = FastAPI()
 app.include_router(hub.router)
 

@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeAlias
 
 import asyncpg
 
-from tests.clients import eventually
+from tests.clients import DEADLINE, eventually
 from tests.faults.brokers import B, Broker, PostgresBroker, Proxied, RedisBroker, SQLiteFile
 from tests.faults.ledger import Loss
-from tests.faults.stage import DEADLINE, PAUSE, Stage
+from tests.faults.stage import PAUSE, Stage
 from tests.proxy import Way
 
 #: Seconds: longer than any deadline of an engine; and a moment.

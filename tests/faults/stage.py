@@ -15,7 +15,7 @@ from secrets import token_hex
 import httpx2
 
 from hubbub import Position
-from tests.clients import eventually
+from tests.clients import DEADLINE, eventually
 from tests.faults.ledger import Counts, Fate, Ledger, Loss, Message
 from tests.faults.listeners import Listener
 from tests.faults.publishers import OverHTTP, OverWebSocket, Publisher
@@ -26,9 +26,6 @@ CLIENTS, PUBLISHERS = 40, 4
 
 #: Seconds between two messages of a publisher, on average.
 PAUSE = 0.05
-
-#: Seconds after which what engines and clients do by themselves must have happened.
-DEADLINE = 60.0
 
 
 class Stage:

@@ -18,8 +18,7 @@ from tests.faults.catalogue import POSTGRES, REDIS, SQLITE, Fault
 from tests.faults.conftest import Report
 from tests.faults.trial import Theatre
 
-# What happens on the stage has deadlines of its own. This one, of all together, would leave it in disorder.
-pytestmark = [pytest.mark.asyncio(loop_scope="class"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.asyncio(loop_scope="class")
 
 
 @pytest_asyncio.fixture(scope="class", loop_scope="class")
@@ -40,10 +39,9 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Th
         yield theatre
 
 
-# Groups and classes: all of one engine is to run in one process, on one stage.
+# Classes: all of one engine is to run in one process, on one stage.
 
 
-@pytest.mark.xdist_group("faults of sqlite")
 class TestSQLite:
     @pytest.mark.parametrize("fault", list(chain(*SQLITE)), ids=str)
     async def test(
@@ -52,7 +50,6 @@ class TestSQLite:
         report(await sqlite.play(fault_seed, fault))
 
 
-@pytest.mark.xdist_group("faults of redis")
 class TestRedis:
     @pytest.mark.parametrize("fault", list(chain(*REDIS)), ids=str)
     async def test(
@@ -61,7 +58,6 @@ class TestRedis:
         report(await redis.play(fault_seed, fault))
 
 
-@pytest.mark.xdist_group("faults of postgres")
 class TestPostgres:
     @pytest.mark.parametrize("fault", list(chain(*POSTGRES)), ids=str)
     async def test(

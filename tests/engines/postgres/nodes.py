@@ -16,9 +16,7 @@ from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.exceptions import EngineUnavailable
-
-#: Seconds after which a test gives up.
-DEADLINE = 30.0
+from tests.clients import DEADLINE
 
 #: A connection to the database, of whichever driver, within a transaction.
 Using: TypeAlias = Any

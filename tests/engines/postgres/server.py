@@ -18,10 +18,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import postgres as wheel
+from tests.clients import DEADLINE
 from tests.servers import free_port
-
-#: Seconds that one command may take.
-DEADLINE = 60
 
 
 def programs() -> Path:

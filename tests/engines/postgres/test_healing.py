@@ -14,8 +14,8 @@ from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine, address
 from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable
+from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
-    DEADLINE,
     asyncpg_connection,
     enters,
     needs_own_server,

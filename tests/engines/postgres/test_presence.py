@@ -9,8 +9,8 @@ from typing import Any
 from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import Collector
 from hubbub.engines.postgres import PostgresEngine
+from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
-    DEADLINE,
     enters,
     leaves,
     started,

@@ -17,8 +17,8 @@ from hubbub.engines import engine_for
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
+from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
-    DEADLINE,
     asyncpg_connection,
     enters,
     leaves,

@@ -18,9 +18,7 @@ from hubbub.engines.contract import Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.types import History
-
-#: Seconds after which a test gives up waiting.
-DEADLINE = 30.0
+from tests.clients import DEADLINE
 
 
 @asynccontextmanager

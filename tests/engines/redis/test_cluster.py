@@ -12,7 +12,8 @@ from hubbub.engines.base import PresenceChange
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
-from tests.engines.redis.nodes import DEADLINE, accepted, is_caught_up, refusal, running, until
+from tests.clients import DEADLINE
+from tests.engines.redis.nodes import accepted, is_caught_up, refusal, running, until
 from tests.engines.redis.server import RedisServer, redis_cluster
 
 

@@ -14,7 +14,8 @@ from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node import Node
 from hubbub.types import History
-from tests.engines.redis.nodes import DEADLINE, Member, accepted, refusal, running
+from tests.clients import DEADLINE
+from tests.engines.redis.nodes import Member, accepted, refusal, running
 from tests.engines.redis.server import RedisServer
 
 

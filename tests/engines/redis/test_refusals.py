@@ -9,9 +9,11 @@ import pytest
 from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
-from tests.engines.redis.nodes import DEADLINE, accepted, refusal, running
+from tests.clients import DEADLINE
+from tests.engines.redis.nodes import accepted, refusal, running
 from tests.engines.redis.ports import serving
-from tests.engines.redis.server import RedisServer, free_port, redis_server
+from tests.engines.redis.server import RedisServer, redis_server
+from tests.servers import free_port
 
 
 async def test_nobody_there() -> None:
