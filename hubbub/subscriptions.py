@@ -181,6 +181,7 @@ class Subscriptions:
                 page = await self._engine.history(feed.channel, since, limit)
             # What was read before a repair that has ended meanwhile may be out of date.
             if not feed.is_repairing and feed.position.epoch == epoch:
+                self._repairs.notice(feed, page.position)
                 return page
             # An engine that answers at once would keep the loop from what ends the repair.
             await asyncio.sleep(0)

@@ -385,9 +385,7 @@ class Feed:
             return
         offset, epoch = self.position
         is_at_odds = top.epoch != epoch or (top.offset >= offset and self.contradicts(history, top))
-        # What we have yet to hand over is not there any more.
-        is_trimmed = bool(history) and history[0].offset > offset + 1
-        if is_at_odds or is_trimmed:
+        if is_at_odds:
             self.verify()
             return
         for publication in history:
