@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
 from hubbub.core.forms import PLAIN, Form
-from hubbub.core.publication import Position, Publication
+from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import Engine, Page
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.repairs import READS, Repairs
@@ -116,8 +116,10 @@ class Subscriptions:
             self._linger(channel)
 
     def position(self, channel: str) -> Position:
-        """Where ``channel``, which has members here, stands."""
-        return self._feeds[channel].position
+        """Where ``channel`` stands; ``START`` if the node is not in it, since whoever was to be let in takes
+        nothing any more."""
+        feed = self._feeds.get(channel)
+        return START if feed is None else feed.position
 
     # Publications
 

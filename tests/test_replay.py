@@ -176,6 +176,19 @@ async def test_what_was_read_for_another_client_is_read_again_when_it_is_forgott
     assert slow.breaks == []
 
 
+async def test_a_channel_whose_only_client_takes_nothing_any_more_stands_nowhere(
+    node: Node, engine: CountingEngine
+) -> None:
+    class Gone(Member):
+        async def ready(self) -> int:
+            return 0
+
+    await say(node, "1")
+    await node.join("chat", Gone(), since=START)
+    await eventually(lambda: engine.unsubscribed == ["chat"])
+    assert node.position("chat") == START
+
+
 class LateEngine(FlakyEngine):
     """Hands over publications when it is told to: until then, they are on their way."""
 
