@@ -23,7 +23,7 @@ from msgspec import DecodeError, json, msgpack
 from hubbub.core.publication import INTERNAL, Publication, encode_json, publication_ids
 from hubbub.engines.backoff import Backoff
 from hubbub.engines.base import Engine, PresenceChange
-from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData
 from hubbub.types import PresenceMember
 
 logger = logging.getLogger("hubbub.attendance")
@@ -124,6 +124,8 @@ class Attendance:
         # What the engine has yet to be told, and who waits for that.
         self._changes: dict[tuple[str, str], bytes | None] = {}
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+        # Of whom the engine may know: it was told, or did not answer. Only they have to be removed there.
+        self._known: set[tuple[str, str]] = set()
         # What the other nodes have yet to be told; and where they are to look for themselves.
         self._untold: dict[str, list[tuple[str, bytes | None]]] = {}
         self._lapsed: set[str] = set()
@@ -138,14 +140,16 @@ class Attendance:
         # Set when trying again may work.
         self._hope = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._has_stopped = False
 
     def start(self) -> None:
         """Begin to look after leases: ours, and those that have lapsed."""
-        if self._task is None:
+        if self._task is None and not self._has_stopped:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Take leave for everybody, if the engine lets us."""
+        """Take leave for everybody, if the engine lets us, and begin nothing more."""
+        self._has_stopped = True
         if self._task is None:
             return
         self._task.cancel()
@@ -168,7 +172,10 @@ class Attendance:
 
         :param data: from :func:`encode_member`.
         :return: ``False`` if the connection has left meanwhile, or has entered as somebody else.
+        :raises HubNotRunning: it has stopped.
         """
+        if self._has_stopped:
+            raise HubNotRunning(f"The hub has stopped before {channel!r} could be told who comes.")
         key = (channel, connection)
         self._entries[key] = self._changes[key] = data
         told = asyncio.get_running_loop().create_future()
@@ -180,9 +187,16 @@ class Attendance:
 
     def leave(self, channel: str, connection: str) -> None:
         """Say that somebody has left, if they were here."""
-        if self._entries.pop((channel, connection), None) is not None:
-            self._changes[channel, connection] = None
+        key = (channel, connection)
+        if self._entries.pop(key, None) is None:
+            return
+        if key in self._known:
+            self._changes[key] = None
             self._wake.set()
+        else:
+            # While the engine is away, clients come and go: there is nothing to keep of them.
+            self._changes.pop(key, None)
+            self._release([key])
 
     def has_trouble(self) -> None:
         """The engine is away, or has just come back."""
@@ -251,6 +265,7 @@ class Attendance:
         while keys or renew:
             chunk = {key: self._changes[key] for key in keys[:CHUNK]}
             changes = [PresenceChange(*key, data) for key, data in chunk.items()]
+            self._known.update(chunk)
             # All of it stays to be done until it is known to be done: it does no harm to do it twice.
             is_there = await self._engine.update_presence(
                 self._lease, self._ttl * LEASE, changes, begin=not self._has_begun
@@ -267,6 +282,8 @@ class Attendance:
             for key, data in chunk.items():
                 channel, connection = key
                 self._untold.setdefault(channel, []).append((connection, data))
+                if data is None and key not in self._entries:
+                    self._known.discard(key)
                 # It may have changed again meanwhile.
                 if self._changes.get(key) is data:
                     del self._changes[key]

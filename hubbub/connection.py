@@ -253,7 +253,11 @@ class Connection:
                 await self._node.enter(channel, self.id, member)
             if join_leave is not None:
                 await self._node.open_watch(channel, writer)
-            position = await self._node.join(channel, writer, since, history, form)
+            if channel in self._channels:
+                position = await self._node.join(channel, writer, since, history, form)
+            else:
+                # Left meanwhile: it is not to be handed what it has missed.
+                position = START
             # The client has joined, at this position. Nothing is awaited from here on.
             if join_leave is not None and channel in self._channels:
                 self._node.watch(channel, writer, join_leave, form)

@@ -313,7 +313,7 @@ class Node:
         return Presence(sorted(members.values(), key=lambda member: (member.user or "", member.connection)))
 
     def position(self, channel: str) -> Position:
-        """Where ``channel``, which has members here, stands."""
+        """See :meth:`hubbub.subscriptions.Subscriptions.position`."""
         return self._subscriptions.position(channel)
 
     def check_history(self, channel: str, since: object, history: int, *, tells: bool) -> None:

@@ -92,6 +92,11 @@ class Repairs:
         """Read what ``feed`` misses, and tell it."""
         self._keep([feed], self._read_missing(feed))
 
+    def notice(self, feed: Feed, top: Position) -> None:
+        """The channel was seen at ``top``: have ``feed`` repaired if it has not come there in a moment."""
+        if feed in self._feeds and top.epoch == feed.position.epoch and top.offset > feed.position.offset:
+            self._behind.setdefault(feed, (feed.position, top, self._loop.time() + GRACE))
+
     def verify(self) -> None:
         """The engine was away: compare every channel with what it has now. Until that is known, publications
         wait: a server that was set back gives out offsets a second time, and the next one would seem to
@@ -143,8 +148,8 @@ class Repairs:
         is_set_back = position.epoch != stood.epoch or position.offset < stood.offset
         if position == START or is_set_back or is_other:
             feed.verify()
-        elif position.offset > feed.position.offset:
-            self._behind.setdefault(feed, (feed.position, position, self._loop.time() + GRACE))
+        else:
+            self.notice(feed, position)
 
     def _look_again(self, now: float) -> None:
         """Have those repaired to which what the engine has did not come."""

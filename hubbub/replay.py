@@ -75,7 +75,8 @@ class Replay:
                 await asyncio.sleep(0)
                 continue
             try:
-                joining.take(await self._read(after))
+                if (found := await self._read(after)) is not None:
+                    joining.take(*found)
                 backoff.reset()
             except EngineUnavailable:
                 if not joining.has_begun:
@@ -88,16 +89,18 @@ class Replay:
         """The channel's history has been removed: hand over nothing of what was read before."""
         self._after, self._frames = None, ()
 
-    async def _read(self, after: Position) -> Sequence[Frame]:
-        """What follows ``after``, as much as is handed over at a time."""
+    async def _read(self, after: Position) -> tuple[Sequence[Frame], Position | None] | None:
+        """What follows ``after``, as much as is handed over at a time, and where the channel stood when it
+        was read, unless that was before this call. ``None`` if the feed's memory has it."""
         async with self._lock:
             if self.feed.remembers(after):
-                # It was read for another subscriber meanwhile.
-                return ()
+                # It was read for another subscriber meanwhile. By the time that this one has room, it may be
+                # forgotten, and is read again then.
+                return None
             shared = self._shared(after)
-            return await self._read_anew(after) if shared is None else shared
+            return await self._read_anew(after) if shared is None else (shared, None)
 
-    async def _read_anew(self, after: Position) -> Sequence[Frame]:
+    async def _read_anew(self, after: Position) -> tuple[Sequence[Frame], Position]:
         while True:
             page = await self._read_page(after, self._limit)
             self.feed.remember(page.publications, page.position)
@@ -110,7 +113,7 @@ class Replay:
             self._limit = max(1, min(MAX_READ, PIECE // average))
         # Clients that take nothing are not to hold more than that.
         self._after, self._frames, self._read_at = after, _piece(frames), self._loop.time()
-        return self._frames
+        return self._frames, page.position
 
     def _shared(self, after: Position) -> Sequence[Frame] | None:
         """What follows ``after`` in what was read last, if that was a moment ago."""

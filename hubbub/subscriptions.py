@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Member
 from hubbub.core.forms import PLAIN, Form
-from hubbub.core.publication import Position, Publication
+from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import Engine, Page
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.repairs import READS, Repairs
@@ -116,8 +116,10 @@ class Subscriptions:
             self._linger(channel)
 
     def position(self, channel: str) -> Position:
-        """Where ``channel``, which has members here, stands."""
-        return self._feeds[channel].position
+        """Where ``channel`` stands; ``START`` if the node is not in it, since whoever was to be let in takes
+        nothing any more."""
+        feed = self._feeds.get(channel)
+        return START if feed is None else feed.position
 
     # Publications
 
@@ -181,6 +183,7 @@ class Subscriptions:
                 page = await self._engine.history(feed.channel, since, limit)
             # What was read before a repair that has ended meanwhile may be out of date.
             if not feed.is_repairing and feed.position.epoch == epoch:
+                self._repairs.notice(feed, page.position)
                 return page
             # An engine that answers at once would keep the loop from what ends the repair.
             await asyncio.sleep(0)

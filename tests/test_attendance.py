@@ -11,6 +11,7 @@ from hubbub import attendance
 from hubbub.attendance import Attendance, encode_member
 from hubbub.core.publication import Publication
 from hubbub.engines.base import PresenceChange
+from hubbub.exceptions import HubNotRunning
 from hubbub.types import PresenceMember
 from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine
@@ -184,3 +185,49 @@ async def test_who_enters_as_somebody_else_waits_until_that_is_known(
     async with asyncio.timeout(DEADLINE):
         assert (await first, await second) == (False, True)
     assert await engine.presence("room") == {"0": other}
+
+
+async def test_nothing_is_kept_of_those_who_come_and_go_while_the_engine_is_away(
+    engine: SlowEngine, present: Attendance
+) -> None:
+    first = entering(present, "first")
+    await engine.take()
+    await first
+    engine.go()
+    present.leave("room", "first")
+    for number in range(100):
+        task = entering(present, f"guest{number}")
+        await asyncio.sleep(0)
+        present.leave("room", f"guest{number}")
+        assert not await asyncio.wait_for(task, DEADLINE)
+    assert set(present._changes) <= {("room", "first"), ("room", "guest0")}
+    engine.come_back()
+    present.has_trouble()
+    last = entering(present, "last")
+    for _ in range(10):
+        engine.turns.put_nowait(None)
+    assert await asyncio.wait_for(last, DEADLINE)
+    assert list(await engine.presence("room")) == ["last"]
+
+
+async def test_who_leaves_while_the_engine_is_told_of_it_is_removed_again(
+    engine: SlowEngine, present: Attendance
+) -> None:
+    coming = entering(present, "ann")
+    async with asyncio.timeout(DEADLINE):
+        await engine.asked.wait()
+    present.leave("room", "ann")
+    for _ in range(2):
+        await engine.take()
+    assert not await coming
+    assert list(await engine.presence("room")) == []
+
+
+async def test_nothing_begins_after_the_stop(engine: SlowEngine) -> None:
+    present = Attendance(engine, ttl=60)
+    await present.stop()
+    before = asyncio.all_tasks()
+    with pytest.raises(HubNotRunning):
+        await asyncio.wait_for(entering(present, "ann"), 1)
+    present.start()
+    assert asyncio.all_tasks() == before

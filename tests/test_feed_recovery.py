@@ -521,6 +521,20 @@ def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_his
     assert member.is_broken
 
 
+def test_a_history_that_is_lost_during_a_repair_is_noticed() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    member = Member(1, feed.position)
+    feed.join(member)
+    feed.verify()
+    page = engine.read(feed.since)
+    feed.publish(Publication("chat", b"lost", "text"))
+    feed.repaired(*page)
+    assert asked == [feed, feed]
+    feed.repaired((), START)
+    assert member.is_broken
+
+
 def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)

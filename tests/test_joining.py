@@ -306,20 +306,33 @@ def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed)
     assert member.received == [b"x", b"x"]
 
 
-def test_a_client_that_is_far_ahead_of_a_node_is_not_turned_away(engine: Engine, feed: Feed) -> None:
-    """The node has missed so much that the history does not lead from it to the client."""
-    for _ in range(20):
-        engine.publish()
+def test_a_client_that_is_far_ahead_of_a_node_costs_no_member_its_run(engine: Engine, feed: Feed) -> None:
+    """The history does not lead from the node to the client: the rest may be on its way to the members."""
+    there = Plain()
+    feed.join(there)
+    announced = [engine.publish() for _ in range(20)]
     engine.kept = engine.kept[-5:]
-    member = Plain()
-    joining = Joining(feed, member, PLAIN, engine.top, 0)
+    joining = Joining(feed, Plain(2), PLAIN, engine.top, 0)
     after = joining.step(1000)
     assert after == feed.position
     read(engine, feed, joining, after, 16)
-    # Its members are told first.
-    assert feed.is_repairing
-    feed.repaired(*engine.read(feed.since))
-    assert joining.step(1000) is None
-    assert joining.has_joined
-    assert member.received == []
-    assert not member.is_broken
+    assert not feed.is_repairing
+    with pytest.raises(Unrecoverable):
+        joining.step(1000)
+    for publication in announced:
+        feed.publish(publication)
+    feed.flush()
+    assert len(there.received) == 20
+    assert not there.is_broken
+
+
+def test_a_position_that_never_was_is_found_out_with_one_read(engine: Engine, feed: Feed) -> None:
+    """However much is published, so that the feed is further on after each read."""
+    joining = Joining(feed, Plain(), PLAIN, Position(10**15, engine.epoch), 0)
+    after = joining.step(1000)
+    assert after is not None
+    history, top = engine.read(after)
+    feed.publish(engine.publish())
+    joining.take([frame_of(each) for each in history], top)
+    with pytest.raises(Unrecoverable):
+        joining.step(1000)

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 
-from hubbub import Hub, InvalidChannel, InvalidData, Presence, PresenceMember
+from hubbub import History, Hub, InvalidChannel, InvalidData, Presence, PresenceMember
 from hubbub import node as node_module
 from hubbub.attendance import companion, encode_member
 from hubbub.core.forms import PLAIN
@@ -382,6 +382,26 @@ def test_members_of_a_channel_with_presence_are_present() -> None:
             bob.send_text("unsubscribe")
             assert ann.receive_json()["type"] == "leave"
         assert [each["user"] for each in client.get("/rooms/1").json()["members"]] == ["ann"]
+
+
+def test_who_unsubscribes_while_presence_is_entered_is_handed_nothing() -> None:
+    hub = Hub()
+    hub.channel("room", presence=True, history=History(size=10))
+    app = FastAPI()
+    app.include_router(hub.router)
+
+    @app.websocket("/")
+    async def endpoint(websocket: WebSocket) -> None:
+        await hub.publish("room", "before")
+        async with hub.connection(websocket) as client:
+            joining = asyncio.create_task(client.subscribe("room", history=10, positions=True))
+            await asyncio.sleep(0)
+            await client.unsubscribe("room")
+            await joining
+            await client.send_text("end")
+
+    with TestClient(app) as client, client.websocket_connect("/") as websocket:
+        assert websocket.receive_text() == "end"
 
 
 async def test_presence_is_for_channels_that_are_declared_with_it() -> None:

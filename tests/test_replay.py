@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from hubbub import EngineUnavailable, History, Position, Unrecoverable, replay, subscriptions
+from hubbub import (
+    EngineUnavailable,
+    History,
+    Position,
+    Publication,
+    Unrecoverable,
+    repairs,
+    replay,
+    subscriptions,
+)
 from hubbub import node as node_module
 from hubbub.channels import Channel
 from hubbub.core.forms import ENVELOPE
@@ -142,6 +151,107 @@ async def test_clients_that_missed_the_same_share_one_read_however_long_they_tak
     await asyncio.gather(*(node.join("chat", member, since=positions[4]) for member in members))
     assert all(member.received == texts(15)[5:] for member in members)
     assert len(engine.pages) == 1
+
+
+async def test_what_was_read_for_another_client_is_read_again_when_it_is_forgotten_meanwhile(
+    node: Node, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "FRESH", -1.0)
+    said = [str(number) for number in range(1500)]
+    await say(node, *said[:10])
+    first, slow = Member("first"), Slow("slow")
+    slow.pieces.release()
+    reading = asyncio.create_task(node.join("chat", first, since=START))
+    joining = asyncio.create_task(node.join("chat", slow, since=START))
+    await reading
+    await asyncio.wait_for(slow.waits.wait(), 5)
+    assert len(engine.pages) == 1
+    # More than the feed remembers.
+    await say(node, *said[10:])
+    for _ in range(1000):
+        slow.pieces.release()
+    await asyncio.wait_for(joining, 10)
+    assert slow.received == said
+    assert slow.breaks == []
+
+
+async def test_a_channel_whose_only_client_takes_nothing_any_more_stands_nowhere(
+    node: Node, engine: CountingEngine
+) -> None:
+    class Gone(Member):
+        async def ready(self) -> int:
+            return 0
+
+    await say(node, "1")
+    await node.join("chat", Gone(), since=START)
+    await eventually(lambda: engine.unsubscribed == ["chat"])
+    assert node.position("chat") == START
+
+
+class LateEngine(FlakyEngine):
+    """Hands over publications when it is told to: until then, they are on their way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_late = False
+        self.on_their_way: list[Publication] = []
+
+    def on_publication(self, publication: Publication) -> None:
+        if self.is_late and publication.channel == "chat":
+            self.on_their_way.append(publication)
+        else:
+            super().on_publication(publication)
+
+    def arrive(self) -> None:
+        self.is_late = False
+        for publication in self.on_their_way:
+            super().on_publication(publication)
+        self.on_their_way.clear()
+
+
+@pytest.fixture
+async def late(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Node, LateEngine]]:
+    """A node, and an engine that keeps a single publication of each channel."""
+    monkeypatch.setattr(node_module, "TICK", 0.01)
+    engine = LateEngine()
+    node = Node(engine, lambda name: Channel(name, History(size=1)) if name == "chat" else None)
+    await node.start()
+    yield node, engine
+    await node.stop(1012, "", 1)
+
+
+async def test_a_client_that_comes_back_costs_no_member_what_is_on_its_way(
+    late: tuple[Node, LateEngine],
+) -> None:
+    node, engine = late
+    there = Member("there")
+    await node.join("chat", there)
+    (position, *_) = await say(node, "1", "2", "3")
+    engine.is_late = True
+    await say(node, "4", "5", "6")
+    with pytest.raises(Unrecoverable):
+        await node.join("chat", Member(), since=position)
+    engine.arrive()
+    await there.hears("1", "2", "3", "4", "5", "6")
+    assert there.breaks == []
+
+
+async def test_what_a_read_shows_to_be_lost_is_told_in_a_moment(
+    late: tuple[Node, LateEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repairs, "GRACE", 0.05)
+    node, engine = late
+    there = Member("there")
+    await node.join("chat", there)
+    (position, *_) = await say(node, "1", "2", "3")
+    engine.loses = True
+    await say(node, "4", "5", "6")
+    with pytest.raises(Unrecoverable):
+        await node.join("chat", Member(), since=position)
+    async with asyncio.timeout(5):
+        while not there.breaks:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert there.received == ["1", "2", "3"]
 
 
 async def test_a_client_that_is_cancelled_in_the_middle_leaves_nothing_behind(

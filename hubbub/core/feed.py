@@ -174,8 +174,8 @@ class Feed:
         if publication.offset == 0:
             frame = self.put_aside(publication)
             if self.position != START:
-                # The channel had a history, and the engine has lost it.
-                self.verify()
+                # The channel had a history, and the engine has lost it: after what is being read, maybe.
+                self._check()
             return frame
         if self.is_repairing:
             self._wait(publication)
@@ -329,8 +329,7 @@ class Feed:
     def forget(self) -> None:
         """The channel's history has been removed: nothing of it may be handed to clients that come back."""
         self._ring = None
-        if self.hold():
-            self._repair(self)
+        self._check()
 
     def trim(self) -> None:
         """Drop what is too old to be handed to clients that come back."""
@@ -385,9 +384,7 @@ class Feed:
             return
         offset, epoch = self.position
         is_at_odds = top.epoch != epoch or (top.offset >= offset and self.contradicts(history, top))
-        # What we have yet to hand over is not there any more.
-        is_trimmed = bool(history) and history[0].offset > offset + 1
-        if is_at_odds or is_trimmed:
+        if is_at_odds:
             self.verify()
             return
         for publication in history:
@@ -397,6 +394,11 @@ class Feed:
         self._extend_ring(history)
 
     # Inside
+
+    def _check(self) -> None:
+        """Ask for a repair that reads what is there from now on."""
+        if self.hold():
+            self._repair(self)
 
     def _write(
         self,

@@ -39,6 +39,8 @@ class Joining:
         self._wanted: Position | None = None
         self._read_after: Position | None = None
         self._frames: Sequence[Frame] = ()
+        # Whether the engine itself has not come as far as ``since``.
+        self._is_beyond = False
         #: Whether something has been handed over.
         self.has_begun = False
         #: Whether the subscriber is a member of the feed.
@@ -62,8 +64,9 @@ class Joining:
         feed.flush()
         if self._reached is None:
             self._reached = Position(max(0, feed.position.offset - self._history), feed.position.epoch)
-        if self._is_ahead(self._reached) and self._read_after != feed.position:
-            # It was on a node that was further on. The feed catches up with what is read.
+        if self._is_ahead(self._reached) and not self._is_beyond and self._read_after != feed.position:
+            # It was on a node that was further on. The feed catches up with what is read. A position that
+            # never was is found out with the first read, however much is published meanwhile.
             self._wanted = feed.position
             return self._wanted
         try:
@@ -83,9 +86,14 @@ class Joining:
         self.has_joined = reached == feed.position
         return None
 
-    def take(self, frames: Sequence[Frame]) -> None:
-        """What was read, in order, without a gap, up to any point."""
+    def take(self, frames: Sequence[Frame], top: Position | None = None) -> None:
+        """What was read, in order, without a gap, up to any point.
+
+        :param top: where the channel stood when that was read; ``None`` if it was read before the step.
+        """
         self._read_after, self._frames = self._wanted, frames
+        if top is not None and self._reached is not None and top.epoch == self._reached.epoch:
+            self._is_beyond = top.offset < self._reached.offset
 
     # Inside
 
