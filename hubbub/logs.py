@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 #: uvicorn's loggers that are given what clients send.
-LOGGERS = ("uvicorn.access", "uvicorn.error")
+LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")
 
 #: Query parameters whose values are secret.
 SECRETS = ("token", "cf_connect")
@@ -36,7 +36,9 @@ class ClientText(logging.Filter):
         if is_reported.get() and record.levelno < logging.WARNING:
             return False
         if isinstance(record.args, tuple):
-            record.args = tuple([_harmless(arg) for arg in record.args])
+            record.args = tuple(
+                [_harmless_scope(arg) if isinstance(arg, dict) else _harmless(arg) for arg in record.args]
+            )
         return True
 
 
@@ -61,6 +63,15 @@ def _harmless(arg: Any) -> Any:
             char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in arg
         )
     return arg
+
+
+def _harmless_scope(scope: dict[str, Any]) -> dict[str, Any]:
+    """An ASGI scope, which uvicorn logs at the level "trace"."""
+    query = scope.get("query_string")
+    if not isinstance(query, bytes):
+        return scope
+    harmless = _PARAMETER.sub(_without_secret, f"?{query.decode('latin-1')}")
+    return {**scope, "query_string": harmless.removeprefix("?")}
 
 
 def _without_secret(match: re.Match[str]) -> str:

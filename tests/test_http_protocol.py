@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 import pytest_asyncio
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from hubbub.servers.handshake import MAX_HEAD
+from hubbub.servers.http import HubHTTPProtocol
 from tests.clients import DEADLINE, eventually, exchange
 from tests.servers import ROOT, Server, serve
 from tests.test_handshake import request
@@ -130,6 +135,34 @@ async def test_a_websocket_behind_a_request_that_is_not_answered_is_refused(serv
     assert answer == b""
     async with asyncio.timeout(DEADLINE):
         await server.get_json("/left")
+
+
+async def test_nothing_is_read_while_pipelined_requests_wait() -> None:
+    waiting: list[int] = []
+    protocols: list[HubHTTPProtocol] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting.append(len(protocols[0].pipeline))
+        # The client has time to send more meanwhile.
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, lifespan="off", log_level="error")
+    config.load()
+
+    def connect() -> HubHTTPProtocol:
+        protocols.append(HubHTTPProtocol(config=config, server_state=ServerState(), app_state={}))
+        return protocols[-1]
+
+    requests = 20_000
+    async with await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0) as listening:
+        port: int = listening.sockets[0].getsockname()[1]
+        answer = await exchange(port, (HEAD + b"\r\n") * (requests - 1) + HEAD + CLOSE)
+    assert answer.count(b"HTTP/1.1 204") == requests
+    # More is read only when none waits.
+    assert max(waiting) > 1
+    assert all(later < before for before, later in pairwise(waiting) if before)
 
 
 async def test_the_log_says_once_that_heads_are_too_large(server: Server) -> None:

@@ -77,6 +77,20 @@ def test_the_filter_is_there_once() -> None:
     assert before == {name: list(logging.getLogger(name).filters) for name in LOGGERS}
 
 
+@pytest.mark.parametrize("level", ["debug", "trace"])
+async def test_no_token_reaches_the_log_at_any_level(level: str, log: Path) -> None:
+    args = ["--log-level", level]
+    async with serve("tests.apps.handshakes:app", log, args=args, cwd=ROOT) as server:
+        async with connect(f"{server.ws}/ws?token=s3cret&a=1") as client:
+            await receive(client)
+        async with httpx2.AsyncClient() as http:
+            await http.get(f"{server.http}/nowhere?a=1&to%6ben=s3cret")
+    assert "s3cret" not in server.log
+    if level == "trace":
+        assert "'query_string': 'token=…&a=1'" in server.log
+        assert "'query_string': 'a=1&to%6ben=…'" in server.log
+
+
 @pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 async def test_neither_tokens_nor_control_characters_reach_the_log_of_a_server(name: str, log: Path) -> None:
     async with serve("tests.apps.handshakes:app", log, command=name, cwd=ROOT) as server:

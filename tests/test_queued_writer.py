@@ -6,6 +6,7 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -183,18 +184,66 @@ async def test_a_send_that_needs_a_task_gets_one(caplog: pytest.LogCaptureFixtur
     rig = Rig()
     rig.socket.needs_task = True
 
-    async def in_no_task() -> None:
-        for number in range(3):
-            asyncio.get_running_loop().call_soon(rig.writer.send, batch(str(number)))
-        await rig.everything(3)
-        asyncio.get_running_loop().call_soon(rig.writer.send, batch("3"))
-        await rig.everything(4)
-
-    await in_no_task()
+    for number in range(3):
+        asyncio.get_running_loop().call_soon(rig.writer.send, batch(str(number)))
+    await rig.everything(3)
+    asyncio.get_running_loop().call_soon(rig.writer.send, batch("3"))
+    await rig.everything(4)
     rig.writer.end(1000)
     await rig.writer.ended(20)
     assert rig.sent == ["0", "1", "2", "3", (1000, "")]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_so_it_does_where_a_task_writes() -> None:
+    """A time limit would be for the task that writes, and end in another."""
+    rig = Rig()
+    send = rig.socket.send
+
+    async def limited(message: dict[str, Any]) -> None:
+        with anyio.fail_after(60):
+            await send(message)
+
+    rig.socket.send = limited  # type: ignore[method-assign]
+    rig.socket.takes.clear()
+    me = asyncio.current_task()
+    rig.writer.send(batch("0"))
+    assert asyncio.current_task() is me
+    rig.writer.send(batch("1"))
+    rig.socket.takes.set()
+    await rig.everything(2)
+    rig.writer.end(1000)
+    await rig.writer.ended(20)
+    assert rig.sent == ["0", "1", (1000, "")]
+
+
+async def test_a_send_begins_and_ends_in_one_context() -> None:
+    """A middleware may set a context variable and reset it, as those that trace requests do."""
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    variable.set("connection")
+    rig = Rig()
+    seen = []
+    send = rig.socket.send
+
+    async def traced(message: dict[str, Any]) -> None:
+        seen.append(variable.get())
+        token = variable.set("send")
+        try:
+            await send(message)
+        finally:
+            variable.reset(token)
+
+    rig.socket.send = traced  # type: ignore[method-assign]
+    rig.socket.takes.clear()
+    variable.set("another place")
+    rig.writer.send(batch("0", "1"))
+    rig.socket.takes.set()
+    await rig.everything(2)
+    await asyncio.sleep(0)
+    rig.writer.send(batch("2"))
+    assert rig.sent == ["0", "1", "2"]
+    assert seen == ["connection"] * 3
+    assert not rig.writer.is_gone
 
 
 async def test_publications_are_sent_in_the_context_of_the_node() -> None:

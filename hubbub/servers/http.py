@@ -1,9 +1,10 @@
 """uvicorn's HTTP protocol, with limits on what a client may do before its request is there.
 
 ``hubbub run`` uses it; so does ``uvicorn --http hubbub.servers.http:HubHTTPProtocol``. It is uvicorn's own
-``HttpToolsProtocol`` in every respect, and adds four things: a time within which a request head has to come;
-a limit on its size; white space around header values, which is not part of them; and for WebSockets, that the
-bytes behind the head are kept, and that a request in HTTP/1.0 is refused.
+``HttpToolsProtocol`` in every respect, and adds five things: a time within which a request head has to come;
+a limit on its size; no reading while requests wait for the answer to an earlier one; white space around
+header values, which is not part of them; and for WebSockets, that the bytes behind the head are kept, and
+that a request in HTTP/1.0 is refused.
 
 The base class is not documented as public. This module is the only one that knows it, and
 ``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
+from collections.abc import Sized
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hubbub.servers.handshake import MAX_HEAD
@@ -35,6 +38,22 @@ _too_large = Throttle()
 
 class HeadTooLarge(Exception):
     """A request head, or the trailers of a request, are beyond the limit."""
+
+
+class PipelineFlow(FlowControl):
+    """Flow control that does not read while requests wait in the pipeline. uvicorn's own reads again after
+    each answer, thousands of small requests at a time, and keeps them all.
+
+    :param pipeline: the requests that wait, empty while there are none.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class HubHTTPProtocol(HttpToolsProtocol):
@@ -57,6 +76,7 @@ class HubHTTPProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = PipelineFlow(transport, self.pipeline)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,6 +141,12 @@ class HubHTTPProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._is_in_message = False
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            # The last one that waited may have been taken from the pipeline.
+            self.flow.resume_reading()
 
     # Internal
 

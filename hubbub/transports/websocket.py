@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -103,13 +104,15 @@ class QueuedWriter(Writer):
     them and ends when the outbox is empty. On servers whose ``send`` always suspends (granian) this is one
     task for each burst.
 
-    Code in ``send`` that must run inside a task, in a middleware for example, raises when it is run like
-    this. Then the connection's messages are left to tasks altogether.
+    What is begun here may end in another task. So it is begun in none, also where a handler's task writes,
+    and in a context that this writer keeps: a copy of its connection's. Code in ``send`` that must run inside
+    a task, such as a time limit in a middleware, raises when it is run like this. Then the connection's
+    messages are left to tasks altogether.
 
     Everything leaves in the order in which it was written, the close frame last.
     """
 
-    __slots__ = ("_close", "_flow", "_sending_since", "_task")
+    __slots__ = ("_close", "_context", "_flow", "_sending_since", "_task")
 
     def __init__(
         self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
@@ -118,6 +121,7 @@ class QueuedWriter(Writer):
         # What ``write`` is while no task is sending.
         self._flow = self._send_now
         self.write = self._flow
+        self._context = copy_context()
         # Sends what waits. There is one only while something does.
         self._task: asyncio.Task[None] | None = None
         # The close frame that is to go out once nothing else waits.
@@ -145,11 +149,22 @@ class QueuedWriter(Writer):
 
     def _send_now(self, batch: Batch) -> int:
         """Send ``batch`` as far as that needs no waiting."""
+        task = asyncio.current_task()
+        if task is None:
+            return self._send_outside_tasks(batch)
+        # As event loops of other libraries do ("Extending asyncio" in Python's documentation).
+        asyncio.tasks._leave_task(self._loop, task)
+        try:
+            return self._send_outside_tasks(batch)
+        finally:
+            asyncio.tasks._enter_task(self._loop, task)
+
+    def _send_outside_tasks(self, batch: Batch) -> int:
         for number, frame in enumerate(batch.frames):
             sending = self._websocket.send(frame.message)
             try:
                 # Half the time of sending.send(None), which ends with an exception.
-                awaited = next(sending.__await__(), _DONE)
+                awaited = self._context.run(next, sending.__await__(), _DONE)
                 if awaited is _DONE:
                     continue
             except (WebSocketDisconnect, OSError, asyncio.CancelledError) as exc:
@@ -186,7 +201,7 @@ class QueuedWriter(Writer):
             self._start(None)
 
     def _start(self, batch: Batch | None, number: int = 0, suspended: Suspended | None = None) -> None:
-        self._task = self._loop.create_task(self._run(batch, number, suspended))
+        self._task = self._loop.create_task(self._run(batch, number, suspended), context=self._context)
 
     async def _run(self, batch: Batch | None, number: int, suspended: Suspended | None) -> None:
         try:
