@@ -83,7 +83,7 @@ async def test_no_token_reaches_the_log_at_any_level(level: str, log: Path) -> N
     async with serve("tests.apps.handshakes:app", log, args=args, cwd=ROOT) as server:
         async with connect(f"{server.ws}/ws?token=s3cret&a=1") as client:
             await receive(client)
-        async with httpx2.AsyncClient() as http:
+        async with http_client() as http:
             await http.get(f"{server.http}/nowhere?a=1&to%6ben=s3cret")
     assert "s3cret" not in server.log
     if level == "trace":
