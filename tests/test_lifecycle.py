@@ -21,7 +21,6 @@ from hubbub.engines import Engine
 from tests.clients import DEADLINE, connect, receive
 from tests.servers import serve
 
-
 Lifespan = Callable[[FastAPI], Any]
 
 
