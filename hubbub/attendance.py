@@ -250,9 +250,10 @@ class Attendance:
             await self._tell()
 
     def _notice_sleep(self) -> None:
-        """A machine that was asleep wakes to find all leases lapsed."""
+        """A machine that was asleep wakes to find all leases lapsed. And when its clock is set back, it does
+        not take hours until all is as it was."""
         now = time.time()
-        if now - self._last_round > self._ttl / 2:
+        if not 0 <= now - self._last_round <= self._ttl / 2:
             self._untroubled_since = now
         self._last_round = now
 

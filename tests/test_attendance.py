@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -231,3 +232,23 @@ async def test_nothing_begins_after_the_stop(engine: SlowEngine) -> None:
         await asyncio.wait_for(entering(present, "ann"), 1)
     present.start()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_clock_that_is_set_back_is_settled_as_soon_as_any_other(
+    engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    present = Attendance(engine, ttl=60)
+    coming = entering(present, "ann")
+    await engine.take()
+    await coming
+    now -= 3600
+    leaving = entering(present, "bob")
+    await engine.take()
+    await leaving
+    now += attendance.SETTLED
+    assert present.is_settled
+    for _ in range(10):
+        engine.turns.put_nowait(None)
+    await present.stop()

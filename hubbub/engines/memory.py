@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
+from itertools import islice
 from secrets import token_hex
 from typing import ClassVar
 
@@ -74,6 +75,24 @@ class Stream:
         if len(self.publications) > self.history.size:
             self.trim(now)
         return accepted
+
+    def read(self, since: Position | None, limit: int | None, reverse: bool) -> list[Publication]:
+        """See :meth:`Engine.history`. Takes time for what is wanted, not for all that is kept."""
+        kept = self.publications
+        first, last = 0, len(kept)
+        if since is not None and kept:
+            # Offsets rise by one.
+            index = since.offset - kept[0][1].offset
+            if reverse:
+                last = max(0, min(last, index))
+            else:
+                first = max(0, min(last, index + 1))
+        count = last - first if limit is None else min(limit, last - first)
+        if reverse:
+            found = islice(reversed(kept), len(kept) - last, len(kept) - last + count)
+        else:
+            found = islice(kept, first, first + count)
+        return [publication for _, publication in found]
 
     def trim(self, now: float) -> None:
         """Drop what is too much or too old."""
@@ -211,16 +230,7 @@ class MemoryEngine(Engine):
             return Page((), START)
         if since is not None and since.epoch != stream.epoch and since != START:
             return Page((), stream.position)
-        publications = [each for _, each in stream.publications]
-        if reverse:
-            publications.reverse()
-        if since is not None:
-            publications = [
-                each
-                for each in publications
-                if (each.offset < since.offset if reverse else each.offset > since.offset)
-            ]
-        return Page(publications[:limit], stream.position)
+        return Page(stream.read(since, limit, reverse), stream.position)
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         self._started()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -276,3 +277,39 @@ async def test_a_key_that_is_used_again_after_its_time_is_as_good_as_new(
             await engine.publish(publication("chat", "1"), None, "key")
         clock.now += IDEMPOTENCY_WINDOW
     assert sink.texts("chat") == ["1"] * 3
+
+
+class Counting(deque[Any]):
+    """Counts what is looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            self.looked_at += 1
+            yield each
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("since", [None, 0, 1, 899, 900, 901, 950, 999, 1000, 1001])
+async def test_a_page_is_what_was_asked_for(engine: MemoryEngine, since: int | None, reverse: bool) -> None:
+    for _ in range(1000):
+        top = await engine.publish(publication("chat", "x"), SHORT)
+    after = None if since is None else Position(since, top.epoch)
+    for limit in (None, 0, 1, 7, 1000):
+        page = await engine.history("chat", after, limit, reverse)
+        found = [each.offset for each in page.publications]
+        offsets = range(901, 1001)
+        if since is not None:
+            offsets = range(901, min(1001, since)) if reverse else range(max(901, since + 1), 1001)
+        assert found == list(reversed(offsets) if reverse else offsets)[:limit]
+
+
+async def test_a_page_of_a_long_history_does_not_take_the_time_of_all_of_it(engine: MemoryEngine) -> None:
+    for _ in range(1000):
+        top = await engine.publish(publication("chat", "x"), History(size=1000, ttl=10))
+    stream = engine._streams["chat"]
+    stream.publications = counting = Counting(stream.publications)
+    page = await engine.history("chat", Position(5, top.epoch), 10)
+    assert [each.offset for each in page.publications] == [*range(6, 16)]
+    assert counting.looked_at < 100
