@@ -113,8 +113,9 @@ class Lifecycle:
         except asyncio.CancelledError:
             logger.warning(
                 "Stopping a hub that was started when it was first used: its event loop ends, and the "
-                "lifespan of an app has never started it. %s",
-                _HOW_TO_START,
+                "lifespan of its app has not come to start it. It has failed, or does not run: that of an "
+                "app that is mounted in another one does not, and TestClient runs lifespans only as "
+                "'with TestClient(app) as client'."
             )
             raise
         finally:
@@ -199,7 +200,7 @@ class Lifecycle:
         with self._mutex:
             node = self.node
             if node is None:
-                raise self._not_running()
+                raise self._not_running("A thread cannot start it; 'await hub.publish(…)' can.")
             if node.loop.is_closed():
                 raise HubNotRunning(
                     "Expected a running hub, but the event loop on which it was started is closed."
@@ -228,7 +229,10 @@ class Lifecycle:
         with self._mutex:
             self._calls.discard(call)
 
-    def _not_running(self) -> HubNotRunning:
+    def _not_running(self, here: str = "") -> HubNotRunning:
+        """
+        :param here: what else there is to say where a hub is used that has not started.
+        """
         # On another event loop than the one on which it has stopped, it has yet to start.
         if self._has_stopped and running_loop() in (None, self._loop):
             return HubNotRunning(
@@ -236,4 +240,5 @@ class Lifecycle:
                 "To use it behind the 'yield' of the app's own lifespan, put 'async with hub:' around the "
                 "'yield'."
             )
-        return HubNotRunning(f"Expected a running hub, but this one has not started. {_HOW_TO_START}")
+        words = ("Expected a running hub, but this one has not started.", _HOW_TO_START, here)
+        return HubNotRunning(" ".join(filter(None, words)))
