@@ -49,8 +49,9 @@ class Repairs:
         self._history_of = history_of
         self._loop = asyncio.get_running_loop()
         self._feeds: Rotation[Feed] = Rotation()
-        # What is done for the feed of a channel that lets wait what comes.
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # What is done for a feed that lets wait what comes. A channel that was left may be subscribed to
+        # again, with another feed, before that has ended.
+        self._tasks: dict[Feed, asyncio.Task[None]] = {}
         self._reads = asyncio.Semaphore(READS)
         # One batch of comparisons at a time, so that the engine has time for other things.
         self._comparing = asyncio.Lock()
@@ -84,9 +85,9 @@ class Repairs:
         self._behind.pop(feed, None)
         self._lost.discard(feed.channel)
 
-    def get(self, channel: str) -> asyncio.Task[None] | None:
-        """The task for which the channel's feed lets wait what comes. Another one may follow it."""
-        return self._tasks.get(channel)
+    def get(self, feed: Feed) -> asyncio.Task[None] | None:
+        """The task for which ``feed`` lets wait what comes. Another one may follow it."""
+        return self._tasks.get(feed)
 
     def begin(self, feed: Feed) -> None:
         """Read what ``feed`` misses, and tell it."""
@@ -259,14 +260,13 @@ class Repairs:
             repair.close()
             return
         task = self._loop.create_task(repair)
-        channels = [feed.channel for feed in feeds]
-        self._tasks.update(dict.fromkeys(channels, task))
-        task.add_done_callback(lambda _: self._ended(channels, task))
+        self._tasks.update(dict.fromkeys(feeds, task))
+        task.add_done_callback(lambda _: self._ended(feeds, task))
 
-    def _ended(self, channels: Sequence[str], task: asyncio.Task[None]) -> None:
-        for channel in channels:
+    def _ended(self, feeds: Sequence[Feed], task: asyncio.Task[None]) -> None:
+        for feed in feeds:
             # There may be another one by now.
-            if self._tasks.get(channel) is task:
-                del self._tasks[channel]
+            if self._tasks.get(feed) is task:
+                del self._tasks[feed]
         if not task.cancelled() and (exc := task.exception()):
-            logger.error("Could not repair %d channels.", len(channels), exc_info=exc)
+            logger.error("Could not repair %d channels.", len(feeds), exc_info=exc)

@@ -174,7 +174,7 @@ class Subscriptions:
     async def _read(self, feed: Feed, since: Position, limit: int) -> Page:
         """A page of the channel's history, at a moment when the feed is not being repaired."""
         while True:
-            if repair := self._repairs.get(feed.channel):
+            if repair := self._repairs.get(feed):
                 await asyncio.wait([repair], timeout=REPAIR_TIMEOUT)
                 if not repair.done():
                     raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")

@@ -150,7 +150,10 @@ def descendants(cls: type[HubbubError]) -> Iterator[type[HubbubError]]:
 
 def test_every_exception_is_public() -> None:
     family: list[type[HubbubError]] = [HubbubError, *descendants(HubbubError)]
-    ours = {cls.__name__ for cls in family if cls.__module__.startswith("hubbub.")}
+    # What an engine tells itself apart by is caught as the public exception that it derives from. Whether
+    # engines have been imported by now depends on the tests that came before.
+    modules = {cls: cls.__module__ for cls in family if not cls.__module__.startswith("hubbub.engines.")}
+    ours = {cls.__name__ for cls, module in modules.items() if module.startswith("hubbub.")}
     assert ours <= set(hubbub.__all__)
     assert ours == set(hubbub.exceptions.__all__)
 

@@ -442,9 +442,25 @@ async def test_an_engine_that_failed_to_declare_a_channel_is_asked_until_it_has(
     await until(lambda: member.received == ["1"])
 
 
+async def test_a_channel_that_was_left_and_joined_again_is_repaired_by_itself(node: Node) -> None:
+    """The repair of the feed that was left may end at any time, and is not waited for in its place."""
+    left, _ = await node.subscribe("chat")
+    feed, _ = await node.subscribe("chat")
+    feed.verify()
+    repair = node.repairs.get(feed)
+    left.verify()
+    assert repair is not None
+    assert node.repairs.get(feed) is repair
+    assert node.repairs.get(left) is not repair
+    before = asyncio.all_tasks()
+    await node.repairs.stop()
+    assert not {repair} & asyncio.all_tasks()
+    assert len(before) - len(asyncio.all_tasks()) == 2
+
+
 async def test_nothing_begins_after_the_stop(node: Node) -> None:
     feed, _ = await node.subscribe("chat")
     await node.repairs.stop()
     feed.verify()
     node.repairs.verify()
-    assert node.repairs.get("chat") is None
+    assert node.repairs.get(feed) is None
