@@ -34,6 +34,7 @@ class Transport(asyncio.Transport):
         self.writer: DirectWriter | None = None
         self.is_slow = False
         self.is_aborted = False
+        self.is_lost = False
         self.held = 0
 
     def write(self, data: Any) -> None:
@@ -48,6 +49,9 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return self.is_lost
 
 
 class Compressed(Transport):
@@ -197,6 +201,16 @@ async def test_what_waits_goes_out_before_the_close_frame(rig: Rig) -> None:
     await ended
     assert rig.transport.taken == ["1"]
     assert rig.socket.closed == (1000, "bye")
+    assert rig.writer.is_gone
+
+
+async def test_a_connection_that_the_transport_has_lost_is_gone_at_once() -> None:
+    """A handler that never waits keeps the event loop from telling the protocol."""
+    rig = Rig(1000, "disconnect")
+    rig.writer.send(batch("0"))
+    assert not rig.writer.is_gone
+    rig.transport.is_lost = True
+    rig.writer.send(batch("1"))
     assert rig.writer.is_gone
 
 

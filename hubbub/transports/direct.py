@@ -98,7 +98,7 @@ class DirectWriter(Writer):
         return now - since
 
     def write_rest(self, batch: Batch, taken: int) -> None:
-        self._transport.write(memoryview(batch)[taken:])  # which pauses, as a rule
+        self._hand_over(memoryview(batch)[taken:])
 
     def cut(self) -> None:
         super().cut()
@@ -153,8 +153,16 @@ class DirectWriter(Writer):
             except OSError:
                 taken = 0
         if taken < len(form):
-            self._transport.write(memoryview(form)[taken:])
+            self._hand_over(memoryview(form)[taken:])
         return len(batch)
+
+    def _hand_over(self, rest: memoryview) -> None:
+        """Leave to the transport what the socket does not take. As a rule, it pauses us."""
+        self._transport.write(rest)
+        if self._transport.is_closing():
+            # The connection is lost. A handler that sends without ever waiting would keep the event loop from
+            # telling the protocol.
+            self.cut()
 
     def _release(self) -> None:
         if self._socket is not None:
