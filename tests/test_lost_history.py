@@ -5,42 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from sys import maxsize
 
 import asyncpg
 import pytest
 
 from hubbub import EngineUnavailable, History, Position, Publication, Publisher, Unrecoverable
 from hubbub.channels import Channel
-from hubbub.core.frames import Batch
 from hubbub.core.publication import START
 from hubbub.engines import engine_for
 from hubbub.node import Node
 from tests.clients import DEADLINE
 from tests.engines.redis.server import redis_server
+from tests.member import Member
 
 HISTORY = History(size=50, ttl=60)
-
-
-class Member:
-    id = "ann"
-
-    def __init__(self) -> None:
-        self.received: list[bytes] = []
-        self.breaks: list[Position] = []
-
-    def write(self, batch: Batch) -> int:
-        self.received += [frame.data for frame in batch.frames]
-        return len(batch)
-
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("all of it had been taken")
-
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
 
 
 @asynccontextmanager
@@ -69,7 +47,7 @@ async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]])
                     await asyncio.sleep(0.01)
                 position = await asyncio.to_thread(publisher.publish, "chat", "2")
                 # What was published before the break may have been a part of what is lost.
-                while member.received[-1:] != [b"2"]:  # noqa: ASYNC110
+                while member.received[-1:] != ["2"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert position.epoch == node.position("chat").epoch != before.epoch
             # A client that was away is told that it cannot catch up.
@@ -80,7 +58,7 @@ async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]])
             late = Member()
             await node.join("chat", late, since=Position(last.offset - 1, last.epoch))
             async with asyncio.timeout(DEADLINE):
-                while late.received != [b"3"]:  # noqa: ASYNC110
+                while late.received != ["3"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from sys import maxsize
 
 import pytest
 
@@ -17,29 +16,10 @@ from hubbub.engines import engine_for
 from hubbub.engines.base import Page
 from hubbub.node import YIELD_COUNT, Node
 from tests.clients import DEADLINE
+from tests.member import Member
 from tests.shared_engine import Server, SharedEngine
 
 HISTORY = History(size=50, ttl=60)
-
-
-class Member:
-    def __init__(self, name: str = "ann") -> None:
-        self.id = name
-        self.received: list[str] = []
-        self.breaks: list[Position] = []
-
-    def write(self, batch: Batch) -> int:
-        self.received += [frame.data.decode() for frame in batch.frames]
-        return len(batch)
-
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("all of it had been taken")
-
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
 
 
 class Stuck(Member):

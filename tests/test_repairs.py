@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
-from sys import maxsize
 from typing import Any
 
 import pytest
 
 from hubbub import History, Position, Publication
 from hubbub.core.feed import Feed
-from hubbub.core.frames import Batch
 from hubbub.core.publication import START
 from hubbub.engines.base import Page, Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.repairs import BATCH, CHECK, GRACE, Repairs
 from tests.clients import DEADLINE
+from tests.member import Member
 from tests.shared_engine import Server, SharedEngine
 
 HISTORY = History(size=10, ttl=60)
@@ -64,26 +63,6 @@ class Sink:
 
     def on_disconnect(self, reason: str) -> None: ...
     def on_reconnect(self) -> None: ...
-
-
-class Member:
-    def __init__(self) -> None:
-        self.id = "ann"
-        self.received: list[str] = []
-        self.breaks: list[Position] = []
-
-    def write(self, batch: Batch) -> int:
-        self.received += [frame.data.decode() for frame in batch.frames]
-        return len(batch)
-
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("all of it had been taken")
-
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
 
 
 class Node:

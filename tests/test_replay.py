@@ -27,8 +27,9 @@ from hubbub.core.publication import START
 from hubbub.engines.base import Page
 from hubbub.node import Node
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive_json
+from tests.member import Member
 from tests.servers import ROOT, Server, serve
-from tests.test_streams import FlakyEngine, Member, say
+from tests.test_streams import FlakyEngine, say
 
 SIZE = 1000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from sys import maxsize
 from typing import Any, ClassVar
 
 import pytest
@@ -26,12 +25,12 @@ from hubbub import node as node_module
 from hubbub import replay as replay_module
 from hubbub.channels import Channel
 from hubbub.control import CONTROL
-from hubbub.core.frames import Batch
 from hubbub.core.publication import START
 from hubbub.engines.base import Page, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.node import Node
 from tests.clients import DEADLINE
+from tests.member import Member
 
 HISTORY = History(size=50, ttl=60)
 
@@ -90,32 +89,6 @@ class FlakyEngine(MemoryEngine):
         await asyncio.sleep(0.001)
         if self.is_away:
             raise EngineUnavailable("away")
-
-
-class Member:
-    def __init__(self, name: str = "ann") -> None:
-        self.id = name
-        self.received: list[str] = []
-        self.breaks: list[Position] = []
-
-    def write(self, batch: Batch) -> int:
-        self.received += [frame.data.decode() for frame in batch.frames]
-        return len(batch)
-
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("all of it had been taken")
-
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
-
-    async def hears(self, *texts: str) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while self.received != list(texts) and len(self.received) <= len(texts):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        assert self.received == list(texts)
 
 
 @pytest.fixture

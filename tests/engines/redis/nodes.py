@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from sys import maxsize
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from hubbub.core.frames import Batch
 from hubbub.core.publication import Position
 from hubbub.engines import engine_for
 from hubbub.engines.contract import Collector, publication
@@ -30,29 +28,6 @@ async def running(url: str, namespace: str = "hubbub") -> AsyncIterator[tuple[Re
         yield engine, collector
     finally:
         await engine.stop()
-
-
-class Member:
-    """A client in a channel."""
-
-    id = "member"
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.breaks: list[Position] = []
-
-    def write(self, batch: Batch) -> int:
-        self.frames += [frame.data for frame in batch.frames]
-        return len(batch)
-
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        raise AssertionError("everything was taken")
-
-    async def ready(self) -> int:
-        return maxsize
-
-    def broken(self, channel: str, position: Position) -> None:
-        self.breaks.append(position)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -16,8 +16,9 @@ from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine, supervisor
 from hubbub.exceptions import Unrecoverable
 from hubbub.node import Node
-from tests.engines.redis.nodes import Member, accepted, running, until
+from tests.engines.redis.nodes import accepted, running, until
 from tests.engines.redis.server import RedisServer, redis_server
+from tests.member import Member
 from tests.proxy import Proxy
 
 #: A server that has a snapshot now and then, and loses what came after it.
@@ -46,7 +47,7 @@ async def resume(url: str, since: Position) -> list[str]:
     await node.start()
     try:
         await node.join("chat", member, since)
-        return [frame.decode() for frame in member.frames]
+        return member.received
     finally:
         await node.stop(1001, "", 0)
 

@@ -15,8 +15,9 @@ from hubbub.exceptions import EngineUnavailable
 from hubbub.node import Node
 from hubbub.types import History
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import Member, accepted, refusal, running
+from tests.engines.redis.nodes import accepted, refusal, running
 from tests.engines.redis.server import RedisServer
+from tests.member import Member
 
 
 async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(server: RedisServer) -> None:
@@ -110,7 +111,7 @@ async def test_members_are_told_when_the_server_has_lost_what_they_saw(
         top = await accepted(other, "after", HISTORY)
         await collector.until(lambda: node.position("chat") == top)
         if keeps_data:
-            await collector.until(lambda: len(member.frames) == 2)
+            await collector.until(lambda: len(member.received) == 2)
             assert member.breaks == []
         else:
             assert [position.epoch != before.epoch for position in member.breaks] == [True]
