@@ -33,5 +33,5 @@ async def throw_out(user: str) -> None:
 @app.get("/health")
 async def health(response: Response) -> Health:
     health = await hub.health()
-    response.status_code = 200 if health.is_ok else 503
+    response.status_code = 200 if health.ok else 503
     return health

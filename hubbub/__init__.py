@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hubbub.channels import Channel
-from hubbub.connection import Connection
+from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.connection.connection import Connection
 from hubbub.core.publication import Position, Publication
 from hubbub.exceptions import (
     EngineUnavailable,
@@ -19,12 +19,12 @@ from hubbub.exceptions import (
 )
 from hubbub.hub import Hub, Stats
 from hubbub.publisher import Publisher
-from hubbub.types import Health, History, Presence, PresenceMember
+from hubbub.types import Health, History, Presence, PresenceEntry
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Channel",
+    "ChannelDeclaration",
     "Connection",
     "EngineUnavailable",
     "Health",
@@ -40,7 +40,7 @@ __all__ = [
     "MissingExtra",
     "Position",
     "Presence",
-    "PresenceMember",
+    "PresenceEntry",
     "Publication",
     "Publisher",
     "Stats",

@@ -13,10 +13,10 @@ from fastapi import APIRouter
 from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
-from hubbub.channels import Channel, Channels
+from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.channels.registry import Registry
 from hubbub.codes import CloseCode, check_code, clip_reason
-from hubbub.connection import Connection, ConnectionOptions, connection_id
-from hubbub.control import Disconnect
+from hubbub.connection.connection import Connection, ConnectionOptions, connection_id
 from hubbub.core.publication import (
     START,
     Position,
@@ -29,13 +29,15 @@ from hubbub.core.publication import (
 )
 from hubbub.engines import doctor_command, engine_for
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, Unrecoverable
-from hubbub.hosts import parse_hosts
-from hubbub.lifecycle import Lifecycle
-from hubbub.logs import protect_logs
-from hubbub.node import Node
-from hubbub.origins import parse_origins
+from hubbub.node.control import Disconnect
+from hubbub.node.lifecycle import Lifecycle
+from hubbub.node.node import Node
+from hubbub.security.hosts import parse_hosts
+from hubbub.security.logs import protect_logs
+from hubbub.security.origins import parse_origins
 from hubbub.servers.adoption import adopt_server, adopt_server_of
 from hubbub.servers.stopping import Stopping
+from hubbub.servers.workers import the_only_worker
 from hubbub.threads import refuse_event_loop
 from hubbub.types import (
     Health,
@@ -47,7 +49,6 @@ from hubbub.types import (
     check_seconds,
     user_id,
 )
-from hubbub.workers import the_only_worker
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
 hubs: WeakSet[Hub] = WeakSet()
@@ -62,9 +63,9 @@ class Stats:
     :param channels: channels that have a member.
     :param backlog: bytes that wait for clients which do not keep up.
     :param dropped: messages that ``drop_oldest`` and ``latest`` dropped for them, since the hub started.
-    :param let_go: clients let go because they did not keep up, since the hub started.
-    :param outages: how often the engine has been away since the hub started.
-    :param away: seconds for which it has been away now; 0 if it is there.
+    :param slow_disconnects: connections closed as too slow, since the hub started.
+    :param engine_outages: outages of the engine since the hub started.
+    :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
     """
 
     connections: int
@@ -72,9 +73,9 @@ class Stats:
     channels: int
     backlog: int
     dropped: int
-    let_go: int
-    outages: int
-    away: float
+    slow_disconnects: int
+    engine_outages: int
+    engine_outage_seconds: float
 
 
 class HubRouter(APIRouter):
@@ -163,7 +164,7 @@ class Hub:
         self.router = HubRouter(self._lifespan)
 
         self._presence_ttl = presence_ttl
-        self._channels = Channels()
+        self._channels = Registry()
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
         # What to undo when the node has stopped.
@@ -275,7 +276,9 @@ class Hub:
 
     # Channels
 
-    def channel(self, pattern: str, *, history: History | None = None, presence: bool = False) -> Channel:
+    def channel(
+        self, pattern: str, *, history: History | None = None, presence: bool = False
+    ) -> ChannelDeclaration:
         """Declare channels, before the hub starts.
 
         :param pattern: a channel's name, in which ``{name}`` stands for one or more characters other than
@@ -286,7 +289,7 @@ class Hub:
         :raises InvalidChannel: the pattern is not one, or has been declared already.
         :raises TypeError: ``history`` is no ``History``, or ``presence`` no ``bool``.
         """
-        declared = Channel(pattern, history, presence)
+        declared = ChannelDeclaration(pattern, history, presence)
         self._channels.add(declared)
         return declared
 

@@ -107,7 +107,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class PresenceMember:
+class PresenceEntry:
     """Somebody in a channel.
 
     :param connection: the id of the connection.
@@ -124,22 +124,22 @@ class PresenceMember:
 class Presence:
     """Who is in a channel.
 
-    :param members: one for each connection.
+    :param entries: one for each connection.
     """
 
-    members: list[PresenceMember]
+    entries: list[PresenceEntry]
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self.entries)
 
-    def __iter__(self) -> Iterator[PresenceMember]:
-        return iter(self.members)
+    def __iter__(self) -> Iterator[PresenceEntry]:
+        return iter(self.entries)
 
     @property
-    def users(self) -> dict[str, list[PresenceMember]]:
+    def users(self) -> dict[str, list[PresenceEntry]]:
         """The same by user, however many connections each has. Those without a user are left out."""
-        users: dict[str, list[PresenceMember]] = {}
-        for member in self.members:
+        users: dict[str, list[PresenceEntry]] = {}
+        for member in self.entries:
             if member.user is not None:
                 users.setdefault(member.user, []).append(member)
         return users
@@ -149,13 +149,13 @@ class Presence:
 class Health:
     """Whether a hub can do its work.
 
-    :param is_ok: whether the engine answers, and takes what is published and who is present.
+    :param ok: whether the engine answers, and takes what is published and who is present.
     :param latency: seconds that the answer, or giving up, took.
-    :param away: seconds for which the engine has been away; 0 if it is there.
-    :param trouble: what is wrong, for people.
+    :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
+    :param error: a sentence on what is wrong; empty if ``ok``.
     """
 
-    is_ok: bool
+    ok: bool
     latency: float
-    away: float
-    trouble: str
+    engine_outage_seconds: float
+    error: str

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.engines.postgres.server import postgres, postgres_url
 from tests.engines.redis.server import redis_cluster, redis_server
-from tests.servers import SERVERS
+from tests.uvicorn_process import SERVERS
 
 __all__ = ["log", "postgres", "postgres_url", "server_name"]
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-from hubbub.channels import Channel
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Page, PresenceChange, Sink, Top
+from hubbub.engines.base import Engine, HistoryPage, PresenceChange, Sink, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
-from hubbub.node import Node
+from hubbub.node.node import Node
 from hubbub.types import History
 
 
@@ -104,7 +104,7 @@ class SharedEngine(Engine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         return await (await self._asked()).history(channel, since, limit, reverse)
 
     async def remove_history(self, channel: str) -> None:
@@ -129,7 +129,7 @@ async def running(server: Server, presence_ttl: float | None = None) -> AsyncIte
     if presence_ttl is None:
         node = Node(engine)
     else:
-        node = Node(engine, lambda name: Channel(name, presence=True), presence_ttl)
+        node = Node(engine, lambda name: ChannelDeclaration(name, presence=True), presence_ttl)
     await node.start(keeps_presence=presence_ttl is not None)
     try:
         yield node

@@ -31,7 +31,7 @@ from benchmarks.scenarios import MANAGER as AS_MANAGER
 from benchmarks.server import ServerFailed, serve
 from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import with_parameters
-from tests.servers import ROOT, is_running
+from tests.uvicorn_process import ROOT, is_running
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="they need Linux"),

@@ -28,7 +28,7 @@ from playwright.async_api import (
 
 from tests.browser import chromium
 from tests.clients import DEADLINE
-from tests.servers import Server, free_port, serve
+from tests.uvicorn_process import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

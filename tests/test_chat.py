@@ -9,10 +9,10 @@ from pathlib import Path
 from websockets.asyncio.client import ClientConnection
 
 from tests.clients import DEADLINE, connect, receive, reset
-from tests.servers import Server, serve
+from tests.uvicorn_process import Server, serve
 
 
-class Listener:
+class CallbackSubscriber:
     """A client that keeps what it hears."""
 
     def __init__(self, client: ClientConnection) -> None:
@@ -45,7 +45,7 @@ async def chat_while_some_vanish(server: Server, total: int, vanishing: int, mes
     async with connect(f"{server.ws}/ws/0") as talker:
         clients = await members(server, talker, total)
         gone = clients[:: total // vanishing][:vanishing]
-        listeners = [Listener(client) for client in clients if client not in gone]
+        listeners = [CallbackSubscriber(client) for client in clients if client not in gone]
         # Everyone who stays hears every message and every departure.
         hearing = asyncio.gather(*(listener.hear(messages + vanishing) for listener in listeners))
         leave_at = {round((n + 1) * messages / (vanishing + 2)): client for n, client in enumerate(gone)}

@@ -15,11 +15,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from hubbub.core.deflate import THRESHOLD
+from hubbub.core.compression import THRESHOLD
 from tests.browser import chromium
 from tests.clients import closed, connect, connect_deaf, receive
-from tests.servers import ROOT, SERVERS, Command, Server, serve
 from tests.test_slow_clients import stats, talk
+from tests.uvicorn_process import ROOT, SERVERS, Command, Server, serve
 
 NAMES = ("hubbub run", "uvicorn --ws", "uvicorn")
 ARGS = {"hubbub run": ("--compress",), "uvicorn --ws": (), "uvicorn": ()}
@@ -239,7 +239,7 @@ async def test_a_client_that_pauses_and_goes_on_misses_nothing(server: Server) -
             for number in range(20 * rounds):
                 assert await receive(ear) == message(number % 20)
             ear.transport.pause_reading()
-        assert (await stats(server))["let_go"] == 0
+        assert (await stats(server))["slow_disconnects"] == 0
         ear.transport.abort()
 
 
@@ -247,7 +247,7 @@ async def test_a_client_that_does_not_keep_up_is_told_so(server: Server) -> None
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         deaf = await connect_deaf(f"{server.ws}/news/disconnect", compression="deflate")
-        while (await stats(server))["let_go"] == 0:
+        while (await stats(server))["slow_disconnects"] == 0:
             await talk(talker, 20, say=message)
         deaf.transport.resume_reading()
         assert (await closed(deaf))[0] == 3008

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.clients import connect, eventually, receive, reset
-from tests.servers import ROOT, serve
+from tests.uvicorn_process import ROOT, serve
 
 CYCLES = 2000
 AT_ONCE = 40

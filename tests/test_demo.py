@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus
 
 from hubbub.demo import app as demo
 from tests.clients import DEADLINE, connect, http_client, receive, receive_json, reset
-from tests.servers import Server, free_port, serve
+from tests.uvicorn_process import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

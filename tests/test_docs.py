@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.clients import DEADLINE, connect, http_client, receive, receive_json
 from tests.commands import hubbub, running
-from tests.servers import ROOT, serve
+from tests.uvicorn_process import ROOT, serve
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
@@ -163,14 +163,14 @@ async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, t
         AsyncExitStack() as stack,
     ):
         ann = await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=ann"))
-        assert [each["user"] for each in (await receive_json(ann))["members"]] == ["ann"]
+        assert [each["user"] for each in (await receive_json(ann))["entries"]] == ["ann"]
         # Enough of them to be with both workers.
         bobs = [await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=bob")) for _ in range(8)]
         joined = await receive_json(ann)
-        assert (joined["type"], joined["members"][0]["user"]) == ("join", "bob")
-        assert joined["members"][0]["info"] == {"colour": "blue"}
+        assert (joined["type"], joined["entries"][0]["user"]) == ("join", "bob")
+        assert joined["entries"][0]["info"] == {"colour": "blue"}
         for bob in bobs:
-            assert {each["user"] for each in (await receive_json(bob))["members"]} >= {"bob"}
+            assert {each["user"] for each in (await receive_json(bob))["entries"]} >= {"bob"}
         assert (await http.get("/rooms/tea")).json() == {"ann": 1, "bob": 8}
         assert (await http.delete("/users/bob")).status_code == 204
         for bob in bobs:
@@ -178,7 +178,7 @@ async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, t
             assert bob.close_code == 4003
         assert (await receive_json(ann))["type"] == "leave"
         assert (await http.get("/rooms/tea")).json() == {"ann": 1}
-        assert (await http.get("/health")).json()["is_ok"]
+        assert (await http.get("/health")).json()["ok"]
 
 
 async def test_the_shop_example_announces_what_is_committed(postgres_url: str, log: Path) -> None:

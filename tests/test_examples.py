@@ -11,7 +11,7 @@ import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
 from tests.clients import connect, http_client, receive
-from tests.servers import Server, serve
+from tests.uvicorn_process import Server, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

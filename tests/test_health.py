@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from hubbub import History
-from hubbub.attendance import encode_member
-from hubbub.channels import Channel
-from hubbub.control import Disconnect
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import Publication
 from hubbub.engines import Engine, engine_for
-from hubbub.engines.contract import DEADLINE, publication
 from hubbub.engines.sqlite import SQLiteEngine
 from hubbub.engines.sqlite.store import Store
 from hubbub.exceptions import EngineUnavailable
-from hubbub.node import Node
-from hubbub.types import PresenceMember
+from hubbub.node.control import Disconnect
+from hubbub.node.node import Node
+from hubbub.node.presence import encode_member
+from hubbub.testing.engine_contract import DEADLINE, publication
+from hubbub.types import PresenceEntry
 from tests.engines.redis.server import RedisServer, redis_server
 
 #: No error may show it.
@@ -32,7 +32,7 @@ Work = Callable[[Node], Awaitable[object]]
 
 @asynccontextmanager
 async def running(engine: Engine) -> AsyncIterator[Node]:
-    node = Node(engine, lambda name: Channel(name, history=History(size=1000), presence=True))
+    node = Node(engine, lambda name: ChannelDeclaration(name, history=History(size=1000), presence=True))
     await node.start()
     try:
         yield node
@@ -71,12 +71,12 @@ async def disconnect(node: Node) -> None:
 
 
 async def enter(node: Node) -> None:
-    await node.enter("chat", "a", encode_member(PresenceMember("a", SECRET)))
+    await node.enter("chat", "a", encode_member(PresenceEntry("a", SECRET)))
 
 
 async def until_well(node: Node) -> None:
     async with asyncio.timeout(DEADLINE):
-        while not (await node.health(DEADLINE)).is_ok:  # noqa: ASYNC110
+        while not (await node.health(DEADLINE)).ok:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -85,20 +85,20 @@ async def test_redis_without_memory(server: RedisServer, write: Work) -> None:
     engine = engine_for(f"redis://:{SECRET}@127.0.0.1:{server.port}")
     async with running(engine) as node:
         await write(node)
-        assert (await node.health(DEADLINE)).is_ok
+        assert (await node.health(DEADLINE)).ok
         with full(server):
             if write is enter:
                 # Entering does not wait for an engine that is in trouble.
-                await node.enter("chat", "b", encode_member(PresenceMember("b", SECRET)))
+                await node.enter("chat", "b", encode_member(PresenceEntry("b", SECRET)))
             else:
                 with pytest.raises(EngineUnavailable):
                     await write(node)
             for _ in range(2):
                 health = await node.health(DEADLINE)
-                assert not health.is_ok
-                assert health.away == 0
-                assert "maxmemory" in health.trouble
-                assert SECRET not in health.trouble
+                assert not health.ok
+                assert health.engine_outage_seconds == 0
+                assert "maxmemory" in health.error
+                assert SECRET not in health.error
         # Nothing is published: the health check itself finds out.
         await until_well(node)
         await write(node)
@@ -117,16 +117,16 @@ async def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
             await fill(node)
         for _ in range(2):
             health = await node.health(DEADLINE)
-            assert not health.is_ok
-            assert "full" in health.trouble
-            assert SECRET not in health.trouble
+            assert not health.ok
+            assert "full" in health.error
+            assert SECRET not in health.error
         # A smaller one fits.
         await node.publish(publication("chat", "hello"))
-        assert (await node.health(DEADLINE)).is_ok
+        assert (await node.health(DEADLINE)).ok
         with pytest.raises(EngineUnavailable):
             await publish(node)
         await engine._do(partial(limit, 1_000_000), writes=False)
-        assert (await node.health(DEADLINE)).is_ok
+        assert (await node.health(DEADLINE)).ok
 
 
 async def test_a_health_check_writes_nothing_unless_a_write_has_failed(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_a_health_check_writes_nothing_unless_a_write_has_failed(tmp_path:
 
     async with running(engine) as node:
         engine.publish = recorded  # type: ignore[assignment, method-assign]
-        assert (await node.health(DEADLINE)).is_ok
+        assert (await node.health(DEADLINE)).ok
         assert written == []
 
 
@@ -149,6 +149,6 @@ async def test_a_failed_write_of_any_size_is_tried_again_with_little(server: Red
     async with running(engine) as node:
         with full(server), pytest.raises(EngineUnavailable):
             await node.publish(publication("chat", "x" * 1_000_000))
-        assert (await node.health(DEADLINE)).is_ok
+        assert (await node.health(DEADLINE)).ok
         (written,) = (await engine.history("\x01health")).publications
         assert len(written.data) == 65_536

@@ -21,17 +21,19 @@ PACKAGE = Path(hubbub.__file__).parent
 #: names. A room may import from itself and from the layers below it, not from its neighbours in a layer.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli", "demo"),
+    ("cli", "demo", "testing"),
     ("hubbub",),
     ("hub",),
-    ("connection", "lifecycle", "servers"),
-    ("endings", "messages", "node", "publisher", "transports"),
-    ("watch",),
-    ("attendance", "channels", "control", "subscriptions"),
-    ("repairs", "replay"),
+    ("channels",),
+    ("connection",),
+    ("security",),
+    ("node",),
+    ("publisher",),
+    ("servers",),
+    ("transports",),
     ("engines",),
-    ("core", "workers"),
-    ("codes", "exceptions", "hosts", "logs", "origins", "threads", "throttle", "types"),
+    ("core",),
+    ("codes", "exceptions", "threads", "types"),
 )
 
 #: What may not be imported although it lies below.

@@ -10,20 +10,22 @@ import asyncpg
 import pytest
 
 from hubbub import EngineUnavailable, History, Position, Publication, Publisher, Unrecoverable
-from hubbub.channels import Channel
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import START
 from hubbub.engines import engine_for
-from hubbub.node import Node
+from hubbub.node.node import Node
 from tests.clients import DEADLINE
 from tests.engines.redis.server import redis_server
-from tests.member import Member
+from tests.subscriber import Subscriber
 
 HISTORY = History(size=50, ttl=60)
 
 
 @asynccontextmanager
 async def running(url: str, namespace: str) -> AsyncIterator[Node]:
-    node = Node(engine_for(url, namespace), lambda name: Channel(name, HISTORY) if name == "chat" else None)
+    node = Node(
+        engine_for(url, namespace), lambda name: ChannelDeclaration(name, HISTORY) if name == "chat" else None
+    )
     await node.start()
     try:
         yield node
@@ -32,7 +34,7 @@ async def running(url: str, namespace: str) -> AsyncIterator[Node]:
 
 
 async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]]) -> None:
-    member = Member()
+    member = Subscriber()
     async with running(url, namespace) as node:
         await node.join("chat", member)
         before = await node.publish(Publication("chat", b"1", "text", id="1"))
@@ -52,10 +54,10 @@ async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]])
             assert position.epoch == node.position("chat").epoch != before.epoch
             # A client that was away is told that it cannot catch up.
             with pytest.raises(Unrecoverable):
-                await node.join("chat", Member(), since=before)
+                await node.join("chat", Subscriber(), since=before)
             # And one that comes now can be away.
             last = await asyncio.to_thread(publisher.publish, "chat", "3")
-            late = Member()
+            late = Subscriber()
             await node.join("chat", late, since=Position(last.offset - 1, last.epoch))
             async with asyncio.timeout(DEADLINE):
                 while late.received != ["3"]:  # noqa: ASYNC110

@@ -33,10 +33,10 @@ from hubbub import (
 from hubbub import publisher as publisher_module
 from hubbub.engines import Engine, engine_for
 from hubbub.engines.base import Top
-from hubbub.engines.contract import Collector
+from hubbub.testing.engine_contract import Collector
 from tests.clients import DEADLINE, eventually
 from tests.engines.redis.server import RedisServer, redis_server
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import uvicorn
 
 from hubbub.cli.server import Server as HubServer
 from tests.clients import closed, connect, eventually, receive
-from tests.servers import Server, serve
+from tests.uvicorn_process import Server, serve
 
 #: Handlers that do not end when their client has gone: one never, one a little later.
 APP = """

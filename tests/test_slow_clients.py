@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, receive, reset
-from tests.servers import ROOT, Command, Server, serve
+from tests.uvicorn_process import ROOT, Command, Server, serve
 
 MESSAGE_BYTES = 4096
 
@@ -78,7 +78,7 @@ async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(
                     assert await receive(reader) == message(number)
             await connections(server, 21)
             after = await stats(server)
-            assert after["let_go"] == 1
+            assert after["slow_disconnects"] == 1
             assert after["backlog"] == 0
             # 12 MB were published; what was kept for the deaf client is let go with it.
             assert after["resident_kib"] - before["resident_kib"] < 20_000
@@ -93,7 +93,7 @@ async def test_a_client_that_is_let_go_learns_why_when_it_reads_again(server: Se
         deaf = await connect_deaf(f"{server.ws}/news/disconnect")
 
         async def it_is_let_go() -> bool:
-            return bool((await stats(server))["let_go"])
+            return bool((await stats(server))["slow_disconnects"])
 
         number = 0
         while not await it_is_let_go():
@@ -140,7 +140,7 @@ async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(
         deaf = await connect_deaf(f"{server.ws}/stream")
 
         async def it_is_let_go() -> bool:
-            return bool((await stats(server))["let_go"] == 1)
+            return bool((await stats(server))["slow_disconnects"] == 1)
 
         await eventually(it_is_let_go)
         await connections(server, 0)

@@ -18,19 +18,18 @@ from hubbub import (
     Position,
     Publication,
     Unrecoverable,
-    repairs,
-    subscriptions,
 )
-from hubbub import node as node_module
-from hubbub import replay as replay_module
-from hubbub.channels import Channel
-from hubbub.control import CONTROL
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import START
-from hubbub.engines.base import Page, Top
+from hubbub.engines.base import HistoryPage, Top
 from hubbub.engines.memory import MemoryEngine
-from hubbub.node import Node
+from hubbub.node import node as node_module
+from hubbub.node import repairs, subscriptions
+from hubbub.node import replay as replay_module
+from hubbub.node.control import CONTROL
+from hubbub.node.node import Node
 from tests.clients import DEADLINE
-from tests.member import Member
+from tests.subscriber import Subscriber
 
 HISTORY = History(size=50, ttl=60)
 
@@ -73,7 +72,7 @@ class FlakyEngine(MemoryEngine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         self.reads += 1
         await self._respond()
         return await super().history(channel, since, limit, reverse)
@@ -100,7 +99,7 @@ def engine() -> FlakyEngine:
 async def node(engine: FlakyEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(node_module, "TICK", 0.01)
     monkeypatch.setattr(subscriptions, "LINGER", 0.05)
-    node = Node(engine, lambda name: Channel(name, HISTORY) if name == "chat" else None)
+    node = Node(engine, lambda name: ChannelDeclaration(name, HISTORY) if name == "chat" else None)
     await node.start()
     yield node
     await node.stop(1012, "", 1)
@@ -129,7 +128,7 @@ async def test_a_channel_whose_subscription_outlives_who_asked_for_it_is_left_in
 
     monkeypatch.setattr(engine, "subscribe", slow_subscribe)
     monkeypatch.setattr(engine, "unsubscribe", unsubscribe)
-    joining = asyncio.create_task(node.join("chat", Member()))
+    joining = asyncio.create_task(node.join("chat", Subscriber()))
     await asyncio.sleep(0)
     joining.cancel()
     await asyncio.wait([joining])
@@ -142,12 +141,12 @@ async def test_a_channel_whose_subscription_outlives_who_asked_for_it_is_left_in
         await left.wait()
 
 
-# Joining and resuming
+# Resume and resuming
 
 
 async def test_who_resumes_gets_what_was_missed_and_then_what_is_new(node: Node) -> None:
     positions = await say(node, "1", "2", "3")
-    member = Member()
+    member = Subscriber()
     assert await node.join("chat", member, since=positions[0]) == positions[-1]
     await say(node, "4")
     await member.hears("2", "3", "4")
@@ -156,7 +155,7 @@ async def test_who_resumes_gets_what_was_missed_and_then_what_is_new(node: Node)
 @pytest.mark.parametrize(("history", "heard"), [(0, ["4"]), (2, ["2", "3", "4"]), (99, ["1", "2", "3", "4"])])
 async def test_who_joins_may_have_the_last_ones(node: Node, history: int, heard: list[str]) -> None:
     positions = await say(node, "1", "2", "3")
-    member = Member()
+    member = Subscriber()
     assert await node.join("chat", member, history=history) == positions[-1]
     await say(node, "4")
     await member.hears(*heard)
@@ -164,7 +163,7 @@ async def test_who_joins_may_have_the_last_ones(node: Node, history: int, heard:
 
 async def test_start_is_before_everything(node: Node) -> None:
     await say(node, "1", "2")
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member, since=START)
     await member.hears("1", "2")
 
@@ -173,7 +172,7 @@ async def test_what_is_not_there_any_more_is_unrecoverable(node: Node) -> None:
     first, *_, last = await say(node, *map(str, range(60)))
     for since in (first, Position(3, "another"), Position(99, last.epoch), START):
         with pytest.raises(Unrecoverable) as caught:
-            await node.join("chat", Member(), since=since)
+            await node.join("chat", Subscriber(), since=since)
         assert (caught.value.offset, caught.value.epoch) == last
 
 
@@ -181,7 +180,7 @@ async def test_what_is_not_there_any_more_is_unrecoverable(node: Node) -> None:
 async def test_who_joins_a_node_that_is_behind_breaks_nobodys_run(
     node: Node, engine: FlakyEngine, options: dict[str, Any]
 ) -> None:
-    there, comes = Member(), Member("bob")
+    there, comes = Subscriber(), Subscriber("bob")
     await node.join("chat", there)
     await say(node, "1")
     await there.hears("1")
@@ -205,7 +204,7 @@ async def test_a_reconnect_storm_costs_the_engine_one_read(
     # On a busy machine, 5000 clients take longer than what was read is shared for.
     monkeypatch.setattr(replay_module, "FRESH", DEADLINE)
     positions = await say(node, *map(str, range(20)))
-    members = [Member(str(number)) for number in range(5000)]
+    members = [Subscriber(str(number)) for number in range(5000)]
     await asyncio.gather(*(node.join("chat", member, since=positions[9]) for member in members))
     assert {tuple(member.received) for member in members} == {tuple(map(str, range(10, 20)))}
     assert engine.reads == 1
@@ -213,10 +212,10 @@ async def test_a_reconnect_storm_costs_the_engine_one_read(
 
 
 async def test_a_client_that_is_ahead_of_this_node_waits_for_it(node: Node, engine: FlakyEngine) -> None:
-    await node.join("chat", Member("here"))
+    await node.join("chat", Subscriber("here"))
     engine.loses = True
     positions = await say(node, "1", "2")
-    member = Member()
+    member = Subscriber()
     assert await node.join("chat", member, since=positions[-1]) == positions[-1]
     engine.loses = False
     await say(node, "3")
@@ -225,7 +224,7 @@ async def test_a_client_that_is_ahead_of_this_node_waits_for_it(node: Node, engi
 
 async def test_members_join_and_resume_while_others_publish(node: Node) -> None:
     start = (await say(node, "first"))[0]
-    members: list[Member] = []
+    members: list[Subscriber] = []
 
     async def publish(name: str) -> None:
         for number in range(100):
@@ -234,13 +233,13 @@ async def test_members_join_and_resume_while_others_publish(node: Node) -> None:
 
     async def come() -> None:
         for _ in range(20):
-            member = Member(str(len(members)))
+            member = Subscriber(str(len(members)))
             members.append(member)
             await node.join("chat", member, since=start)
             await asyncio.sleep(0.001)
 
     # 50 are kept, so the last to come would be too late.
-    node._channel_of = lambda name: Channel(name, History(size=1000))
+    node._channel_of = lambda name: ChannelDeclaration(name, History(size=1000))
     await asyncio.gather(publish("a"), publish("b"), come(), come())
     await asyncio.sleep(0.01)
     assert len({tuple(member.received) for member in members}) == 1
@@ -251,7 +250,7 @@ async def test_members_join_and_resume_while_others_publish(node: Node) -> None:
 
 
 async def test_what_the_network_lost_is_repaired_from_history(node: Node, engine: FlakyEngine) -> None:
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     await say(node, "1")
     engine.loses = True
@@ -263,7 +262,7 @@ async def test_what_the_network_lost_is_repaired_from_history(node: Node, engine
 
 
 async def test_a_repair_goes_on_until_the_engine_is_back(node: Node, engine: FlakyEngine) -> None:
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     engine.loses = True
     await say(node, "1")
@@ -279,7 +278,7 @@ async def test_a_repair_goes_on_until_the_engine_is_back(node: Node, engine: Fla
 
 
 async def test_after_a_reconnect_the_tail_is_fetched(node: Node, engine: FlakyEngine) -> None:
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     engine.loses = True
     await say(node, "1", "2")
@@ -292,7 +291,7 @@ async def test_a_lost_tail_is_noticed_by_the_check(
 ) -> None:
     monkeypatch.setattr(repairs, "CHECK", 0.02)
     monkeypatch.setattr(repairs, "GRACE", 0.02)
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     engine.loses = True
     await say(node, "1")
@@ -300,7 +299,7 @@ async def test_a_lost_tail_is_noticed_by_the_check(
 
 
 async def test_what_cannot_be_repaired_is_told(node: Node, engine: FlakyEngine) -> None:
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     await say(node, "1")
     await engine.remove_history("chat")
@@ -317,7 +316,7 @@ async def test_who_was_away_when_the_engine_was_set_back_is_told(
     node: Node, engine: FlakyEngine, published: int
 ) -> None:
     """Even if its offset has been given out again when it comes back, and more."""
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     await say(node, "1", "2", "3", "4", "5")
     away = node.position("chat")
@@ -330,10 +329,10 @@ async def test_who_was_away_when_the_engine_was_set_back_is_told(
         while not member.breaks:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     with pytest.raises(Unrecoverable):
-        await node.join("chat", Member("away"), since=away)
+        await node.join("chat", Subscriber("away"), since=away)
     # There is nobody who could take the one for the other.
     assert node.position("chat").epoch != away.epoch
-    late = Member("late")
+    late = Subscriber("late")
     await node.join("chat", late)
     await say(node, "new")
     await late.hears("new")
@@ -342,7 +341,7 @@ async def test_who_was_away_when_the_engine_was_set_back_is_told(
 
 async def test_a_new_epoch_is_not_begun_twice(node: Node, engine: FlakyEngine) -> None:
     """Two nodes may find the same at the same time."""
-    await node.join("chat", Member())
+    await node.join("chat", Subscriber())
     before = node.position("chat")
     await engine.renew_epoch("chat", before.epoch)
     after = (await engine.history("chat")).position
@@ -355,7 +354,7 @@ async def test_a_new_epoch_is_not_begun_twice(node: Node, engine: FlakyEngine) -
 
 
 async def test_a_channel_without_members_is_left_after_a_while(node: Node, engine: FlakyEngine) -> None:
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     node.leave("chat", member)
     await node.join("chat", member)
@@ -378,18 +377,18 @@ async def test_an_engine_that_is_away_refuses_who_joins_and_takes_them_later(
 ) -> None:
     engine.is_away = True
     results = await asyncio.gather(
-        *(node.join("chat", Member(str(number))) for number in range(3)), return_exceptions=True
+        *(node.join("chat", Subscriber(str(number))) for number in range(3)), return_exceptions=True
     )
     assert [type(result) for result in results] == [EngineUnavailable] * 3
     engine.is_away = False
-    member = Member()
+    member = Subscriber()
     await node.join("chat", member)
     await say(node, "1")
     await member.hears("1")
 
 
 async def test_who_gives_up_joining_does_not_stop_the_others(node: Node) -> None:
-    one, other = Member("one"), Member("other")
+    one, other = Subscriber("one"), Subscriber("other")
     joining = asyncio.create_task(node.join("chat", one))
     staying = asyncio.create_task(node.join("chat", other))
     await asyncio.sleep(0)
@@ -500,9 +499,9 @@ def test_a_client_whose_run_breaks_is_closed_so_that_it_comes_back() -> None:
 
 async def test_who_comes_as_a_subscription_ends_does_not_stop_the_loop(node: Node) -> None:
     """Joins that arrive in the very turn in which another's subscription is done."""
-    members = [Member(str(number)) for number in range(50)]
+    members = [Subscriber(str(number)) for number in range(50)]
 
-    async def come(member: Member, turns: int) -> None:
+    async def come(member: Subscriber, turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
         await node.join("chat", member)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import connect, http_client, receive
-from tests.servers import ROOT, serve
+from tests.uvicorn_process import ROOT, serve
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.clients import DEADLINE, connect, eventually, http_client
 from tests.engines.redis.server import redis_server
-from tests.servers import ROOT, Server, serve
+from tests.uvicorn_process import ROOT, Server, serve
 
 #: Seconds within which those of a killed worker have left.
 TTL = 3.0
@@ -39,7 +39,7 @@ class Guest:
     async def _listen(self) -> None:
         async for frame in self.socket:
             event = json.loads(frame)
-            for member in event["members"]:
+            for member in event["entries"]:
                 self.told[f"{event['type']} {member['user']}"] += 1
                 if event["type"] == "leave":
                     assert self.here.pop(member["connection"]) == member["user"]
@@ -147,7 +147,7 @@ async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool
 
             async def is_back() -> bool:
                 state = await server.get_json("/state")
-                return bool(state["is_ok"] and state["outages"])
+                return bool(state["ok"] and state["engine_outages"])
 
             await eventually(is_back)
             users = [guest.user for guest in present]

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, WebSocket
 
 from hubbub import History, Hub, Position
-from hubbub.engines import Page
+from hubbub.engines import HistoryPage
 
 hub = Hub(os.environ.get("STORE", "memory://"))
 if size := os.environ.get("HISTORY"):
@@ -82,8 +82,10 @@ async def count() -> int:
     return reads
 
 
-def counted(history: Callable[..., Awaitable[Page]]) -> Callable[..., Coroutine[Any, Any, Page]]:
-    async def count_and_read(*args: object, **options: object) -> Page:
+def counted(
+    history: Callable[..., Awaitable[HistoryPage]],
+) -> Callable[..., Coroutine[Any, Any, HistoryPage]]:
+    async def count_and_read(*args: object, **options: object) -> HistoryPage:
         global reads
         reads += 1
         return await history(*args, **options)

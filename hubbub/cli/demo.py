@@ -15,7 +15,7 @@ import typer
 from hubbub.cli.errors import fail
 from hubbub.cli.options import URL_VARIABLE
 from hubbub.cli.server import Host, Port, serve
-from hubbub.hosts import parse_hosts
+from hubbub.security.hosts import parse_hosts
 
 
 def demo(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hubbub.throttle import Throttle
+from hubbub.core.throttle import Throttle
 
 try:
     import resource

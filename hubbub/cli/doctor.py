@@ -17,7 +17,7 @@ from hubbub.cli.advice import advise
 from hubbub.cli.errors import FAILURE
 from hubbub.cli.options import URL, Namespace
 from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Engine, Finding, PresenceChange
+from hubbub.engines.base import Diagnosis, Engine, PresenceChange
 from hubbub.exceptions import EngineUnavailable, HubbubError
 from hubbub.publisher import shared_engine_for
 from hubbub.types import History
@@ -46,7 +46,7 @@ class Sick(Exception):
 
     def __init__(self, text: str, advice: str) -> None:
         super().__init__(text)
-        self.finding = Finding(False, text, advice)
+        self.finding = Diagnosis(False, text, advice)
 
 
 class Ear:
@@ -92,7 +92,7 @@ def doctor(url: URL, namespace: Namespace = "hubbub") -> None:
         raise typer.Exit(FAILURE)
 
 
-async def _report(findings: AsyncIterator[Finding]) -> bool:
+async def _report(findings: AsyncIterator[Diagnosis]) -> bool:
     """Print what is found, as soon as it is. Returns whether all of it is as it should be."""
     is_ok = True
     async for finding in findings:
@@ -105,13 +105,13 @@ async def _report(findings: AsyncIterator[Finding]) -> bool:
     return is_ok
 
 
-async def _examine(url: str, namespace: str) -> AsyncIterator[Finding]:
+async def _examine(url: str, namespace: str) -> AsyncIterator[Diagnosis]:
     try:
         engines = [shared_engine_for(url, namespace) for _ in range(2)]
     except (HubbubError, ValueError) as exc:
-        yield Finding(False, f"{hidden(url)}: {exc}", "")
+        yield Diagnosis(False, f"{hidden(url)}: {exc}", "")
         return
-    yield Finding(True, f"{hidden(url)} is for {type(engines[0]).__name__}, namespace {namespace!r}")
+    yield Diagnosis(True, f"{hidden(url)} is for {type(engines[0]).__name__}, namespace {namespace!r}")
     started: list[Engine] = []
     ear = Ear()
     try:
@@ -119,7 +119,7 @@ async def _examine(url: str, namespace: str) -> AsyncIterator[Finding]:
         for engine in engines:
             await _step(engine.start(ear if engine is engines[0] else Ear()), "be there")
             started.append(engine)
-        yield Finding(True, f"it is there ({(time.perf_counter() - begun) / 2 * 1000:.0f} ms to connect)")
+        yield Diagnosis(True, f"it is there ({(time.perf_counter() - begun) / 2 * 1000:.0f} ms to connect)")
         for finding in await _step(engines[0].inspect(), "tell about itself"):
             yield finding
         async for finding in _try_out(engines[0], engines[1], ear):
@@ -133,7 +133,7 @@ async def _examine(url: str, namespace: str) -> AsyncIterator[Finding]:
                     await engine.stop()
 
 
-async def _try_out(hearing: Engine, speaking: Engine, ear: Ear) -> AsyncIterator[Finding]:
+async def _try_out(hearing: Engine, speaking: Engine, ear: Ear) -> AsyncIterator[Diagnosis]:
     """Publish with one engine and hear with the other one, in a channel of our own."""
     channel = f"hubbub-doctor-{token_hex(8)}"
     ids = publication_ids()
@@ -148,7 +148,7 @@ async def _try_out(hearing: Engine, speaking: Engine, ear: Ear) -> AsyncIterator
         begun = time.perf_counter()
         await publish("hello", None)
         await _step(ear.heard(1), "hand over what another process publishes")
-        yield Finding(
+        yield Diagnosis(
             True, f"what one process publishes, another hears ({(time.perf_counter() - begun) * 1000:.0f} ms)"
         )
         for text in TEXTS:
@@ -161,16 +161,16 @@ async def _try_out(hearing: Engine, speaking: Engine, ear: Ear) -> AsyncIterator
                 f"{tuple(page.position)}.",
                 "Look whether something else writes or removes what this namespace holds.",
             )
-        yield Finding(True, "histories are kept and read")
+        yield Diagnosis(True, "histories are kept and read")
         first, second = await publish("once", HISTORY, "key"), await publish("once", HISTORY, "key")
         if first != second:
             raise Sick(
                 f"Expected a key to publish once, at {tuple(first)}, but it did again, at {tuple(second)}.",
                 "Look whether the server loses or evicts what it is given.",
             )
-        yield Finding(True, "a message with an idempotency key is published once")
+        yield Diagnosis(True, "a message with an idempotency key is published once")
         await _try_presence(hearing, speaking, channel)
-        yield Finding(True, "who is present in one process, another sees")
+        yield Diagnosis(True, "who is present in one process, another sees")
     finally:
         # What is left of the scratch channel expires by itself.
         with suppress(Sick):

@@ -12,7 +12,7 @@ from hubbub.cli.errors import fail
 from hubbub.cli.server import Host, Port, serve
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
-from hubbub.workers import ADVICE
+from hubbub.servers.workers import ADVICE
 
 
 class LogLevel(StrEnum):

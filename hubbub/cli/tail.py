@@ -25,7 +25,7 @@ from hubbub.core.frames import Batch
 from hubbub.core.publication import START, Position, Publication, check_channel
 from hubbub.engines import Engine
 from hubbub.exceptions import Unrecoverable
-from hubbub.node import Node
+from hubbub.node.node import Node
 from hubbub.publisher import shared_engine_for
 
 #: Asks for everything that a channel keeps.

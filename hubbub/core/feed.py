@@ -40,7 +40,7 @@ Schedule: TypeAlias = Callable[[Callable[[], None]], object]
 MAX_WAITING = 1000
 
 
-class Member(Protocol):
+class Subscriber(Protocol):
     """Someone in a channel.
 
     ``write`` hands over a batch and returns at once with the number of bytes it has taken: it never waits
@@ -69,7 +69,7 @@ class Member(Protocol):
         may be written now; 0 if nothing is taken any more."""
 
 
-def deliver(batch: Batch, members: Iterable[Member]) -> None:
+def deliver(batch: Batch, members: Iterable[Subscriber]) -> None:
     """Write ``batch`` to each of ``members``: the inner loop of everything here."""
     size = len(batch)
     for member in members:
@@ -88,7 +88,7 @@ def deliver(batch: Batch, members: Iterable[Member]) -> None:
                 _failed(batch, member)
 
 
-def _failed(batch: Batch, member: Member) -> None:
+def _failed(batch: Batch, member: Subscriber) -> None:
     """Writing to ``member`` raised what it should not: that is one member's trouble, not the channel's."""
     logger.exception("Could not write to connection %s.", member.id)
     publication = batch.frames[-1].publication
@@ -97,7 +97,7 @@ def _failed(batch: Batch, member: Member) -> None:
         _tell_broken(member, publication.channel, publication.position)
 
 
-def _tell_broken(member: Member, channel: str, position: Position) -> None:
+def _tell_broken(member: Subscriber, channel: str, position: Position) -> None:
     try:
         member.broken(channel, position)
     except Exception:
@@ -151,7 +151,7 @@ class Feed:
         self._schedule = schedule
         self._repair = repair
         # By the form in which they are written to: those of one form are handed the same batch.
-        self._members: dict[Form, dict[str, Member]] = {}
+        self._members: dict[Form, dict[str, Subscriber]] = {}
         self._pending: list[Frame] = []
         # Connection id -> the pending frames it is not to get. Empty but for publish(exclude=…).
         self._excluded: dict[str, set[Frame]] = {}
@@ -215,8 +215,8 @@ class Feed:
 
     # Members
 
-    def join(self, member: Member, form: Form = PLAIN, opening: Frame | None = None) -> None:
-        """Let ``member`` in. It gets what is published from now on. Joining twice is joining once.
+    def join(self, member: Subscriber, form: Form = PLAIN, opening: Frame | None = None) -> None:
+        """Let ``member`` in. It gets what is published from now on. Resume twice is joining once.
 
         :param form: how it is written to.
         :param opening: what it is told first.
@@ -228,7 +228,7 @@ class Feed:
 
     def resume(
         self,
-        member: Member,
+        member: Subscriber,
         since: Position,
         form: Form = PLAIN,
         history: Sequence[Frame] = (),
@@ -275,7 +275,7 @@ class Feed:
         is_of_epoch = since == START or since.epoch == epoch
         return is_of_epoch and offset - len(self._ring or ()) <= since.offset < offset
 
-    def leave(self, member: Member) -> None:
+    def leave(self, member: Subscriber) -> None:
         """Let ``member`` go, after it has been handed everything that was published until now."""
         self.flush()
         self._remove(member)
@@ -405,7 +405,7 @@ class Feed:
         frames: Sequence[Frame],
         excluded: Mapping[str, set[Frame]],
         form: Form,
-        members: Mapping[str, Member],
+        members: Mapping[str, Subscriber],
     ) -> None:
         batch = self._batch(frames, form)
         if not excluded:
@@ -459,7 +459,7 @@ class Feed:
         for members in self._members.values():
             self._tell_broken(members.values())
 
-    def _tell_broken(self, members: Iterable[Member]) -> None:
+    def _tell_broken(self, members: Iterable[Subscriber]) -> None:
         for member in members:
             _tell_broken(member, self.channel, self.position)
 
@@ -478,11 +478,11 @@ class Feed:
     def _batch(self, frames: Sequence[Frame], form: Form) -> Batch:
         return form.batch(frames, self.channel, has_positions=self.position != START)
 
-    def _add(self, member: Member, form: Form) -> None:
+    def _add(self, member: Subscriber, form: Form) -> None:
         self._remove(member)
         self._members.setdefault(form, {})[member.id] = member
 
-    def _remove(self, member: Member) -> None:
+    def _remove(self, member: Subscriber) -> None:
         for form, members in list(self._members.items()):
             members.pop(member.id, None)
             if not members:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
 
-from hubbub.core.deflate import deflate
+from hubbub.core.compression import deflate
 from hubbub.core.publication import Publication
 from hubbub.types import Kind
 

@@ -8,10 +8,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NamedTuple
 
-from hubbub.engines.base import Engine, Page, Sink
+from hubbub.engines.base import Engine, HistoryPage, Sink
 from hubbub.exceptions import InvalidURL, MissingExtra
 
-__all__ = ["ENGINES", "Engine", "EngineSpec", "Page", "Sink", "doctor_command", "engine_for"]
+__all__ = ["ENGINES", "Engine", "EngineSpec", "HistoryPage", "Sink", "doctor_command", "engine_for"]
 
 
 class EngineSpec(NamedTuple):

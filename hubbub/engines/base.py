@@ -17,7 +17,7 @@ logger = logging.getLogger("hubbub.engines")
 IDEMPOTENCY_WINDOW = 300.0
 
 
-class Page(NamedTuple):
+class HistoryPage(NamedTuple):
     """A piece of a channel's history, read in one go.
 
     :param publications: in the order asked for, without a gap.
@@ -54,7 +54,7 @@ class PresenceChange(NamedTuple):
     data: bytes | None
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """Something that ``hubbub doctor`` says about a server.
 
     :param is_ok: whether it is as it should be.
@@ -99,7 +99,7 @@ def hand_over(sink: Sink, publication: Publication) -> None:
 
 
 class Engine(ABC):
-    """One implementation per URL scheme. ``hubbub.engines.contract`` tests what is promised here.
+    """One implementation per URL scheme. ``hubbub.testing.engine_contract`` tests what is promised here.
 
     Methods raise :class:`~hubbub.exceptions.EngineUnavailable` when the engine cannot be reached, within
     a bounded time. An engine heals its own connections: it tries again by itself, subscribes again, and then
@@ -177,7 +177,7 @@ class Engine(ABC):
     @abstractmethod
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         """What the channel has kept, as one consistent picture.
 
         :param since: only what comes after this position (before it, if ``reverse``). If it is of another
@@ -253,7 +253,7 @@ class Engine(ABC):
 
     # For ``hubbub doctor``
 
-    async def inspect(self) -> Sequence[Finding]:
+    async def inspect(self) -> Sequence[Diagnosis]:
         """What is to be said about the server of a started engine: its version, how durable it is, whether it
         is set up as Hubbub needs it."""
         return ()

@@ -20,7 +20,7 @@ from secrets import token_hex
 from typing import ClassVar
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, Page, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, HistoryPage, PresenceChange, Sink, Top, hand_over
 from hubbub.exceptions import HubNotRunning, InvalidURL
 from hubbub.types import History
 
@@ -223,14 +223,14 @@ class MemoryEngine(Engine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         self._started()
         stream = self._used(channel)
         if stream is None:
-            return Page((), START)
+            return HistoryPage((), START)
         if since is not None and since.epoch != stream.epoch and since != START:
-            return Page((), stream.position)
-        return Page(stream.read(since, limit, reverse), stream.position)
+            return HistoryPage((), stream.position)
+        return HistoryPage(stream.read(since, limit, reverse), stream.position)
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         self._started()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.websockets import WebSocket
 
 from hubbub.servers.middleware import unwrap
-from hubbub.servers.path import announce
+from hubbub.servers.send_path import announce
 from hubbub.servers.stopping import Stopping
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ header values, which is not part of them; and for WebSockets, that the bytes beh
 that a request in HTTP/1.0 is refused.
 
 The base class is not documented as public. This module is the only one that knows it, and
-``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
+``tests/servers/test_uvicorn.py`` runs uvicorn's own tests of it on this class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hubbub.core.throttle import Throttle
 from hubbub.servers.handshake import MAX_HEAD
-from hubbub.throttle import Throttle
 
 #: Seconds within which the head of a request has to be there: the first one from the moment at which the
 #: connection was made, any other from its first byte on. In between, uvicorn's keep-alive timeout counts.

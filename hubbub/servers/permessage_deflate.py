@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame, Opcode
 from websockets.typing import ExtensionParameter
 
-from hubbub.core.deflate import WINDOW_BITS, deflate
+from hubbub.core.compression import WINDOW_BITS, deflate
 
 #: Bytes that may come out of what a client sent in one go, which is up to 256 KiB. Many messages, each just
 #: under the limit of one, would otherwise be a gigabyte before any of them is looked at.

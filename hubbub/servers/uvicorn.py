@@ -3,14 +3,14 @@
 ``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``; and
 :mod:`hubbub.servers.adoption` has any other uvicorn use it. It is uvicorn's own ``WebSocketsSansIOProtocol``
 in every respect, and adds: the scope extension by which a connection gets its
-:class:`~hubbub.transports.direct.DirectWriter`; compression that all clients share, where
+:class:`~hubbub.transports.socket.DirectWriter`; compression that all clients share, where
 ``ws_per_message_deflate`` is on; an end for peers that do not answer or do not read, where uvicorn would wait
 for them; bounds for what peers send, the hub's instead of uvicorn's once a connection has the socket; an
 answer to each handshake (:mod:`hubbub.servers.handshake`), and no look at frames before it; and the right
 close code for text that is not UTF-8.
 
 The base class is not documented as public. This module is the only one that knows it, and
-``tests/test_uvicorn_protocol.py`` runs uvicorn's own tests of it on this class.
+``tests/servers/test_uvicorn.py`` runs uvicorn's own tests of it on this class.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from websockets.http11 import Request
 from hubbub.codes import CloseCode
 from hubbub.core.outbox import Outbox
 from hubbub.servers.handshake import END, MAX_HEAD, HandshakeRefused, read_request
-from hubbub.servers.inbox import Inbox
 from hubbub.servers.middleware import name_of, unwrap
-from hubbub.servers.path import announce
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
-from hubbub.transports.direct import DirectWriter
+from hubbub.servers.receive_queue import ReceiveQueue
+from hubbub.servers.send_path import announce
+from hubbub.transports.asgi import EXTENSION, QueuedWriter, has_connection
+from hubbub.transports.socket import DirectWriter
 from hubbub.transports.tcp import Progress, progress
-from hubbub.transports.websocket import EXTENSION, QueuedWriter, has_connection
 from hubbub.transports.writer import Writer
 
 #: Seconds that a peer has to take what is on its way once its connection is being closed.
@@ -108,7 +108,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.queue = self._inbox = Inbox(self.loop)  # type: ignore[assignment]
+        self.queue = self._inbox = ReceiveQueue(self.loop)  # type: ignore[assignment]
         self.writable = _WRITABLE
         if self.config.ws_per_message_deflate:
             self.conn.available_extensions = _DEFLATE

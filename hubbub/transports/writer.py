@@ -31,8 +31,8 @@ class Writer(_Member, ABC):
     ``write`` is not a method but whatever is right at the moment: it sends a batch after what was written
     before, as :class:`hubbub.core.feed.Member` describes it. When the client is gone, it drops.
 
-    :class:`hubbub.transports.websocket.QueuedWriter` works on any server,
-    :class:`hubbub.transports.direct.DirectWriter` where the server offers its transport.
+    :class:`hubbub.transports.asgi.QueuedWriter` works on any server,
+    :class:`hubbub.transports.socket.DirectWriter` where the server offers its transport.
 
     :param connection_id: the id of the connection that is written to.
     :param websocket: an accepted socket.

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import WebSocket
 
 from hubbub.core import frames
-from hubbub.core.deflate import deflate
+from hubbub.core.compression import deflate
 from tests.apps import slow
 from tests.apps.slow import app, hub
 

@@ -12,12 +12,13 @@ from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketExcepti
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from hubbub import Connection, Hub, node, subscriptions
-from hubbub.control import CONTROL
+from hubbub import Connection, Hub
 from hubbub.core.feed import Feed
 from hubbub.core.outbox import Outbox
-from hubbub.transports.direct import DirectWriter
-from hubbub.transports.websocket import QueuedWriter
+from hubbub.node import node, subscriptions
+from hubbub.node.control import CONTROL
+from hubbub.transports.asgi import QueuedWriter
+from hubbub.transports.socket import DirectWriter
 
 # Channels that nobody is in are left at once, so that tests need not wait for that.
 node.TICK = 0.05

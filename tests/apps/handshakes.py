@@ -55,7 +55,7 @@ async def is_waiting() -> None:
 
 
 @app.get("/go")
-async def let_go() -> None:
+async def slow_disconnects() -> None:
     go.set()
 
 

@@ -15,8 +15,8 @@ from websockets.server import ServerProtocol
 
 from hubbub import Connection, Hub
 from hubbub.servers.uvicorn import HubProtocol
-from hubbub.transports.direct import DirectWriter
-from hubbub.transports.websocket import QueuedWriter
+from hubbub.transports.asgi import QueuedWriter
+from hubbub.transports.socket import DirectWriter
 
 hub = Hub(max_message_size=100_000, outbox_limit=4_000_000, send_timeout=3, close_timeout=1)
 other_hub = Hub()

@@ -17,8 +17,8 @@ from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub import Hub
-from hubbub.transports.direct import DirectWriter
-from hubbub.transports.websocket import QueuedWriter
+from hubbub.transports.asgi import QueuedWriter
+from hubbub.transports.socket import DirectWriter
 
 hub = Hub("memory://?alone=yes")
 app = FastAPI()

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hubbub.engines import Engine, engine_for
-from hubbub.engines.contract import EngineContract
+from hubbub.testing.engine_contract import EngineContract
 from tests.engines.postgres.nodes import with_parameters
 
 

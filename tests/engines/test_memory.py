@@ -17,8 +17,8 @@ import pytest
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines import memory as module
 from hubbub.engines.base import IDEMPOTENCY_WINDOW
-from hubbub.engines.contract import DEADLINE, Collector, publication
 from hubbub.engines.memory import STREAM_TTL, MemoryEngine
+from hubbub.testing.engine_contract import DEADLINE, Collector, publication
 from hubbub.types import MAX_TTL, History
 
 SHORT, LONG = History(size=100, ttl=10), History(size=100, ttl=1_000_000)

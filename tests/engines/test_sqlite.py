@@ -24,12 +24,12 @@ import pytest
 from hubbub.core.publication import START, Position, pack
 from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import DEADLINE, HISTORY, Collector, publication
 from hubbub.engines.sqlite import SQLiteEngine
 from hubbub.engines.sqlite import engine as engine_module
 from hubbub.engines.sqlite import store as store_module
 from hubbub.engines.sqlite import worker as worker_module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
+from hubbub.testing.engine_contract import DEADLINE, HISTORY, Collector, publication
 from hubbub.types import History
 
 #: A user who has no rights anywhere.
@@ -41,7 +41,7 @@ PROCESS = """
 import asyncio, sys
 from hubbub.core.publication import Publication
 from hubbub.engines import engine_for
-from hubbub.engines.contract import HISTORY, Collector, publication
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 
 async def main(url, name, count):
     engine, collector = engine_for(url), Collector()
@@ -738,7 +738,7 @@ async def test_a_new_ttl_holds_for_what_is_there_already(path: Path) -> None:
 SHORT_LIVED = """
 import asyncio, sys
 from hubbub.engines import engine_for
-from hubbub.engines.contract import Collector, publication
+from hubbub.testing.engine_contract import Collector, publication
 from hubbub.engines.sqlite import store
 from hubbub.types import History
 
@@ -930,7 +930,7 @@ async def test_a_subscription_that_cannot_be_declared_again_stays(
 LISTENER = """
 import asyncio, resource, sys
 from hubbub.engines import engine_for
-from hubbub.engines.contract import HISTORY, Collector
+from hubbub.testing.engine_contract import HISTORY, Collector
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -19,7 +19,7 @@ from tests.clients import DEADLINE, eventually
 from tests.faults.ledger import Counts, Fate, Ledger, Loss, Message
 from tests.faults.listeners import Listener
 from tests.faults.publishers import OverHTTP, OverWebSocket, Publisher
-from tests.servers import ROOT, Server, is_running, serve
+from tests.uvicorn_process import ROOT, Server, is_running, serve
 
 #: Clients that listen, and clients that publish.
 CLIENTS, PUBLISHERS = 40, 4

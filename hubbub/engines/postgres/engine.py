@@ -15,18 +15,18 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import asyncpg
 
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.backoff import Backoff
-from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.base import Diagnosis, Engine, HistoryPage, PresenceChange, Sink, Top, hand_over
 from hubbub.engines.postgres import statements
 from hubbub.engines.postgres.address import DEADLINE, Address
+from hubbub.engines.postgres.batching import Batching, Item
+from hubbub.engines.postgres.diagnostics import inspect
 from hubbub.engines.postgres.errors import ERRORS, is_refused, refused, why
-from hubbub.engines.postgres.inspection import inspect
 from hubbub.engines.postgres.locks import Blocked, Locks
-from hubbub.engines.postgres.queues import Item, Queues
 from hubbub.engines.postgres.reader import Moved, Reader
 from hubbub.engines.postgres.rows import as_arguments, as_publication, as_top
 from hubbub.engines.postgres.schema import HANDOVER, Connection, Schema
 from hubbub.engines.postgres.transactions import append_in
+from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.types import History
 
@@ -98,7 +98,7 @@ class PostgresEngine(Engine):
         self._is_suspect = False
         self._reader = Reader(self._schema)
         self._locks = Locks(self._address.pool_size)
-        self._queues = Queues(self._accept, self._locks, self._spawn)
+        self._queues = Batching(self._accept, self._locks, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # Life
@@ -108,7 +108,7 @@ class PostgresEngine(Engine):
         self._hearing, self._heard = asyncio.Event(), asyncio.Event()
         self._reader = Reader(self._schema)
         self._locks = Locks(self._address.pool_size)
-        self._queues = Queues(self._accept, self._locks, self._spawn)
+        self._queues = Batching(self._accept, self._locks, self._spawn)
         self._sink = sink
         try:
             self._installation = await self._connect()
@@ -210,7 +210,7 @@ class PostgresEngine(Engine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         epoch, after, before = "", 0, 2**62
         if since is not None:
             epoch = since.epoch
@@ -224,9 +224,9 @@ class PostgresEngine(Engine):
             )
         )
         if not rows:
-            return Page((), START)
+            return HistoryPage((), START)
         position = Position(rows[0]["top"], rows[0]["top_epoch"])
-        return Page([as_publication(row) for row in rows if row["sequence"] is not None], position)
+        return HistoryPage([as_publication(row) for row in rows if row["sequence"] is not None], position)
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         tops: list[Top] = []
@@ -266,7 +266,7 @@ class PostgresEngine(Engine):
         found = await self._ask(lambda connection: connection.fetch(find, channel))
         return {row["connection"]: row["data"] for row in found}
 
-    async def inspect(self) -> Sequence[Finding]:
+    async def inspect(self) -> Sequence[Diagnosis]:
         return await self._ask(lambda connection: inspect(connection, self.namespace, self._address))
 
     # Inside: asking the database

@@ -15,22 +15,22 @@ from redis.crc import key_slot
 from hubbub.core.publication import START, Position, Publication, pack, unpack
 from hubbub.engines.base import (
     IDEMPOTENCY_WINDOW,
+    Diagnosis,
     Engine,
-    Finding,
-    Page,
+    HistoryPage,
     PresenceChange,
     Sink,
     Top,
     hand_over,
 )
+from hubbub.engines.redis.address import parse_url
 from hubbub.engines.redis.chunks import chunks
+from hubbub.engines.redis.connections import Session
 from hubbub.engines.redis.keys import Keys
 from hubbub.engines.redis.known import Known
 from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import BEGIN, DECLARE, PUBLISH, READ, REMOVE, TOPS
-from hubbub.engines.redis.session import Session
 from hubbub.engines.redis.supervisor import Supervisor
-from hubbub.engines.redis.url import parse_url
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.types import History
 
@@ -134,9 +134,9 @@ class RedisEngine(Engine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
+    ) -> HistoryPage:
         top, publications = await self._read(channel, None, since, limit, reverse)
-        return Page(publications, top.position)
+        return HistoryPage(publications, top.position)
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         tops: list[Top] = []
@@ -174,7 +174,7 @@ class RedisEngine(Engine):
     async def presence(self, channel: str) -> Mapping[str, bytes]:
         return await self._presence.read(channel)
 
-    async def inspect(self) -> Sequence[Finding]:
+    async def inspect(self) -> Sequence[Diagnosis]:
         return await self._supervisor.inspect()
 
     # Inside

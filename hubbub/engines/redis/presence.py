@@ -28,8 +28,8 @@ from typing import Any
 
 from hubbub.engines.base import PresenceChange
 from hubbub.engines.redis.chunks import chunks
+from hubbub.engines.redis.connection import ANSWER_TIMEOUT
 from hubbub.engines.redis.keys import Keys
-from hubbub.engines.redis.link import ANSWER_TIMEOUT
 from hubbub.engines.redis.scripts import CLAIM, CLEAR, ENTER, FORGET, RENEW
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.exceptions import EngineUnavailable

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 
-from hubbub.engines.redis.link import Request
+from hubbub.engines.redis.connection import Request
 
 _DIRECTORY = Path(__file__).with_name("lua")
 

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-from hubbub.engines.backoff import RETRY_MAX, Backoff
-from hubbub.engines.base import Finding, Sink
-from hubbub.engines.redis.link import ANSWER_TIMEOUT, Request, deadline
+from hubbub.engines.base import Diagnosis, Sink
+from hubbub.engines.reconnect import RETRY_MAX, Backoff
+from hubbub.engines.redis.address import Target
+from hubbub.engines.redis.connection import ANSWER_TIMEOUT, Request, deadline
+from hubbub.engines.redis.connections import Session, ignore
 from hubbub.engines.redis.scripts import Script
-from hubbub.engines.redis.servers import Locator
-from hubbub.engines.redis.session import Session, ignore
-from hubbub.engines.redis.url import Target
+from hubbub.engines.redis.topology import Locator
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 
 logger = logging.getLogger("hubbub.engines.redis")
@@ -111,7 +111,7 @@ class Supervisor:
         """Carry out a command where its key lies."""
         return self._send(Request([command, key, *arguments], key.encode(), deadline()))
 
-    async def inspect(self) -> Sequence[Finding]:
+    async def inspect(self) -> Sequence[Diagnosis]:
         """What is to be said about the servers."""
         self.check_started()
         return await self.session.inspect() if self.session is not None else ()

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, Finding, Page, PresenceChange, Sink, Top
-from hubbub.engines.sqlite import inspection
+from hubbub.engines.base import Diagnosis, Engine, HistoryPage, PresenceChange, Sink, Top
+from hubbub.engines.sqlite import diagnostics
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.types import History
@@ -85,8 +85,8 @@ class SQLiteEngine(Engine):
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Page:
-        page: Page = await self._do(
+    ) -> HistoryPage:
+        page: HistoryPage = await self._do(
             lambda store, now: store.history(channel, since, limit, reverse, now), writes=False
         )
         return page
@@ -120,9 +120,9 @@ class SQLiteEngine(Engine):
         )
         return found
 
-    async def inspect(self) -> Sequence[Finding]:
+    async def inspect(self) -> Sequence[Diagnosis]:
         self._started()
-        return await asyncio.to_thread(inspection.inspect, self._path)
+        return await asyncio.to_thread(diagnostics.inspect, self._path)
 
     # Inside
 

@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any, NamedTuple
 
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Page, Top
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, HistoryPage, Top
 from hubbub.engines.sqlite.presence import Presence
 from hubbub.exceptions import EngineUnavailable
 from hubbub.types import History
@@ -228,17 +228,17 @@ class Store:
 
     def history(
         self, channel: str, since: Position | None, limit: int | None, reverse: bool, now: float
-    ) -> Page:
+    ) -> HistoryPage:
         """See :meth:`Engine.history`. Not to be called within a transaction: it has one of its own."""
         self._execute("BEGIN")
         try:
             stream = self._find(channel)
             if stream is None:
-                return Page((), START)
+                return HistoryPage((), START)
             if stream.used + STREAM_TTL / 4 < now:
                 self._read.add(channel)
             if since is not None and since.epoch != stream.epoch and since != START:
-                return Page((), stream.position)
+                return HistoryPage((), stream.position)
             first, last = stream.top - stream.size + 1, stream.top
             if since is not None and reverse:
                 last = min(last, since.offset - 1)
@@ -250,7 +250,7 @@ class Store:
                 f" ORDER BY offset {'DESC' if reverse else 'ASC'} LIMIT ?",
                 self._namespace, channel, first, last, now - stream.ttl, -1 if limit is None else limit,
             ).fetchall()  # fmt: skip
-            return Page([unpack(packed) for (packed,) in rows], stream.position)
+            return HistoryPage([unpack(packed) for (packed,) in rows], stream.position)
         finally:
             if self._connection.in_transaction:
                 self._execute("COMMIT")

@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from hubbub.engines.contract import Collector
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import Collector
 from tests.engines.postgres.nodes import started
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from hubbub.core.publication import Position
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
 
 #: A connection to the database, of whichever driver, within a transaction.

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks import postgres as wheel
 from tests.clients import DEADLINE
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 def programs() -> Path:

@@ -10,10 +10,10 @@ import pytest
 
 from hubbub import Publisher
 from hubbub.core.publication import START, Position
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine, address
 from hubbub.engines.postgres import engine as module
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
     asyncpg_connection,

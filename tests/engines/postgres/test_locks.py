@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hubbub.engines.contract import HISTORY, publication
 from hubbub.engines.postgres import engine as module
 from hubbub.engines.postgres.locks import FIRST, LEAST, ROUND, Attempts, Blocked, Locks
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, publication
 from tests.engines.postgres.nodes import (
     asyncpg_connection,
     enters,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hubbub.engines.contract import DEADLINE, HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import DEADLINE, HISTORY, Collector, publication
 from tests.engines.postgres.nodes import publish_when_possible, started, with_parameters
 from tests.engines.postgres.test_transactions import DRIVERS
 

@@ -7,8 +7,8 @@ from random import Random
 from typing import Any
 
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import Collector
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import Collector
 from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
     enters,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hubbub.core.publication import Publication
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 
 # A size that no database takes. (Not a History, which may refuse it itself.)
 TOO_LARGE: Any = SimpleNamespace(size=2**63, ttl=60.0)

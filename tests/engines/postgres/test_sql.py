@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from hubbub.core.publication import START, Position
-from hubbub.engines.contract import Collector, publication
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import Collector, publication
 from tests.engines.postgres.nodes import asyncpg_connection
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from hubbub.core.publication import Position
 from hubbub.engines import engine_for
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
 from tests.engines.postgres.nodes import (
     asyncpg_connection,
@@ -24,7 +24,7 @@ from tests.engines.postgres.nodes import (
     leaves,
     started,
 )
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 async def test_two_that_start_at_once_make_one_schema(postgres_url: str, namespace: str) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from hubbub import Hub
 from hubbub.core.publication import START
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.memory import MemoryEngine
 from hubbub.engines.postgres import PostgresEngine
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.postgres.nodes import RollBack, Using, asyncpg_connection
 
 

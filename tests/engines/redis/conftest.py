@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hubbub.engines import backoff
-from hubbub.engines.redis import link, servers, session, supervisor
+from hubbub.engines import reconnect
+from hubbub.engines.redis import connection, connections, supervisor, topology
 from tests.engines.redis.server import RedisServer, redis_server
 
 
@@ -21,9 +21,9 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed sooner."""
-    for module in (link, supervisor):
+    for module in (connection, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
-    for module in (link, servers, session):
+    for module in (connection, topology, connections):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1.0)
     monkeypatch.setattr(supervisor, "PING_INTERVAL", 0.25)
-    monkeypatch.setattr(backoff, "RETRY_MAX", 0.5)
+    monkeypatch.setattr(reconnect, "RETRY_MAX", 0.5)

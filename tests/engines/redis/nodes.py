@@ -12,9 +12,9 @@ from redis import Redis
 
 from hubbub.core.publication import Position
 from hubbub.engines import engine_for
-from hubbub.engines.contract import Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import Collector, publication
 from hubbub.types import History
 from tests.clients import DEADLINE
 
@@ -35,7 +35,7 @@ async def until(condition: Callable[[], object]) -> None:
     await Collector().until(lambda: bool(condition()))
 
 
-async def refusal(engine: RedisEngine, channel: str = "chat", history: History | None = None) -> str:
+async def close_for(engine: RedisEngine, channel: str = "chat", history: History | None = None) -> str:
     """Why a publication is not accepted."""
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(EngineUnavailable) as info:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from redis import Redis
 
 from tests.clients import DEADLINE
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 def executable() -> str:

@@ -9,11 +9,11 @@ import pytest
 from redis.crc import key_slot
 
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import accepted, is_caught_up, refusal, running, until
+from tests.engines.redis.nodes import accepted, close_for, is_caught_up, running, until
 from tests.engines.redis.server import RedisServer, redis_cluster
 
 
@@ -43,7 +43,7 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
             servers[0].kill()
             await collector.until(lambda: engine._supervisor.session is None)
             # Its channels are not heard, so nothing is said.
-            assert "cluster" in await refusal(engine)
+            assert "cluster" in await close_for(engine)
             servers[0].start()
             await collector.until(lambda: collector.reconnects >= 1)
             for channel in channels:

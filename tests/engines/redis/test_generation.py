@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from hubbub.channels import Channel
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import START, Position
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine, supervisor
 from hubbub.exceptions import Unrecoverable
-from hubbub.node import Node
+from hubbub.node.node import Node
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.redis.nodes import accepted, running, until
 from tests.engines.redis.server import RedisServer, redis_server
-from tests.member import Member
 from tests.proxy import Proxy
+from tests.subscriber import Subscriber
 
 #: A server that has a snapshot now and then, and loses what came after it.
 SNAPSHOTS = ("appendonly", "no")
@@ -43,7 +43,7 @@ async def resume(url: str, since: Position) -> list[str]:
 
     :raises Unrecoverable: it is told that something is lost.
     """
-    node, member = Node(RedisEngine(url), lambda name: Channel(name, HISTORY)), Member()
+    node, member = Node(RedisEngine(url), lambda name: ChannelDeclaration(name, HISTORY)), Subscriber()
     await node.start()
     try:
         await node.join("chat", member, since)

@@ -11,8 +11,8 @@ import pytest
 from redis import Redis, RedisCluster
 
 from hubbub.core.publication import Position
-from hubbub.engines.contract import HISTORY, publication
-from hubbub.engines.redis.url import parse_url
+from hubbub.engines.redis.address import parse_url
+from hubbub.testing.engine_contract import HISTORY, publication
 from hubbub.types import MAX_SIZE, MAX_TTL, History
 from tests.engines.redis.nodes import running
 from tests.engines.redis.server import RedisServer

@@ -7,17 +7,17 @@ import logging
 
 import pytest
 
-from hubbub.channels import Channel
+from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import START, Position
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
-from hubbub.node import Node
+from hubbub.node.node import Node
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from hubbub.types import History
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import accepted, refusal, running
+from tests.engines.redis.nodes import accepted, close_for, running
 from tests.engines.redis.server import RedisServer
-from tests.member import Member
+from tests.subscriber import Subscriber
 
 
 async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(server: RedisServer) -> None:
@@ -97,7 +97,7 @@ async def test_subscribing_again_in_vain_keeps_the_subscription(server: RedisSer
 async def test_members_are_told_when_the_server_has_lost_what_they_saw(
     server: RedisServer, keeps_data: bool
 ) -> None:
-    node, member = Node(RedisEngine(server.url), lambda name: Channel(name, HISTORY)), Member()
+    node, member = Node(RedisEngine(server.url), lambda name: ChannelDeclaration(name, HISTORY)), Subscriber()
     await node.start()
     async with running(server.url) as (other, collector):
         await node.join("chat", member)
@@ -124,7 +124,7 @@ async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat")
         server.kill()
-        message = await refusal(engine)
+        message = await close_for(engine)
         assert f"127.0.0.1:{server.port}" in message
         # Now that it is known, too; and all of them, however many.
         async with asyncio.timeout(DEADLINE):
@@ -168,10 +168,10 @@ async def test_a_server_that_falls_silent_is_noticed(server: RedisServer) -> Non
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat")
         with server.frozen():
-            assert "Redis" in await refusal(engine)
+            assert "Redis" in await close_for(engine)
             # Also while nobody asks it for anything, and if it takes connections.
             await collector.until(lambda: engine._supervisor.session is None)
-            assert "Redis" in await refusal(engine)
+            assert "Redis" in await close_for(engine)
         await collector.until(lambda: collector.reconnects == 1)
         await accepted(engine, "back")
         await collector.until(lambda: "back" in collector.texts("chat"))

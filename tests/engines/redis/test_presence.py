@@ -14,10 +14,10 @@ from redis import Redis, RedisCluster
 
 from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
-from hubbub.engines.contract import DEADLINE, Collector
 from hubbub.engines.redis import RedisEngine, presence, supervisor
-from hubbub.engines.redis.url import parse_url
+from hubbub.engines.redis.address import parse_url
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import DEADLINE, Collector
 from tests.engines.redis.server import redis_server
 
 #: Enough for each node of a cluster to have some of them.

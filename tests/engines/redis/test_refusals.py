@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import accepted, refusal, running
+from tests.engines.redis.nodes import accepted, close_for, running
 from tests.engines.redis.ports import serving
 from tests.engines.redis.server import RedisServer, redis_server
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 async def test_nobody_there() -> None:
@@ -73,7 +73,7 @@ async def test_a_server_without_memory(server: RedisServer) -> None:
         await engine.subscribe("plain")
         with server.client() as client:
             client.config_set("maxmemory", "1mb")
-            assert "maxmemory" in await refusal(engine, history=HISTORY)
+            assert "maxmemory" in await close_for(engine, history=HISTORY)
             assert client.keys() == []
             # What is not kept needs none.
             await engine.publish(publication("plain", "hello"))
@@ -94,7 +94,7 @@ async def test_a_primary_that_becomes_a_replica(server: RedisServer) -> None:
         await engine.subscribe("chat", HISTORY)
         with server.client() as client:
             client.replicaof("127.0.0.1", free_port())
-            message = await refusal(engine, history=HISTORY)
+            message = await close_for(engine, history=HISTORY)
             assert "read only" in message
             await collector.until(lambda: engine._supervisor.session is None)
             client.execute_command("REPLICAOF", "NO", "ONE")
@@ -109,7 +109,7 @@ async def test_a_primary_that_becomes_a_replica_while_nothing_is_kept(server: Re
         with server.client() as client:
             client.replicaof("127.0.0.1", free_port())
             await collector.until(lambda: engine._supervisor.session is None)
-            assert "primary" in await refusal(engine)
+            assert "primary" in await close_for(engine)
 
 
 async def test_a_server_that_does_not_let_us(server: RedisServer) -> None:
@@ -125,4 +125,4 @@ async def test_a_server_that_does_not_let_us(server: RedisServer) -> None:
         await engine.publish(publication("chat", "hello"), HISTORY)
         await collector.heard("chat", ["hello"])
     async with running(f"redis://bob:pw@127.0.0.1:{server.port}") as (engine, _):
-        assert "permission" in await refusal(engine, history=HISTORY)
+        assert "permission" in await close_for(engine, history=HISTORY)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.redis.nodes import accepted, running, until
 from tests.engines.redis.server import RedisServer, redis_sentinel, redis_server
-from tests.servers import free_port
+from tests.uvicorn_process import free_port
 
 
 async def test_when_the_primary_dies_the_one_that_the_sentinels_choose_takes_over(

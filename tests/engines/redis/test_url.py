@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hubbub.engines import engine_for
-from hubbub.engines.redis.url import parse_url
+from hubbub.engines.redis.address import parse_url
 from hubbub.exceptions import InvalidURL
 from tests.engines.errors import shown
 

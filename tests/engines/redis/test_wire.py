@@ -11,11 +11,11 @@ import pytest
 import trustme
 from redis import Redis
 
-from hubbub.engines.contract import HISTORY, Collector, publication
 from hubbub.engines.redis import RedisEngine
-from hubbub.engines.redis.url import parse_url
+from hubbub.engines.redis.address import parse_url
 from hubbub.exceptions import EngineUnavailable
-from tests.engines.redis.nodes import accepted, refusal, running
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
+from tests.engines.redis.nodes import accepted, close_for, running
 from tests.engines.redis.ports import Proxy, serving
 from tests.engines.redis.server import RedisServer, redis_server
 
@@ -45,7 +45,7 @@ async def test_a_node_that_does_not_hear_does_not_speak(redis_url: str, namespac
         proxy.is_silencing = True
         await seen.until(lambda: engine._supervisor.session is None)
         # The connection for commands is fine, and so would be another one for listening, but for the silence.
-        assert "Redis" in await refusal(engine)
+        assert "Redis" in await close_for(engine)
         proxy.is_silencing = False
         await seen.until(lambda: seen.reconnects == 1)
         await accepted(engine, "back")

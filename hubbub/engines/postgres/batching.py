@@ -1,0 +1,122 @@
+"""What waits to be accepted, channel by channel: all that comes during one transaction is for the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+
+from hubbub.core.publication import Position, Publication
+from hubbub.engines.postgres.locks import Blocked, Locks
+from hubbub.types import History
+
+#: Publications to one channel, and their bytes, that are accepted in one transaction.
+BATCH_SIZE, BATCH_BYTES = 100, 1_048_576
+
+
+class Item(NamedTuple):
+    """A publication that waits to be accepted."""
+
+    publication: Publication
+    history: History | None
+    key: str | None
+    accepted: asyncio.Future[Position]
+
+
+#: Has a channel's publications accepted, all or none, and tells their positions. Waits for the channel's lock
+#: no longer than the seconds given; raises Blocked if that is not enough, and ValueError if a publication has
+#: a value that cannot be stored.
+Accept: TypeAlias = Callable[[str, Sequence[Item], float], Awaitable[Sequence[Position]]]
+
+
+class Batching:
+    """A queue for each channel that is being published to, and a task that empties it.
+
+    :param accept: one transaction.
+    :param locks: says when.
+    :param spawn: starts a task. Whoever calls :meth:`close` has cancelled it before.
+    """
+
+    def __init__(
+        self, accept: Accept, locks: Locks, spawn: Callable[[Coroutine[Any, Any, None]], object]
+    ) -> None:
+        self._accept = accept
+        self._locks = locks
+        self._spawn = spawn
+        self._queues: dict[str, deque[Item]] = {}
+
+    def put(
+        self, publication: Publication, history: History | None, key: str | None
+    ) -> asyncio.Future[Position]:
+        """Have ``publication`` accepted, unless the future is cancelled before it is its turn."""
+        accepted: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        queue = self._queues.get(publication.channel)
+        if queue is None:
+            queue = self._queues[publication.channel] = deque()
+            self._spawn(self._empty(publication.channel, queue))
+        queue.append(Item(publication, history, key, accepted))
+        return accepted
+
+    def close(self, exc: Exception) -> None:
+        """Let everybody know who still waits."""
+        for queue in self._queues.values():
+            _fail(queue, exc)
+        self._queues.clear()
+
+    async def _empty(self, channel: str, queue: deque[Item]) -> None:
+        # Publications among which one is wrong. They go one by one, so that only that one fails.
+        suspects = 0
+        with self._locks.attempts() as attempts:
+            while _has_any(queue):
+                with suppress(Blocked):
+                    async with attempts.turn() as patience:
+                        # Not before it is its turn: meanwhile, some have been given up, and more have come.
+                        batch = _take(queue, 1 if suspects else BATCH_SIZE)
+                        if not batch:
+                            continue
+                        try:
+                            positions = await self._accept(channel, batch, patience)
+                        except (asyncio.CancelledError, Blocked):
+                            queue.extendleft(reversed(batch))
+                            raise
+                        except ValueError as exc:
+                            if len(batch) > 1:
+                                queue.extendleft(reversed(batch))
+                                suspects = len(batch)
+                                continue
+                            _fail(batch, exc)
+                        except Exception as exc:
+                            _fail(batch, exc)
+                        else:
+                            for item, position in zip(batch, positions, strict=True):
+                                if not item.accepted.done():
+                                    item.accepted.set_result(position)
+                        suspects = max(0, suspects - 1)
+        del self._queues[channel]
+
+
+def _has_any(queue: deque[Item]) -> bool:
+    """Whether somebody still waits for the first in ``queue``, from which those before are removed."""
+    while queue and queue[0].accepted.done():
+        queue.popleft()
+    return bool(queue)
+
+
+def _take(queue: deque[Item], limit: int) -> list[Item]:
+    """The next publications of ``queue`` that are accepted together."""
+    batch: list[Item] = []
+    size = 0
+    while queue and len(batch) < limit and size < BATCH_BYTES:
+        item = queue.popleft()
+        if not item.accepted.done():
+            batch.append(item)
+            size += len(item.publication.data)
+    return batch
+
+
+def _fail(items: Sequence[Item] | deque[Item], exc: Exception) -> None:
+    for item in items:
+        if not item.accepted.done():
+            item.accepted.set_exception(exc)

@@ -1,0 +1,1 @@
+"""One process's share of a hub: connections, subscriptions, presence."""

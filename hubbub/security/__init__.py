@@ -1,0 +1,1 @@
+"""Checks on clients, and protection of logs."""

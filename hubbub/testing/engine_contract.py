@@ -1,0 +1,473 @@
+"""What every engine is tested with, ours and those of others.
+
+::
+
+    from hubbub.testing.engine_contract import EngineContract
+
+    class TestMyEngine(EngineContract):
+        def make(self) -> Engine:
+            return MyEngine("my://localhost", namespace=self.namespace)
+
+Run by pytest with pytest-asyncio in its mode ``auto``. The engines that ``make`` returns are to see each
+other: two of them are two nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from secrets import token_hex
+from typing import ClassVar
+
+from hubbub.core.publication import START, Position, Publication, publication_ids
+from hubbub.engines.base import Engine, PresenceChange, Top
+from hubbub.types import History
+
+#: Seconds after which a test gives up.
+DEADLINE = 60.0
+
+HISTORY = History(size=100, ttl=60)
+
+_ids = publication_ids()
+
+
+def publication(channel: str, text: str, exclude: str | None = None) -> Publication:
+    return Publication(channel, text.encode(), "text", exclude, id=next(_ids))
+
+
+def _enters(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, b"\0" + connection.encode())
+
+
+def _leaves(channel: str, connection: str) -> PresenceChange:
+    return PresenceChange(channel, connection, None)
+
+
+class Collector:
+    """A node that keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []
+        self.disconnects = 0
+        self.reconnects = 0
+
+    def on_publication(self, publication: Publication) -> None:
+        self.publications.append(publication)
+
+    def on_disconnect(self, reason: str) -> None:
+        self.disconnects += 1
+
+    def on_reconnect(self) -> None:
+        self.reconnects += 1
+
+    def texts(self, channel: str) -> list[str]:
+        return [each.data.decode() for each in self.publications if each.channel == channel]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def heard(self, channel: str, texts: Sequence[str]) -> None:
+        """Wait until exactly ``texts`` have come, in this order."""
+        with suppress(TimeoutError):
+            await self.until(lambda: len(self.texts(channel)) >= len(texts))
+        assert self.texts(channel) == list(texts)
+
+
+class EngineContract:
+    """Subclass it, and give it :meth:`make`."""
+
+    #: Whether two engines of :meth:`make` reach one another.
+    across_processes: ClassVar[bool] = True
+
+    def setup_method(self) -> None:
+        #: Of this test alone.
+        self.namespace = f"test-{token_hex(4)}"
+
+    def make(self) -> Engine:
+        """An engine that has not been started."""
+        raise TypeError(f"Expected {type(self).__name__} to define make().")
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[tuple[Engine, Collector]]:
+        engine, collector = self.make(), Collector()
+        await engine.start(collector)
+        try:
+            yield engine, collector
+        finally:
+            await engine.stop()
+
+    @asynccontextmanager
+    async def nodes(self) -> AsyncIterator[list[tuple[Engine, Collector]]]:
+        """Two nodes if they reach one another, or else one."""
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(self.started())
+                for _ in range(2 if self.across_processes else 1)
+            ]
+
+    # Channels without history
+
+    async def test_what_is_published_reaches_every_node_that_subscribes(self) -> None:
+        async with self.nodes() as nodes:
+            for engine, _ in nodes:
+                assert await engine.subscribe("chat") == (START, "")
+            texts = [str(number) for number in range(100)]
+            for number, text in enumerate(texts):
+                engine, _ = nodes[number % len(nodes)]
+                assert await engine.publish(publication("chat", text)) == START
+            for _, collector in nodes:
+                await collector.until(lambda c=collector: len(c.texts("chat")) == 100)  # type: ignore[misc]
+                assert sorted(collector.texts("chat"), key=int) == texts
+
+    async def test_publications_of_one_node_arrive_in_order_and_whole(self) -> None:
+        async with self.nodes() as nodes:
+            (engine, _), (_, collector) = nodes[0], nodes[-1]
+            await nodes[-1][0].subscribe("chat")
+            sent = [
+                Publication("chat", b"\x00\xff" * 1000, "binary", None, next(_ids)),
+                Publication("chat", '{"a": "ü"}'.encode(), "json", "somebody", next(_ids)),
+                Publication("chat", b"", "text", None, next(_ids)),
+            ]
+            for each in sent:
+                await engine.publish(each)
+            await collector.until(lambda: len(collector.publications) == 3)
+            fields = [(each.data, each.kind, each.exclude, each.id) for each in collector.publications]
+            assert fields == [(each.data, each.kind, each.exclude, each.id) for each in sent]
+
+    async def test_nothing_comes_of_channels_that_are_not_subscribed_to(self) -> None:
+        if not self.across_processes:
+            return  # an engine of one process may leave that to the node
+        async with self.nodes() as nodes:
+            (engine, collector), *_ = nodes
+            await engine.subscribe("chat")
+            await engine.subscribe("left")
+            await engine.publish(publication("left", "before"))
+            await collector.heard("left", ["before"])
+            await engine.unsubscribe("left")
+            await engine.publish(publication("left", "after"))
+            await engine.publish(publication("other", "never"))
+            await engine.publish(publication("chat", "last"))
+            await collector.heard("chat", ["last"])
+            assert collector.texts("left") == ["before"]
+            assert collector.texts("other") == []
+
+    async def test_without_history_nothing_is_kept(self) -> None:
+        async with self.started() as (engine, _):
+            await engine.publish(publication("chat", "gone"))
+            assert await engine.history("chat") == ([], START) or await engine.history("chat") == ((), START)
+
+    async def test_odd_names_and_texts_are_channels_like_any_other(self) -> None:
+        names = ["a b", "größe:ß", "*", "x" * 255, "{tag}", "a'b\"c;--", "%s", "日本/語"]
+        # Hubs have channels for themselves, too.
+        names += ["\x01control", "\x01presence:" + "ü" * 255]
+        async with self.started() as (engine, collector):
+            for name in names:
+                await engine.subscribe(name)
+            for name in names:
+                position = await engine.publish(publication(name, name), HISTORY)
+                assert position.offset == 1
+                await collector.heard(name, [name])
+                assert [each.data.decode() for each in (await engine.history(name)).publications] == [name]
+
+    # History
+
+    async def test_offsets_rise_by_one_and_are_the_same_everywhere(self) -> None:
+        async with self.nodes() as nodes:
+            for engine, _ in nodes:
+                await engine.subscribe("chat", HISTORY)
+
+            async def publish(node: int, count: int) -> list[Position]:
+                engine, _ = nodes[node]
+                return [
+                    await engine.publish(publication("chat", f"{node}:{n}"), HISTORY) for n in range(count)
+                ]
+
+            answers = await asyncio.gather(*(publish(node % len(nodes), 25) for node in range(4)))
+            positions = sorted(position for each in answers for position in each)
+            assert [position.offset for position in positions] == list(range(1, 101))
+            assert len({position.epoch for position in positions}) == 1
+            page = await nodes[0][0].history("chat")
+            assert page.position == positions[-1]
+            assert [each.offset for each in page.publications] == list(range(1, 101))
+            for _, collector in nodes:
+                await collector.until(lambda c=collector: len(c.publications) >= 100)  # type: ignore[misc]
+                assert [each.id for each in collector.publications] == [each.id for each in page.publications]
+                assert [each.position for each in collector.publications] == positions
+
+    async def test_history_can_be_read_from_any_position_either_way(self) -> None:
+        async with self.started() as (engine, _):
+            positions = [await engine.publish(publication("chat", str(n)), HISTORY) for n in range(1, 11)]
+            epoch = positions[0].epoch
+
+            async def read(*arguments: object, **options: object) -> list[int]:
+                page = await engine.history("chat", *arguments, **options)  # type: ignore[arg-type]
+                assert page.position == positions[-1]
+                assert [each.data.decode() for each in page.publications] == [
+                    str(each.offset) for each in page.publications
+                ]
+                return [each.offset for each in page.publications]
+
+            assert await read() == list(range(1, 11))
+            assert await read(START) == list(range(1, 11))
+            assert await read(Position(7, epoch)) == [8, 9, 10]
+            assert await read(Position(7, epoch), 2) == [8, 9]
+            assert await read(Position(10, epoch)) == []
+            assert await read(Position(99, epoch)) == []
+            assert await read(None, 3) == [1, 2, 3]
+            assert await read(None, 0) == []
+            assert await read(None, 3, True) == [10, 9, 8]
+            assert await read(Position(4, epoch), None, True) == [3, 2, 1]
+            assert await read(Position(4, epoch), 2, True) == [3, 2]
+            assert await read(Position(5, "another")) == []
+
+    async def test_history_keeps_the_newest(self) -> None:
+        async with self.started() as (engine, _):
+            for number in range(1, 21):
+                last = await engine.publish(publication("chat", str(number)), History(size=5, ttl=60))
+            page = await engine.history("chat")
+            assert [each.offset for each in page.publications] == [16, 17, 18, 19, 20]
+            assert page.position == last
+
+    async def test_history_forgets_what_is_too_old(self) -> None:
+        async with self.started() as (engine, _):
+            history = History(size=100, ttl=2)
+            await engine.publish(publication("chat", "old"), history)
+            await asyncio.sleep(1.5)
+            await engine.publish(publication("chat", "young"), history)
+
+            async def kept() -> list[bytes]:
+                return [each.data for each in (await engine.history("chat")).publications]
+
+            async with asyncio.timeout(DEADLINE):
+                while await kept() == [b"old", b"young"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert await kept() == [b"young"]
+            last = await engine.publish(publication("chat", "new"), history)
+            assert last.offset == 3
+
+    async def test_subscribing_tells_where_the_channel_stands(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            position, _ = await engine.subscribe("chat", HISTORY)
+            assert position.offset == 0
+            assert position.epoch
+            first = await engine.publish(publication("chat", "1"), HISTORY)
+            assert first == (1, position.epoch)
+            assert (await other.subscribe("chat", HISTORY)).position == first
+
+    async def test_where_channels_stand_is_told_for_many_at_once(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            names = ["plain", *(f"room:{number}" for number in range(250)), "never"]
+            published = {}
+            for number in range(3):
+                for name in names[1:-1:10]:
+                    each = publication(name, str(number))
+                    published[name] = (await other.publish(each, HISTORY), each.id)
+            await other.publish(publication("plain", "1"))
+            tops = await engine.tops(names)
+            assert tops == [published.get(name, (START, "")) for name in names]
+            assert await engine.tops([]) == []
+            name = names[1]
+            assert await engine.subscribe(name, HISTORY) == published[name]
+            await other.remove_history(name)
+            position, newest = (await engine.tops([name]))[0]
+            assert position.epoch != published[name][0].epoch
+            assert (position.offset, newest) == (0, "")
+
+    async def test_a_channel_that_was_published_to_can_be_declared_again(self) -> None:
+        """Subscribing to what is subscribed to already is how a node declares after data was lost."""
+        async with self.started() as (engine, collector):
+            await engine.subscribe("chat")
+            assert await engine.publish(publication("chat", "1")) == START
+            position, _ = await engine.subscribe("chat", HISTORY)
+            assert position.epoch
+            assert (await engine.publish(publication("chat", "2"))).offset == position.offset + 1
+            await collector.heard("chat", ["1", "2"])
+
+    async def test_a_sink_that_raises_loses_nothing_else(self) -> None:
+        """Neither what comes after, nor the publisher's own call; nor is it taken for an outage."""
+
+        class Raising(Collector):
+            def on_publication(self, publication: Publication) -> None:
+                super().on_publication(publication)
+                if publication.data == b"2":
+                    raise LookupError("a sink that raises")
+
+        engine, collector = self.make(), Raising()
+        await engine.start(collector)
+        try:
+            for history in (None, HISTORY):
+                name = "kept" if history else "plain"
+                await engine.subscribe(name, history)
+                for number in range(5):
+                    await engine.publish(publication(name, str(number)), history)
+                await collector.heard(name, ["0", "1", "2", "3", "4"])
+            assert collector.disconnects == collector.reconnects == 0
+        finally:
+            await engine.stop()
+
+    async def test_a_channel_with_history_keeps_it(self) -> None:
+        """Whoever publishes without knowing that the channel has one does not break the run."""
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            await engine.subscribe("chat", History(size=2, ttl=60))
+            positions = [await other.publish(publication("chat", str(n))) for n in range(3)]
+            assert [position.offset for position in positions] == [1, 2, 3]
+            assert [each.offset for each in (await engine.history("chat")).publications] == [2, 3]
+
+    async def test_removing_the_history_begins_a_new_epoch(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            before = await engine.publish(publication("chat", "1"), HISTORY)
+            await other.remove_history("chat")
+            page = await engine.history("chat")
+            assert list(page.publications) == []
+            assert page.position.epoch != before.epoch
+            after = await engine.publish(publication("chat", "2"), HISTORY)
+            assert after == (1, page.position.epoch)
+            await engine.remove_history("never used")
+
+    async def test_an_idempotency_key_publishes_once(self) -> None:
+        async with self.nodes() as nodes:
+            (engine, collector), other = nodes[0], nodes[-1][0]
+            await engine.subscribe("chat", HISTORY)
+            first = await engine.publish(publication("chat", "1"), HISTORY, "key")
+            assert await other.publish(publication("chat", "1"), HISTORY, "key") == first
+            assert (await engine.publish(publication("chat", "2"), HISTORY, "other key")).offset == 2
+            assert (await engine.publish(publication("other", "1"), HISTORY, "key")).offset == 1
+            assert await engine.publish(publication("plain", "1"), None, "key") == START
+            assert await other.publish(publication("plain", "1"), None, "key") == START
+            await collector.heard("chat", ["1", "2"])
+
+    # Presence
+
+    async def test_every_node_sees_who_is_there(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
+            assert await other.update_presence(
+                "two", 60, [_enters("chat", "b"), _enters("ü", "b")], begin=True
+            )
+            for each in (engine, other):
+                assert await each.presence("chat") == {"a": b"\x00a", "b": b"\x00b"}
+                assert await each.presence("ü") == {"b": b"\x00b"}
+                assert await each.presence("empty") == {}
+            assert await engine.update_presence("one", 60, [_leaves("chat", "a"), _leaves("chat", "nobody")])
+            assert await other.presence("chat") == {"b": b"\x00b"}
+
+    async def test_changes_of_presence_are_made_in_order(self) -> None:
+        async with self.started() as (engine, _):
+            changes = [_enters("chat", "a"), _leaves("chat", "a"), _enters("chat", "b"), _leaves("chat", "b")]
+            new = PresenceChange("chat", "a", b"new")
+            assert await engine.update_presence("one", 60, [*changes, _enters("chat", "a"), new], begin=True)
+            assert await engine.presence("chat") == {"a": b"new"}
+
+    async def test_a_lapsed_lease_is_removed_once_with_all_that_is_under_it(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            entered = [_enters("chat", "a"), _enters("room", "a"), _enters("chat", "b")]
+            assert await engine.update_presence("short", 0.05, entered, begin=True)
+            assert await other.update_presence("long", 60, [_enters("chat", "c")], begin=True)
+            await asyncio.sleep(0.2)
+            # As long as nobody removes it, nobody is away.
+            assert sorted(await other.presence("chat")) == ["a", "b", "c"]
+            assert list(await other.expire_presence(grace=30)) == []
+            removed = [*await other.expire_presence(0), *await engine.expire_presence(0)]
+            assert sorted(removed) == sorted(_leaves(*change[:2]) for change in entered)
+            assert sorted(await other.presence("chat")) == ["c"]
+            assert await other.presence("room") == {}
+            # It is too late to renew it.
+            assert not await engine.update_presence("short", 60, [_enters("chat", "a")])
+            assert sorted(await other.presence("chat")) == ["c"]
+
+    async def test_a_lapsed_lease_can_be_renewed_until_it_is_removed(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 0.05, [_enters("chat", "a")], begin=True)
+            await asyncio.sleep(0.2)
+            assert await engine.update_presence("one", 60)
+            assert list(await other.expire_presence(0)) == []
+            assert sorted(await other.presence("chat")) == ["a"]
+
+    async def test_a_lease_that_is_ended_lapses_at_once(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
+            assert await engine.update_presence("one", 0)
+            await asyncio.sleep(0.05)
+            assert list(await other.expire_presence(0)) == [_leaves("chat", "a")]
+            assert await other.presence("chat") == {}
+
+    async def test_an_unknown_lease_is_not_renewed(self) -> None:
+        async with self.started() as (engine, _):
+            assert not await engine.update_presence("never begun", 60, [_enters("chat", "a")])
+            assert await engine.presence("chat") == {}
+
+    async def test_whoever_has_entered_again_under_a_new_lease_is_not_removed_with_the_old_one(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            assert await engine.update_presence("old", 0.05, [_enters("chat", "a")], begin=True)
+            assert await engine.update_presence("new", 60, [_enters("chat", "a")], begin=True)
+            await asyncio.sleep(0.2)
+            assert list(await other.expire_presence(0)) == []
+            assert sorted(await other.presence("chat")) == ["a"]
+            assert await engine.update_presence("new", 60, [_leaves("chat", "a")])
+            assert await other.presence("chat") == {}
+
+    async def test_of_many_that_remove_leases_at_once_each_is_removed_by_one(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            for number in range(20):
+                entered = [_enters(f"room:{room}", str(number)) for room in range(10)]
+                assert await engine.update_presence(str(number), 0, entered, begin=True)
+            await asyncio.sleep(0.05)
+            answers = await asyncio.gather(*(each.expire_presence(0) for each in (engine, other) * 5))
+            assert sum(map(len, answers)) == 200
+            assert len({change for each in answers for change in each}) == 200
+
+    async def test_presence_of_many(self) -> None:
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            entered = [_enters(f"room:{n % 10}", str(n)) for n in range(2000)]
+            assert await engine.update_presence("one", 60, entered, begin=True)
+            assert len(await other.presence("room:3")) == 200
+            assert await engine.update_presence("one", 0)
+            await asyncio.sleep(0.05)
+            assert len(await other.expire_presence(0)) == 2000
+            assert await other.presence("room:3") == {}
+
+    # Life
+
+    async def test_an_engine_can_be_started_again(self) -> None:
+        engine, before, after = self.make(), Collector(), Collector()
+        for collector in (before, after):
+            await engine.start(collector)
+            await engine.subscribe("chat")
+            await engine.publish(publication("chat", "hello"))
+            await collector.heard("chat", ["hello"])
+            await engine.stop()
+        assert before.texts("chat") == after.texts("chat") == ["hello"]
+
+    async def test_many_channels_and_publishers_at_once(self) -> None:
+        async with self.nodes() as nodes:
+            channels = [f"room:{number}" for number in range(50)]
+            subscriptions: list[Awaitable[Top]] = []
+            for engine, _ in nodes:
+                subscriptions += [engine.subscribe(channel, HISTORY) for channel in channels]
+            await asyncio.gather(*subscriptions)
+            await asyncio.gather(
+                *(
+                    nodes[number % len(nodes)][0].publish(publication(channel, str(number)), HISTORY)
+                    for number in range(10)
+                    for channel in channels
+                )
+            )
+            for _, collector in nodes:
+                await collector.until(lambda c=collector: len(c.publications) >= 500)  # type: ignore[misc]
+                for channel in channels:
+                    run = [each.offset for each in collector.publications if each.channel == channel]
+                    assert run == list(range(1, 11))

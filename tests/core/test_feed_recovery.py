@@ -1,0 +1,571 @@
+"""A feed in a channel with history: whatever the engine loses, doubles, mixes up or forgets, each member gets
+a contiguous run, or is told that the run is broken.
+
+The machine plays the engine, the network between it and the feed, and the members. What the engine announces
+goes into a network that drops, doubles, delays and reorders. What the feed asks for is answered late. The
+engine can be restarted without its data, or with data that is older than what it had announced. The feed
+begins somewhere in the life of the channel, and may have seen no publication when that happens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from sys import maxsize
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hubbub.core.feed import Feed, frame_of
+from hubbub.core.frames import Batch
+from hubbub.core.publication import START, Position, Publication
+from hubbub.exceptions import Unrecoverable
+
+KEPT = 8
+
+
+class Engine:
+    """One channel's stream. Every publication that ever was has another payload."""
+
+    def __init__(self, size: int = KEPT) -> None:
+        self.size = size
+        self.count = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.count += 1
+        self.epoch = f"e{self.count}"
+        self.offset = 0
+        self.kept: list[Publication] = []
+
+    @property
+    def top(self) -> Position:
+        return Position(self.offset, self.epoch)
+
+    @property
+    def top_id(self) -> str:
+        return self.kept[-1].id if self.kept else ""
+
+    def publish(self) -> Publication:
+        self.count += 1
+        self.offset += 1
+        publication = Publication(
+            "chat", b"%d" % self.count, "text", None, f"id{self.count}", self.offset, self.epoch
+        )
+        self.kept = [*self.kept, publication][-self.size :]
+        return publication
+
+    def read(self, since: Position) -> tuple[list[Publication], Position]:
+        if since != START and since.epoch != self.epoch:
+            return [], self.top
+        return [each for each in self.kept if each.offset > since.offset], self.top
+
+
+class Subscriber:
+    """Someone in the channel, who counts: after ``position`` comes the next, unless told otherwise."""
+
+    def __init__(self, number: int, position: Position) -> None:
+        self.id = f"member{number}"
+        self.position = position
+        # Whether it has got what the engine has lost since.
+        self.is_to_be_told = False
+        self.is_broken = False
+        self.received: list[bytes] = []
+
+    def write(self, batch: Batch) -> int:
+        if not self.is_broken:
+            self.received += [frame.data for frame in batch.frames]
+        return len(batch)
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        raise AssertionError("all of it had been taken")
+
+    async def ready(self) -> int:
+        return maxsize
+
+    def broken(self, channel: str, position: Position) -> None:
+        # As a connection does: it takes nothing more, and leaves in a while.
+        self.is_broken = True
+
+
+class Sentinel(Subscriber):
+    """Notices when the feed tells its members that their run is broken."""
+
+    def __init__(self, on_broken: Callable[[], None]) -> None:
+        super().__init__(0, START)
+        self.on_broken = on_broken
+
+    def broken(self, channel: str, position: Position) -> None:
+        self.on_broken()
+
+
+class Recovery(RuleBasedStateMachine):
+    @initialize(before=st.integers(0, KEPT + 3))
+    def begin(self, before: int) -> None:
+        self.engine = Engine()
+        self.asked: list[Callable[[], None]] = []
+        self.repairs: list[tuple[Sequence[Publication], Position] | None] = []
+        # Whether the engine is yet to be asked where the channel stands.
+        self.is_held = False
+        self.network: list[Publication] = []
+        self.members: list[Subscriber] = []
+        self.count = 0
+        # Every publication in the order of its epoch, as the engine accepted it; an engine that is set back
+        # goes on from there with other ones.
+        self.accepted: dict[str, list[bytes]] = {}
+        self.was_set_back = False
+        # Whether the feed stands where the engine has forgotten, and has not told anybody yet.
+        self.is_stale = False
+        # The engine has forgotten the publication at which the feed could have seen that.
+        self.is_blind = False
+        for _ in range(before):
+            self.accepted.setdefault(self.engine.epoch, []).append(self.engine.publish().data)
+        self.feed = Feed("chat", self.asked.append, self.ask)
+        self.feed.hold()
+        self.feed.begin(self.engine.top, self.engine.top_id)
+        self.feed.join(Sentinel(self.has_told))
+
+    def has_told(self) -> None:
+        self.is_stale = False
+
+    # The loop and the engine
+
+    def ask(self, feed: Feed) -> None:
+        # What is read is read now or later, before it is answered; see read().
+        self.repairs.append(None)
+
+    @rule()
+    def turn(self) -> None:
+        asked, self.asked[:] = list(self.asked), []
+        for callback in asked:
+            callback()
+
+    @precondition(lambda self: self.repairs and self.repairs[0] is None)
+    @rule()
+    def read(self) -> None:
+        history, top = self.engine.read(self.feed.since)
+        if self.feed.contradicts(history, top):
+            self.engine.begin()
+        offset, epoch = self.feed.position
+        if epoch not in ("", self.engine.epoch):
+            history, top = self.engine.kept[-1:], self.engine.top
+        elif self.is_stale and not any(each.offset == offset for each in history):
+            self.is_blind = True
+        self.repairs[0] = history, top
+
+    @precondition(lambda self: self.repairs and self.repairs[0] is not None)
+    @rule()
+    def answer(self) -> None:
+        page = self.repairs.pop(0)
+        assert page is not None
+        self.feed.repaired(*page)
+
+    @rule(count=st.integers(1, KEPT + 3), arrive=st.booleans())
+    def publish(self, count: int, arrive: bool) -> None:
+        for _ in range(count):
+            publication = self.engine.publish()
+            self.accepted.setdefault(publication.epoch, []).append(publication.data)
+            if arrive:
+                self.feed.publish(publication)
+            else:
+                self.network.append(publication)
+
+    @rule()
+    def remove_history(self) -> None:
+        self.engine.begin()
+
+    @rule()
+    def restart_without_data(self) -> None:
+        self.engine.begin()
+        self.restart()
+
+    @precondition(lambda self: len(self.engine.kept) > 1)
+    @rule(lost=st.integers(1, KEPT - 1), unheard=st.integers(0, KEPT))
+    def set_back(self, lost: int, unheard: int) -> None:
+        """A restart from an older snapshot: the same epoch, and offsets that are given out again, some
+        of them before this node can hear."""
+        lost = min(lost, len(self.engine.kept) - 1)
+        self.engine.offset -= lost
+        self.engine.kept = self.engine.kept[:-lost]
+        del self.accepted[self.engine.epoch][-lost:]
+        self.was_set_back = True
+        if self.feed.position.epoch == self.engine.epoch and self.feed.position.offset > self.engine.offset:
+            self.is_stale = True
+            for member in self.members:
+                member.is_to_be_told = True
+        if unheard:
+            self.publish(unheard, arrive=False)
+        self.restart()
+
+    def restart(self) -> None:
+        self.network.clear()
+        # Its connections are gone, so what was asked is asked again.
+        self.repairs = [None for _ in self.repairs]
+        if not self.is_held:
+            self.is_held = self.feed.hold()
+
+    @precondition(lambda self: self.is_held)
+    @rule()
+    def compare_after_restart(self) -> None:
+        self.is_held = False
+        if self.feed.stands_at(self.engine.top, self.engine.top_id):
+            self.feed.repaired((), self.engine.top)
+        else:
+            self.ask(self.feed)
+
+    @precondition(lambda self: not self.feed.is_repairing)
+    @rule()
+    def compare(self) -> None:
+        if not self.feed.stands_at(self.engine.top, self.engine.top_id):
+            self.feed.verify()
+
+    # The network
+
+    @precondition(lambda self: self.network)
+    @rule(data=st.data(), keep=st.booleans())
+    def arrive(self, data: st.DataObject, keep: bool) -> None:
+        index = data.draw(st.integers(0, len(self.network) - 1))
+        publication = self.network[index]
+        if not keep:
+            del self.network[index]
+        self.feed.publish(publication)
+
+    @precondition(lambda self: self.network)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        del self.network[data.draw(st.integers(0, len(self.network) - 1))]
+
+    @rule()
+    def check_the_tail(self) -> None:
+        self.feed.verify()
+
+    # The members
+
+    @rule()
+    def join(self) -> None:
+        self.count += 1
+        member = Subscriber(self.count, self.feed.position)
+        member.is_to_be_told = self.is_stale
+        self.feed.join(member)
+        self.members.append(member)
+
+    @precondition(lambda self: self.members)
+    @rule(data=st.data())
+    def leave_and_come_back(self, data: st.DataObject) -> None:
+        member = self.members.pop(data.draw(st.integers(0, len(self.members) - 1)))
+        self.feed.leave(member)
+        if not member.is_broken:
+            self.resume(self.reached(member))
+
+    @rule(offset=st.integers(0, 30))
+    def come_from_somewhere(self, offset: int) -> None:
+        self.resume(Position(offset, self.engine.epoch) if offset else START)
+
+    def resume(self, since: Position) -> None:
+        self.count += 1
+        member = Subscriber(self.count, since)
+        member.is_to_be_told = self.is_stale
+        try:
+            resumed = self.feed.resume(member, since) is not None
+            if not resumed and not self.feed.is_repairing:
+                history, top = self.engine.read(since)
+                self.feed.remember(history, top)
+                frames = [frame_of(each) for each in history]
+                resumed = self.feed.resume(member, since, history=frames) == self.feed.position
+        except Unrecoverable:
+            resumed = False
+        if resumed:
+            if member.position == START:
+                member.position = Position(0, self.feed.position.epoch)
+            self.members.append(member)
+        else:
+            assert member.received == []
+
+    # What must hold
+
+    def reached(self, member: Subscriber) -> Position:
+        return Position(member.position.offset + len(member.received), member.position.epoch)
+
+    @invariant()
+    def a_restart_from_an_older_snapshot_is_noticed(self) -> None:
+        # What comes waits from the restart on until that is known.
+        if hasattr(self, "feed") and not self.feed.is_repairing and not self.is_blind:
+            assert not self.is_stale
+
+    @invariant()
+    def every_run_is_contiguous(self) -> None:
+        for member in getattr(self, "members", ()):
+            offset, epoch = member.position
+            run = self.accepted.get(epoch, [])[offset : offset + len(member.received)]
+            # After a restart from an older snapshot the past is another one than the member has seen.
+            if not self.was_set_back:
+                assert member.received == run
+
+    def teardown(self) -> None:
+        """Once the network is calm, everybody who was not told otherwise has everything."""
+        if not hasattr(self, "feed"):
+            return
+        for _ in range(20):
+            if self.is_held:
+                self.compare_after_restart()
+            self.feed.verify()
+            while self.repairs:
+                if self.repairs[0] is None:
+                    self.read()
+                self.answer()
+            self.turn()
+        assert self.feed.position == self.engine.top
+        for member in self.members:
+            if member.is_broken:
+                continue
+            assert self.reached(member).epoch in (self.engine.epoch, "")
+            assert self.reached(member).offset == self.engine.offset
+            if not self.is_blind:
+                assert not member.is_to_be_told
+                assert member.received == self.accepted.get(self.engine.epoch, [])[member.position.offset :]
+
+
+TestRecovery = Recovery.TestCase
+TestRecovery.settings = settings(
+    max_examples=int(os.environ.get("HUBBUB_TEST_EXAMPLES", "100")), stateful_step_count=60, deadline=None
+)
+
+
+def feed_at(position: Position) -> tuple[Feed, list[Feed], list[Callable[[], None]]]:
+    asked: list[Feed] = []
+    callbacks: list[Callable[[], None]] = []
+    return Feed("chat", callbacks.append, asked.append, position), asked, callbacks
+
+
+def test_a_storm_of_clients_that_missed_the_same_is_served_from_memory() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    for _ in range(5):
+        feed.publish(engine.publish())
+    members = [Subscriber(number, Position(2, engine.epoch)) for number in range(5000)]
+    for member in members:
+        assert feed.resume(member, member.position)
+    assert {tuple(member.received) for member in members} == {(b"4", b"5", b"6")}
+    assert asked == []
+
+
+def test_what_was_read_for_one_client_is_there_for_the_next() -> None:
+    engine = Engine()
+    for _ in range(5):
+        engine.publish()
+    feed, _, _ = feed_at(engine.top)
+    since = Position(1, engine.epoch)
+    first, second = Subscriber(1, since), Subscriber(2, since)
+    assert not feed.resume(first, since)
+    history, top = engine.read(since)
+    feed.remember(history, top)
+    assert feed.resume(first, since)
+    assert feed.resume(second, since)
+    assert first.received == second.received == [b"3", b"4", b"5", b"6"]
+
+
+def test_an_engine_that_was_set_back_is_noticed_even_when_it_has_caught_up_again() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    for _ in range(3):
+        feed.publish(engine.publish())
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    engine.offset, engine.kept = 1, engine.kept[:1]
+    for _ in range(4):
+        engine.publish()
+    feed.verify()
+    assert asked == [feed]
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+    assert feed.position == engine.top
+
+
+@pytest.mark.parametrize("since", [Position(9, "e1"), Position(1, "another")])
+def test_a_position_that_never_was_is_unrecoverable(since: Position) -> None:
+    engine = Engine()
+    feed, _, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    with pytest.raises(Unrecoverable, match="go on from offset 1"):
+        feed.resume(Subscriber(1, since), since)
+
+
+def test_more_than_may_wait_for_a_repair_is_read_again_afterwards() -> None:
+    engine = Engine(size=2000)
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    engine.publish()
+    feed.publish(engine.publish())
+    page = engine.read(feed.since)
+    for _ in range(1005):
+        feed.publish(engine.publish())
+    feed.repaired(*page)
+    # The tail that did not fit is asked for, though nothing else comes.
+    assert len(asked) == 2
+    assert feed.is_repairing
+    feed.repaired(*engine.read(feed.since))
+    callbacks.pop()()
+    assert len(member.received) == 1007
+    assert feed.position == engine.top
+
+
+def test_a_duplicate_is_dropped_without_a_question() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    publication = engine.publish()
+    for _ in range(3):
+        feed.publish(publication)
+    callbacks.pop()()
+    assert member.received == [publication.data]
+    assert asked == []
+
+
+def test_the_next_offset_of_another_epoch_is_not_the_next() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    feed.publish(engine.publish())
+    engine.begin()
+    engine.publish()
+    feed.publish(engine.publish())
+    assert asked == [feed]
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+
+
+def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    engine.publish()
+    feed.publish(engine.publish())
+    page = engine.read(feed.since)
+    engine.publish()
+    feed.publish(engine.publish())
+    feed.repaired(*page)
+    assert len(asked) == 2
+    feed.repaired(*engine.read(feed.since))
+    callbacks.pop()()
+    assert len(member.received) == 4
+    assert not member.is_broken
+
+
+@pytest.mark.parametrize("learned", ["at subscribe", "from a repair", "for a client", "by comparing"])
+def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_back(learned: str) -> None:
+    engine = Engine()
+    for _ in range(3):
+        engine.publish()
+    feed, asked, _ = feed_at(engine.top)
+    if learned == "at subscribe":
+        feed.hold()
+        feed.begin(engine.top, engine.top_id)
+    elif learned == "from a repair":
+        feed.verify()
+        feed.repaired(*engine.read(feed.since))
+        asked.clear()
+    elif learned == "for a client":
+        feed.remember(*engine.read(Position(1, engine.epoch)))
+    else:
+        assert feed.stands_at(engine.top, engine.top_id)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    engine.offset, engine.kept = 2, engine.kept[:2]
+    for _ in range(2):
+        engine.publish()
+    assert not feed.stands_at(engine.top, engine.top_id)
+    feed.verify()
+    assert asked == [feed]
+    assert feed.contradicts(*engine.read(feed.since))
+    feed.repaired(*engine.read(feed.since))
+    assert member.is_broken
+
+
+def test_a_feed_whose_run_is_broken_knows_what_stands_at_the_top() -> None:
+    engine = Engine()
+    feed, _, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.begin()
+    newest = engine.publish()
+    feed.publish(newest)
+    feed.repaired([newest], engine.top)
+    assert (feed.position, feed.last_id) == (newest.position, newest.id)
+
+
+def test_another_publication_with_the_same_offset_is_no_duplicate() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.publish(engine.publish())
+    engine.offset, engine.kept = 0, []
+    feed.publish(engine.publish())
+    assert asked == [feed]
+
+
+def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_history() -> None:
+    engine = Engine()
+    feed, asked, callbacks = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    feed.publish(Publication("chat", b"lost", "text"))
+    # There is no other chance to deliver it.
+    callbacks.pop()()
+    assert member.received == [b"lost"]
+    assert asked == [feed]
+    feed.repaired((), START)
+    assert member.is_broken
+
+
+def test_a_history_that_is_lost_during_a_repair_is_noticed() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    member = Subscriber(1, feed.position)
+    feed.join(member)
+    feed.verify()
+    page = engine.read(feed.since)
+    feed.publish(Publication("chat", b"lost", "text"))
+    feed.repaired(*page)
+    assert asked == [feed, feed]
+    feed.repaired((), START)
+    assert member.is_broken
+
+
+def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    feed.verify()
+    page = engine.read(feed.since)
+    engine.publish()
+    assert not feed.hold()
+    feed.repaired(*page)
+    assert asked == [feed, feed]
+    feed.repaired(*engine.read(feed.since))
+    assert feed.position == engine.top
+    assert not feed.is_repairing
+
+
+def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
+    engine = Engine()
+    feed, asked, _ = feed_at(engine.top)
+    for _ in range(3):
+        feed.publish(engine.publish())
+    since = Position(1, engine.epoch)
+    before = engine.read(feed.since)
+    feed.forget()
+    assert asked == [feed]
+    assert not feed.resume(Subscriber(1, since), since)
+    # What was read before the removal does not bring it back.
+    feed.forget()
+    feed.publish(Publication("chat", b"4", "text", None, "id4", 4, engine.epoch))
+    feed.repaired(*before)
+    third = Position(3, engine.epoch)
+    assert not feed.resume(Subscriber(1, third), third)
+    engine.begin()
+    feed.repaired((), engine.top)
+    with pytest.raises(Unrecoverable):
+        feed.resume(Subscriber(1, since), since)

@@ -1,0 +1,338 @@
+"""Subscribers that join a feed in pieces, while anything may happen to it.
+
+The machine of ``test_feed_recovery`` goes on: its engine loses, doubles, forgets and is set back. To its feed
+come clients that take what they missed piece by piece, with any of that in between. What they are told by
+envelopes and ids must be true.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, precondition, rule
+
+from hubbub.core.feed import Feed, frame_of
+from hubbub.core.forms import ENVELOPE, PLAIN
+from hubbub.core.frames import Batch
+from hubbub.core.publication import START, Position, Publication
+from hubbub.core.resume import Resume
+from hubbub.exceptions import Unrecoverable
+from tests.core import test_feed_recovery
+from tests.core.test_feed_recovery import Engine, Recovery, Subscriber
+
+
+class Client(Subscriber):
+    """A member that keeps ids. Its ``position`` is where it was told that it begins."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, START)
+        self.opening: dict[str, Any] = {}
+        self.ids: list[Position] = []
+        #: What is neither; a feed would only log what ``write`` raises.
+        self.wrong: list[dict[str, Any]] = []
+
+    def write(self, batch: Batch) -> int:
+        if not self.is_broken:
+            for frame in batch.frames:
+                self.hears(json.loads(frame.data))
+        return len(batch)
+
+    def hears(self, message: dict[str, Any]) -> None:
+        position = Position.parse(message["id"])
+        if message["type"] == "subscribed" and not self.opening:
+            self.opening, self.position = message, position
+        elif message["type"] == "publication" and self.opening and message["channel"] == "chat":
+            self.ids.append(position)
+            self.received.append(message["data"].encode())
+        else:
+            self.wrong.append(message)
+
+
+class Arrival:
+    """A client on its way in, and the read that it waits for."""
+
+    def __init__(self, client: Client, joining: Resume) -> None:
+        self.client = client
+        self.joining = joining
+        self.wanted: Position | None = None
+        self.page: tuple[Sequence[Publication], Position] | None = None
+
+
+class InPieces(Recovery):
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals: list[Arrival] = []
+
+    @rule(history=st.integers(0, 12))
+    def arrive_new(self, history: int) -> None:
+        self.come(None, history)
+
+    @rule(offset=st.integers(0, 30))
+    def arrive_from_somewhere(self, offset: int) -> None:
+        self.come(Position(offset, self.engine.epoch) if offset else START, 0)
+
+    @precondition(lambda self: any(isinstance(each, Client) for each in self.members))
+    @rule(data=st.data())
+    def arrive_again(self, data: st.DataObject) -> None:
+        member = data.draw(st.sampled_from([each for each in self.members if isinstance(each, Client)]))
+        self.members.remove(member)
+        self.feed.leave(member)
+        self.come(self.reached(member), 0)
+
+    def come(self, since: Position | None, history: int) -> None:
+        self.count += 1
+        client = Client(self.count)
+        self.arrivals.append(Arrival(client, Resume(self.feed, client, ENVELOPE, since, history)))
+
+    @precondition(lambda self: self.arrivals)
+    @rule(data=st.data(), limit=st.integers(1, 1500))
+    def step(self, data: st.DataObject, limit: int) -> None:
+        self.go_on(data.draw(st.sampled_from(self.arrivals)), limit)
+
+    def go_on(self, arrival: Arrival, limit: int) -> None:
+        if arrival.wanted is not None:
+            return
+        arrival.wanted = arrival.joining.step(limit)
+        if arrival.joining.has_joined:
+            self.arrivals.remove(arrival)
+            self.members.append(arrival.client)
+            if not arrival.client.is_broken:
+                assert arrival.joining.position == self.feed.position == self.reached(arrival.client)
+
+    @precondition(lambda self: any(each.wanted is not None for each in self.arrivals))
+    @rule(data=st.data(), limit=st.integers(1, 5))
+    def fetch(self, data: st.DataObject, limit: int) -> None:
+        waiting = [each for each in self.arrivals if each.wanted is not None]
+        arrival = data.draw(st.sampled_from(waiting))
+        assert arrival.wanted is not None
+        history, top = self.engine.read(arrival.wanted)
+        arrival.page = history[:limit], top
+
+    @precondition(lambda self: any(each.page is not None for each in self.arrivals))
+    @rule(data=st.data())
+    def hand_in(self, data: st.DataObject) -> None:
+        arrival = data.draw(st.sampled_from([each for each in self.arrivals if each.page is not None]))
+        assert arrival.page is not None
+        (history, top), arrival.page = arrival.page, None
+        if self.feed.is_repairing:
+            return
+        self.feed.remember(history, top)
+        if not self.feed.is_repairing:
+            arrival.joining.take([frame_of(each) for each in history])
+            arrival.wanted = None
+
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        if self.arrivals:
+            self.arrivals.remove(data.draw(st.sampled_from(self.arrivals)))
+
+    @invariant()
+    def ids_are_contiguous_and_true(self) -> None:
+        clients = [each for each in self.members if isinstance(each, Client)]
+        for client in [*clients, *(each.client for each in self.arrivals)]:
+            assert client.wrong == []
+            offset, epoch = client.position
+            assert client.ids == [
+                Position(offset + number, epoch) for number, _ in enumerate(client.received, 1)
+            ]
+            run = self.accepted.get(epoch, [])[offset : offset + len(client.received)]
+            if not self.was_set_back:
+                assert client.received == run
+
+    def teardown(self) -> None:
+        for _ in range(500):
+            if not self.arrivals:
+                break
+            if self.is_held:
+                self.compare_after_restart()
+            while self.repairs:
+                if self.repairs[0] is None:
+                    self.read()
+                self.answer()
+            for arrival in list(self.arrivals):
+                self.go_on(arrival, 1000)
+                if arrival.wanted is not None:
+                    history, top = self.engine.read(arrival.wanted)
+                    self.feed.remember(history[:4], top)
+                    if not self.feed.is_repairing:
+                        arrival.joining.take([frame_of(each) for each in history[:4]])
+                        arrival.wanted = None
+        assert not self.arrivals, "Expected every client to have joined, or to have been told."
+        super().teardown()
+
+
+TestInPieces = InPieces.TestCase
+TestInPieces.settings = test_feed_recovery.TestRecovery.settings
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(size=100)
+
+
+@pytest.fixture
+def feed(engine: Engine) -> Feed:
+    """In a channel of ten publications, none of which it has seen."""
+    for _ in range(10):
+        engine.publish()
+    return Feed("chat", lambda callback: None, lambda feed: None, engine.top)
+
+
+class Plain(Subscriber):
+    def __init__(self, number: int = 1) -> None:
+        super().__init__(number, START)
+
+
+def read(engine: Engine, feed: Feed, joining: Resume, after: Position, limit: int) -> None:
+    history, top = engine.read(after)
+    feed.remember(history[:limit], top)
+    joining.take([frame_of(each) for each in history[:limit]])
+
+
+def test_what_was_missed_goes_out_in_pieces_and_the_last_one_joins(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
+    after = joining.step(600)
+    assert after == Position(4, engine.epoch)
+    read(engine, feed, joining, after, 100)
+    sizes = []
+    while not joining.has_joined:
+        before = len(member.received)
+        assert joining.step(600) is None
+        sizes.append(len(member.received) - before)
+        assert len(feed) == joining.has_joined
+    assert sizes == [2, 2, 2]
+    feed.publish(engine.publish())
+    feed.flush()
+    assert member.received == [each.data for each in engine.kept[4:]]
+
+
+def test_a_piece_is_one_publication_at_least(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(8, engine.epoch), 0)
+    read(engine, feed, joining, joining.step(1) or START, 100)
+    joining.step(1)
+    assert len(member.received) == 1
+
+
+def test_what_is_published_between_two_pieces_comes_once(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(8, engine.epoch), 0)
+    read(engine, feed, joining, joining.step(1) or START, 100)
+    while not joining.has_joined:
+        joining.step(1)
+        if engine.offset < 14:
+            feed.publish(engine.publish())
+    feed.flush()
+    assert member.received == [each.data for each in engine.kept[8:]]
+
+
+def test_history_that_is_trimmed_before_the_first_piece_is_unrecoverable(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
+    after = joining.step(1000)
+    engine.kept = engine.kept[-2:]
+    read(engine, feed, joining, after or START, 100)
+    with pytest.raises(Unrecoverable):
+        joining.step(1000)
+    assert member.received == []
+    assert len(feed) == 0
+
+
+def test_history_that_is_trimmed_after_the_first_piece_breaks_the_run(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, joining, joining.step(1000) or START, 2)
+    assert joining.step(1000) is None
+    assert not joining.has_joined
+    after = joining.step(1000)
+    engine.kept = engine.kept[-2:]
+    read(engine, feed, joining, after or START, 100)
+    joining.step(1000)
+    # As a member: it is told, and leaves in a while.
+    assert member.is_broken
+    assert joining.has_joined
+    assert len(feed) == 1
+    assert member.received == [b"6", b"7"]
+
+
+def test_a_new_epoch_after_the_first_piece_breaks_the_run(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, joining, joining.step(1000) or START, 2)
+    joining.step(1000)
+    engine.begin()
+    feed.repaired(*engine.read(feed.since))
+    joining.step(1000)
+    assert member.is_broken
+
+
+@pytest.mark.parametrize("since", [Position(4, "another"), Position(99, "e1")])
+def test_a_client_with_envelopes_is_told_that_its_position_is_of_no_use(
+    engine: Engine, feed: Feed, since: Position
+) -> None:
+    client = Client(1)
+    joining = Resume(feed, client, ENVELOPE, since, 0)
+    if (after := joining.step(1000)) is not None:
+        # It may have been on a node that was further on.
+        read(engine, feed, joining, after, 100)
+        joining.step(1000)
+    assert joining.has_joined
+    assert client.opening == {
+        "type": "subscribed",
+        "channel": "chat",
+        "id": str(engine.top),
+        "recovered": False,
+    }
+    feed.publish(engine.publish())
+    feed.flush()
+    assert client.ids == [engine.top]
+
+
+def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed) -> None:
+    member = Plain()
+    top = feed.position
+    for exclude in (member.id, None, "another", member.id):
+        feed.publish(Publication("chat", b"x", "text", exclude, "id", engine.offset + 1, engine.epoch))
+        engine.publish()
+    joining = Resume(feed, member, PLAIN, top, 0)
+    assert joining.step(10_000) is None
+    assert joining.has_joined
+    assert joining.position == engine.top
+    assert member.received == [b"x", b"x"]
+
+
+def test_a_client_that_is_far_ahead_of_a_node_costs_no_member_its_run(engine: Engine, feed: Feed) -> None:
+    """The history does not lead from the node to the client: the rest may be on its way to the members."""
+    there = Plain()
+    feed.join(there)
+    announced = [engine.publish() for _ in range(20)]
+    engine.kept = engine.kept[-5:]
+    joining = Resume(feed, Plain(2), PLAIN, engine.top, 0)
+    after = joining.step(1000)
+    assert after == feed.position
+    read(engine, feed, joining, after, 16)
+    assert not feed.is_repairing
+    with pytest.raises(Unrecoverable):
+        joining.step(1000)
+    for publication in announced:
+        feed.publish(publication)
+    feed.flush()
+    assert len(there.received) == 20
+    assert not there.is_broken
+
+
+def test_a_position_that_never_was_is_found_out_with_one_read(engine: Engine, feed: Feed) -> None:
+    """However much is published, so that the feed is further on after each read."""
+    joining = Resume(feed, Plain(), PLAIN, Position(10**15, engine.epoch), 0)
+    after = joining.step(1000)
+    assert after is not None
+    history, top = engine.read(after)
+    feed.publish(engine.publish())
+    joining.take([frame_of(each) for each in history], top)
+    with pytest.raises(Unrecoverable):
+        joining.step(1000)

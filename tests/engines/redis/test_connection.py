@@ -1,0 +1,80 @@
+"""One connection to Redis, which may break at any moment: whoever waits for it learns so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hubbub.engines import engine_for
+from hubbub.engines.redis.address import parse_url
+from hubbub.engines.redis.connection import Link, Request
+from hubbub.exceptions import EngineUnavailable
+from hubbub.testing.engine_contract import Collector, publication
+from tests.clients import DEADLINE, eventually
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(parse_url(redis_url).options["port"]) as proxy:
+        yield proxy
+
+
+def make_link(port: int) -> Link:
+    target = parse_url(f"redis://127.0.0.1:{port}")
+    connection = target.connection(**target.options)
+    return Link(connection, target.where, lambda *_: None, lambda _: None, lambda _: None)
+
+
+async def test_what_is_sent_when_it_is_closed_is_not_waited_for(proxy: Proxy) -> None:
+    link = make_link(proxy.port)
+    await link.connect()
+    link.close("over")
+    # One without a deadline, as those that subscribe after a reconnection.
+    request = Request(["PING"])
+    link.send(request)
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(EngineUnavailable, match="is closed"):
+            await request.answer
+        await link.wait_closed()
+
+
+async def test_one_that_is_closed_while_it_connects_leaves_nothing_behind(proxy: Proxy) -> None:
+    link = make_link(proxy.port)
+    proxy.stall()
+    connecting = asyncio.create_task(link.connect())
+    await eventually(lambda: len(proxy.links) == 1)
+    link.close("over")
+    proxy.heal()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(EngineUnavailable, match="given up"):
+            await connecting
+        await link.wait_closed()
+
+
+async def test_an_engine_whose_connections_break_while_they_are_made_comes_back(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, collector = engine_for(f"redis://127.0.0.1:{proxy.port}"), Collector()
+    await engine.start(collector)
+    await engine.subscribe("chat")
+    made: list[Link] = []
+    connect = Link.connect
+
+    async def break_another(link: Link) -> None:
+        made.append(link)
+        if len(made) == 2:
+            made[0].close("cut")
+        await connect(link)
+
+    monkeypatch.setattr(Link, "connect", break_another)
+    proxy.cut()
+    try:
+        await collector.until(lambda: collector.reconnects == 1)
+        assert len(made) == 4
+        await engine.publish(publication("chat", "back"))
+        await collector.heard("chat", ["back"])
+    finally:
+        await engine.stop()

@@ -1,0 +1,221 @@
+"""What nodes ask of one another, and what a hub says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from hubbub import EngineUnavailable, Hub
+from hubbub.core.publication import Publication
+from hubbub.node import subscriptions
+from hubbub.node.control import CONTROL, Disconnect
+from hubbub.node.node import Node
+from tests.clients import DEADLINE
+from tests.shared_engine import Server, SharedEngine, running
+
+
+class Client:
+    """A connection that remembers how it was ended."""
+
+    backlog = dropped = 0
+
+    def __init__(self, node: Node, id_: str, user: str | None = None) -> None:
+        self.id = id_
+        self.user = user
+        self.node = node
+        self.ended = asyncio.Event()
+        self.end_of_it: tuple[int, str] | None = None
+        node.add(self)
+
+    def tick(self, now: float) -> None:
+        """Nothing to do."""
+
+    def end(self, code: int, reason: str) -> None:
+        self.end_of_it = (code, reason)
+        self.ended.set()
+        self.node.remove(self)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def nodes(server: Server) -> AsyncIterator[tuple[Node, Node]]:
+    async with running(server) as one, running(server) as two:
+        yield one, two
+
+
+async def test_a_user_is_disconnected_wherever_it_is(nodes: tuple[Node, Node]) -> None:
+    ann = [Client(node, f"{number}", "ann") for number, node in enumerate(nodes)]
+    others = [
+        Client(node, f"bob {number}", user) for node in nodes for number, user in enumerate(("bob", None))
+    ]
+    await nodes[0].command(Disconnect(4001, "go", user="ann"))
+    async with asyncio.timeout(DEADLINE):
+        for client in ann:
+            await client.ended.wait()
+    assert [client.end_of_it for client in ann] == [(4001, "go")] * 2
+    assert not any(client.end_of_it for client in others)
+
+
+async def test_a_connection_is_disconnected_wherever_it_is(nodes: tuple[Node, Node]) -> None:
+    one, two = Client(nodes[1], "one", "ann"), Client(nodes[1], "two", "ann")
+    await nodes[0].command(Disconnect(4001, "go", connection="one"))
+    async with asyncio.timeout(DEADLINE):
+        await one.ended.wait()
+    assert two.end_of_it is None
+
+
+async def test_a_node_that_could_not_hear_carries_out_what_it_was_asked(
+    server: Server, nodes: tuple[Node, Node]
+) -> None:
+    client = Client(nodes[1], "one", "ann")
+    server.nodes[1].go()
+    await nodes[0].command(Disconnect(4001, "go", user="ann"))
+    assert client.end_of_it is None
+    server.nodes[1].come_back()
+    async with asyncio.timeout(DEADLINE):
+        await client.ended.wait()
+
+
+async def test_what_a_newer_version_asks_is_ignored(
+    nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(nodes[0], "one", "ann")
+    await nodes[0].publish(Publication(CONTROL, b"\x81\xa4type\xa4walk", "binary", id="x"))
+    await nodes[0].command(Disconnect(4001, "go", user="ann"))
+    async with asyncio.timeout(DEADLINE):
+        await client.ended.wait()
+    assert "Ignored a command" in caplog.text
+
+
+async def test_the_channel_of_the_nodes_is_not_counted(nodes: tuple[Node, Node]) -> None:
+    stats = nodes[0].stats()
+    assert (stats["channels"], stats["subscriptions"]) == (0, 0)
+
+
+async def test_outages_are_told(server: Server, nodes: tuple[Node, Node]) -> None:
+    health = await nodes[0].health(1)
+    assert health.ok
+    assert (health.engine_outage_seconds, health.error) == (0, "")
+    assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (0, 0)
+    server.go()
+    await asyncio.sleep(0.01)
+    health = await nodes[0].health(1)
+    assert not health.ok
+    assert health.engine_outage_seconds > 0
+    assert health.error == "The test took it away."
+    assert nodes[0].stats()["engine_outages"] == 1
+    assert nodes[0].stats()["engine_outage_seconds"] > 0
+    server.come_back()
+    assert (await nodes[0].health(1)).ok
+    assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (1, 0)
+
+
+async def test_an_engine_that_does_not_answer_is_no_good_one(
+    server: Server, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*args: object, **options: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server.nodes[0], "history", never)
+    health = await nodes[0].health(0.05)
+    assert not health.ok
+    assert "within 0.05 s" in health.error
+
+
+async def test_a_node_does_not_start_without_its_engine(server: Server) -> None:
+    engine = SharedEngine(server)
+    engine.is_away = True
+    with pytest.raises(EngineUnavailable):
+        await Node(engine).start()
+    assert engine.sink is None or not engine.channels
+
+
+# In an app
+
+
+hub = Hub()
+app = FastAPI()
+app.include_router(hub.router)
+
+
+@app.websocket("/{user}")
+async def socket(websocket: WebSocket, user: str) -> None:
+    async with hub.connection(websocket, user=user) as client:
+        await client.send_text(client.id)
+        async for _ in client.iter_text():
+            pass
+
+
+@app.post("/disconnect")
+async def disconnect(user: str | None = None, connection: str | None = None) -> None:
+    await hub.disconnect(user=user, connection=connection, reason="enough")
+
+
+def test_an_app_disconnects_a_user_or_a_connection() -> None:
+    with TestClient(app) as client:
+        for by in ("user", "connection"):
+            with client.websocket_connect("/ann") as ann:
+                who = {"user": "ann", "connection": ann.receive_text()}[by]
+                assert client.post("/disconnect", params={by: who}).status_code == 200
+                with pytest.raises(WebSocketDisconnect) as ended:
+                    ann.receive_text()
+                assert (ended.value.code, ended.value.reason) == (3503, "enough")
+
+
+async def test_whom_to_disconnect_is_one_thing() -> None:
+    async with hub:
+        with pytest.raises(ValueError, match="both or neither"):
+            await hub.disconnect()
+        with pytest.raises(ValueError, match="both or neither"):
+            await hub.disconnect(user="ann", connection="1")
+        with pytest.raises(ValueError, match="1006"):
+            await hub.disconnect(user="ann", code=1006)
+        assert (await hub.health()).ok
+
+
+@pytest.mark.parametrize("first_fails", [True, False])
+def test_subscribing_while_another_task_does_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, first_fails: bool
+) -> None:
+    monkeypatch.setattr(subscriptions, "LINGER", 60)
+    outcomes: list[object] = []
+    app, hub = FastAPI(), Hub()
+    app.include_router(hub.router)
+    subscribe = hub.engine.subscribe
+    attempts = 0
+
+    async def slow_subscribe(channel: str, history: object = None) -> object:
+        nonlocal attempts
+        if channel == "chat":
+            attempts += 1
+            await asyncio.sleep(0.05)
+            if first_fails and attempts == 1:
+                raise EngineUnavailable("the first time")
+        return await subscribe(channel)
+
+    monkeypatch.setattr(hub.engine, "subscribe", slow_subscribe)
+
+    @app.websocket("/")
+    async def endpoint(websocket: WebSocket) -> None:
+        async with hub.connection(websocket) as client:
+            outcomes.extend(
+                await asyncio.gather(*(client.subscribe("chat") for _ in range(3)), return_exceptions=True)
+            )
+            await hub.publish("chat", "hello")
+            await client.receive_text()
+
+    with TestClient(app) as test, test.websocket_connect("/") as socket:
+        assert socket.receive_text() == "hello"
+        socket.send_text("bye")
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert [str(exc) for exc in failed] == (["the first time"] if first_fails else [])
+    assert attempts == 1 + first_fails

@@ -1,0 +1,291 @@
+"""The queued writer over a ``websocket.send`` that completes at once, suspends, fails, or wants a task."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from hubbub.core.frames import Batch, Frame
+from hubbub.core.outbox import Outbox
+from hubbub.core.publication import Position, Publication
+from hubbub.engines.memory import MemoryEngine
+from hubbub.node.node import Node
+from hubbub.transports.asgi import QueuedWriter
+from hubbub.types import SlowConsumer
+from tests.clients import DEADLINE
+
+COST = len("1") + 256
+
+
+def batch(*texts: str, channel: str | None = "chat") -> Batch:
+    return Batch([Frame("text", text.encode()) for text in texts], channel)
+
+
+class Socket:
+    """As much of a WebSocket as the writer needs.
+
+    :param always_suspends: whether ``send`` suspends even when the client keeps up.
+    """
+
+    def __init__(self, *, always_suspends: bool = False) -> None:
+        self.sent: list[str | tuple[int, str]] = []
+        #: While it is clear, the client takes nothing.
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.always_suspends = always_suspends
+        self.error: BaseException | None = None
+        self.needs_task = False
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.needs_task:
+            async with asyncio.timeout(DEADLINE):
+                await asyncio.sleep(0)
+        self.tasks.update(filter(None, [asyncio.current_task()]))
+        if self.always_suspends:
+            await asyncio.sleep(0)
+        if not self.takes.is_set():
+            await self.takes.wait()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message["text"])
+
+    async def close(self, code: int, reason: str) -> None:
+        self.sent.append((code, reason))
+
+
+class Rig:
+    def __init__(
+        self,
+        *,
+        limit: int = 100_000,
+        policy: SlowConsumer = "disconnect",
+        always_suspends: bool = False,
+    ) -> None:
+        self.socket = Socket(always_suspends=always_suspends)
+        self.slow: list[int] = []
+        websocket: WebSocket = self.socket  # type: ignore[assignment]
+        self.writer = QueuedWriter(
+            "ann", websocket, Outbox(limit, policy), lambda code, reason: self.slow.append(code)
+        )
+
+    @property
+    def sent(self) -> list[str | tuple[int, str]]:
+        return self.socket.sent
+
+    async def everything(self, count: int) -> None:
+        """Wait until ``count`` messages are sent."""
+        async with asyncio.timeout(DEADLINE):
+            while len(self.sent) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+
+async def test_a_client_that_keeps_up_costs_no_task() -> None:
+    rig = Rig()
+    before = asyncio.all_tasks()
+    for number in range(100):
+        rig.writer.send(batch(str(number), f"{number}b"))
+    # Nothing has been awaited.
+    assert rig.sent == [text for number in range(100) for text in (str(number), f"{number}b")]
+    assert asyncio.all_tasks() == before
+    assert rig.writer.backlog == 0
+
+
+async def test_what_is_suspended_is_finished_by_a_task_and_overtaken_by_nothing() -> None:
+    rig = Rig()
+    rig.writer.send(batch("0"))
+    rig.socket.takes.clear()
+    rig.writer.send(batch("1", "2"))
+    rig.writer.send(batch("3"))
+    assert rig.sent == ["0"]
+    assert rig.writer.backlog == 3 * COST
+    assert rig.writer.stalled(asyncio.get_running_loop().time() + 10) >= 10
+    rig.socket.takes.set()
+    await rig.everything(4)
+    rig.writer.send(batch("4"))
+    await rig.everything(5)
+    assert rig.sent == ["0", "1", "2", "3", "4"]
+    assert rig.writer.backlog == 0
+    assert rig.writer.stalled(asyncio.get_running_loop().time() + 10) == 0
+    # The client keeps up again: no task is needed.
+    rig.writer.send(batch("5"))
+    assert rig.sent[-1] == "5"
+
+
+async def test_a_server_that_always_suspends_gets_one_task_for_a_burst() -> None:
+    rig = Rig(always_suspends=True)
+    for burst in range(3):
+        for number in range(50):
+            rig.writer.send(batch(f"{burst} {number}"))
+        await rig.everything((burst + 1) * 50)
+        await asyncio.sleep(0)
+    assert rig.sent == [f"{burst} {number}" for burst in range(3) for number in range(50)]
+    # The first send of each burst begins without a task, and within this test.
+    assert len(rig.socket.tasks - {asyncio.current_task()}) == 3
+
+
+async def test_the_outbox_bounds_what_waits_behind_a_suspended_send() -> None:
+    rig = Rig(limit=3 * COST)
+    rig.socket.takes.clear()
+    for number in range(3):
+        rig.writer.send(batch(str(number)))
+    assert rig.slow == []
+    rig.writer.send(batch("3"))
+    assert rig.slow == [3008]
+    rig.socket.takes.set()
+    await rig.writer.ended(20)
+    # What was under way arrives; the close frame is the last.
+    assert rig.sent == ["0", (3008, f"slow: more than {3 * COST} bytes waiting")]
+    assert rig.writer.backlog == 0
+
+
+async def test_the_close_frame_is_the_last() -> None:
+    for suspends in (False, True):
+        rig = Rig(always_suspends=suspends)
+        rig.writer.send(batch("0"))
+        rig.writer.send(batch("1"))
+        rig.writer.end(1000, "bye")
+        rig.writer.send(batch("2"))
+        await rig.writer.ended(20)
+        assert rig.sent == ["0", "1", (1000, "bye")]
+        assert rig.writer.is_gone
+
+
+async def test_a_client_that_is_gone_is_cut() -> None:
+    for error in (WebSocketDisconnect(1006), OSError("reset"), RuntimeError("closed")):
+        for suspends in (False, True):
+            rig = Rig(always_suspends=suspends)
+            rig.writer.send(batch("0"))
+            await rig.everything(1)
+            rig.socket.error = error
+            rig.writer.send(batch("1"))
+            async with asyncio.timeout(DEADLINE):
+                while not rig.writer.is_gone:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            rig.writer.send(batch("2"))
+            await rig.writer.ended(20)
+            assert rig.sent == ["0"]
+
+
+async def test_a_send_that_is_cancelled_by_the_server_is_the_end_of_this_client_alone() -> None:
+    rig = Rig()
+    rig.socket.error = asyncio.CancelledError()
+    rig.writer.send(batch("0"))
+    assert rig.writer.is_gone
+
+
+async def test_a_send_that_needs_a_task_gets_one(caplog: pytest.LogCaptureFixture) -> None:
+    """A middleware may use ``asyncio.timeout``, for example, which works in tasks only."""
+    rig = Rig()
+    rig.socket.needs_task = True
+
+    for number in range(3):
+        asyncio.get_running_loop().call_soon(rig.writer.send, batch(str(number)))
+    await rig.everything(3)
+    asyncio.get_running_loop().call_soon(rig.writer.send, batch("3"))
+    await rig.everything(4)
+    rig.writer.end(1000)
+    await rig.writer.ended(20)
+    assert rig.sent == ["0", "1", "2", "3", (1000, "")]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_so_it_does_where_a_task_writes() -> None:
+    """A time limit would be for the task that writes, and end in another."""
+    rig = Rig()
+    send = rig.socket.send
+
+    async def limited(message: dict[str, Any]) -> None:
+        with anyio.fail_after(60):
+            await send(message)
+
+    rig.socket.send = limited  # type: ignore[method-assign]
+    rig.socket.takes.clear()
+    me = asyncio.current_task()
+    rig.writer.send(batch("0"))
+    assert asyncio.current_task() is me
+    rig.writer.send(batch("1"))
+    rig.socket.takes.set()
+    await rig.everything(2)
+    rig.writer.end(1000)
+    await rig.writer.ended(20)
+    assert rig.sent == ["0", "1", (1000, "")]
+
+
+async def test_a_send_begins_and_ends_in_one_context() -> None:
+    """A middleware may set a context variable and reset it, as those that trace requests do."""
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    variable.set("connection")
+    rig = Rig()
+    seen = []
+    send = rig.socket.send
+
+    async def traced(message: dict[str, Any]) -> None:
+        seen.append(variable.get())
+        token = variable.set("send")
+        try:
+            await send(message)
+        finally:
+            variable.reset(token)
+
+    rig.socket.send = traced  # type: ignore[method-assign]
+    rig.socket.takes.clear()
+    variable.set("another place")
+    rig.writer.send(batch("0", "1"))
+    rig.socket.takes.set()
+    await rig.everything(2)
+    await asyncio.sleep(0)
+    rig.writer.send(batch("2"))
+    assert rig.sent == ["0", "1", "2"]
+    assert seen == ["connection"] * 3
+    assert not rig.writer.is_gone
+
+
+async def test_publications_are_sent_in_the_context_of_the_node() -> None:
+    """Not in that of the publisher, which is another request."""
+    seen: list[str] = []
+    place: ContextVar[str] = ContextVar("place", default="node")
+
+    class Subscriber:
+        id = "ann"
+
+        def write(self, batch: Batch) -> int:
+            seen.append(place.get())
+            return len(batch)
+
+        def write_rest(self, batch: Batch, taken: int) -> None:
+            raise AssertionError
+
+        async def ready(self) -> int:
+            raise AssertionError
+
+        def broken(self, channel: str, position: Position) -> None:
+            raise AssertionError
+
+    node = Node(MemoryEngine("memory://"))
+    await node.start()
+    await node.join("chat", Subscriber())
+    place.set("publisher")
+    await node.publish(Publication("chat", b"0", "text"))
+    await asyncio.sleep(0)
+    await node.stop(1001, "", 0)
+    assert seen == ["node"]
+
+
+async def test_a_writer_that_is_given_up_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    for turns in range(3):
+        rig = Rig()
+        rig.socket.takes.clear()
+        rig.writer.send(batch("0"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        rig.writer.end(1001)
+        await rig.writer.ended(0)
+        assert asyncio.all_tasks() == before
+        assert rig.sent == []
