@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.connection.connection import Connection
+from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
 from hubbub.exceptions import (
     EngineUnavailable,
@@ -19,7 +20,7 @@ from hubbub.exceptions import (
 )
 from hubbub.hub import Hub, Stats
 from hubbub.publisher import Publisher
-from hubbub.types import Health, History, Presence, PresenceEntry
+from hubbub.types import Health, Presence, PresenceEntry
 
 __version__ = "0.1.0"
 

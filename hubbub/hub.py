@@ -17,6 +17,7 @@ from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.channels.registry import Registry
 from hubbub.codes import CloseCode, check_code, clip_reason
 from hubbub.connection.connection import Connection, ConnectionOptions, connection_id
+from hubbub.core.history import History
 from hubbub.core.publication import (
     START,
     Position,
@@ -39,16 +40,7 @@ from hubbub.servers.adoption import adopt_server, adopt_server_of
 from hubbub.servers.stopping import Stopping
 from hubbub.servers.workers import the_only_worker
 from hubbub.threads import refuse_event_loop
-from hubbub.types import (
-    Health,
-    History,
-    Presence,
-    SlowConsumer,
-    User,
-    check_count,
-    check_seconds,
-    user_id,
-)
+from hubbub.types import Health, Presence, SlowConsumer, User, check_count, check_seconds, user_id
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
 hubs: WeakSet[Hub] = WeakSet()

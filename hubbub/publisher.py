@@ -20,11 +20,12 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakSet, finalize
 
+from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication, check_channel, check_key, encode, publication_ids
 from hubbub.engines import Engine, engine_for
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
 from hubbub.threads import refuse_event_loop
-from hubbub.types import History, check_utf8
+from hubbub.types import check_utf8
 
 #: Seconds after which an engine that keeps no deadline of its own is not waited for any more.
 DEADLINE = 30.0

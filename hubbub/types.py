@@ -20,10 +20,6 @@ JoinLeave: TypeAlias = Literal["connections", "users"]
 #: A user, as applications know it. Inside it is its ``str``.
 User: TypeAlias = str | int | UUID
 
-#: Publications that one channel can keep, and seconds that it can keep them: what all engines can store.
-MAX_SIZE = 2**31 - 1
-MAX_TTL = 100 * 365.25 * 86_400
-
 
 def user_id(user: User) -> str:
     """The id of ``user``, as it is compared and as other clients see it.
@@ -86,24 +82,6 @@ def check_seconds(name: str, value: object, *, most: float | None = None) -> Non
         raise ValueError(f"Expected {name} to be finite, but got {value!r}.")
     if most is not None and value > most:
         raise ValueError(f"Expected {name} to be at most {most:,.0f} s, but got {value!r:.50}.")
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a channel keeps of what was published to it, so that a client that was away can catch up.
-
-    :param size: publications kept, the newest ones; at most ``2**31 - 1``.
-    :param ttl: seconds that each of them is kept; at most 100 years.
-    :raises TypeError: ``size`` is no ``int``, or ``ttl`` no number.
-    :raises ValueError: one of them is out of range.
-    """
-
-    size: int = 100
-    ttl: float = 3600.0
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size, least=1, most=MAX_SIZE)
-        check_seconds("ttl", self.ttl, most=MAX_TTL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import ClassVar
 
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, HistoryPage, PresenceChange, Sink, Top
+from hubbub.engines.base import Engine, PresenceChange, Sink, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.node import Node
-from hubbub.types import History
 
 
 class Server:

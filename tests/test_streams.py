@@ -20,8 +20,9 @@ from hubbub import (
     Unrecoverable,
 )
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
-from hubbub.engines.base import HistoryPage, Top
+from hubbub.engines.base import Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.node import node as node_module
 from hubbub.node import repairs, subscriptions

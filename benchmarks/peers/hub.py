@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, WebSocket
 
 from hubbub import History, Hub, Position
-from hubbub.engines import HistoryPage
+from hubbub.core.history import HistoryPage
 
 hub = Hub(os.environ.get("STORE", "memory://"))
 if size := os.environ.get("HISTORY"):

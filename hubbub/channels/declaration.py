@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from hubbub.core.history import History
 from hubbub.exceptions import InvalidChannel
-from hubbub.types import History
 
 PARAMETER = re.compile(r"\{([^{}]*)\}")
 

@@ -16,11 +16,11 @@ import typer
 from hubbub.cli.advice import advise
 from hubbub.cli.errors import FAILURE
 from hubbub.cli.options import URL, Namespace
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
 from hubbub.engines.base import Diagnosis, Engine, PresenceChange
 from hubbub.exceptions import EngineUnavailable, HubbubError
 from hubbub.publisher import shared_engine_for
-from hubbub.types import History
 
 T = TypeVar("T")
 

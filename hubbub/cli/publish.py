@@ -14,9 +14,9 @@ from pydantic_core import from_json
 from hubbub.cli import position
 from hubbub.cli.errors import explained, fail
 from hubbub.cli.options import URL_HELP, URL_VARIABLE, Namespace, is_url, url_from
+from hubbub.core.history import History
 from hubbub.exceptions import InvalidData
 from hubbub.publisher import Publisher
-from hubbub.types import History
 
 
 class Form(StrEnum):

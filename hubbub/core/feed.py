@@ -26,10 +26,10 @@ from typing import Protocol, TypeAlias
 
 from hubbub.core.forms import PLAIN, Form
 from hubbub.core.frames import Batch, Frame
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.ring import Ring
 from hubbub.exceptions import Unrecoverable
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.feed")
 

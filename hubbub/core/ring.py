@@ -16,8 +16,8 @@ from math import inf
 from typing import NamedTuple
 
 from hubbub.core.frames import Frame
+from hubbub.core.history import History
 from hubbub.core.publication import Publication
-from hubbub.types import History
 
 #: Publications kept at the most, and their bytes. When a server restarts, all its clients come at once, and
 #: miss the same.

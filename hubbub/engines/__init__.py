@@ -8,7 +8,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NamedTuple
 
-from hubbub.engines.base import Engine, HistoryPage, Sink
+from hubbub.core.history import HistoryPage
+from hubbub.engines.base import Engine, Sink
 from hubbub.exceptions import InvalidURL, MissingExtra
 
 __all__ = ["ENGINES", "Engine", "EngineSpec", "HistoryPage", "Sink", "doctor_command", "engine_for"]

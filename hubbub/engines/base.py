@@ -8,24 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines")
 
 #: Seconds in which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
-
-
-class HistoryPage(NamedTuple):
-    """A piece of a channel's history, read in one go.
-
-    :param publications: in the order asked for, without a gap.
-    :param position: where the channel stood at that moment, which may be further on.
-    """
-
-    publications: Sequence[Publication]
-    position: Position
 
 
 class Top(NamedTuple):

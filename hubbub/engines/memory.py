@@ -19,10 +19,10 @@ from itertools import islice
 from secrets import token_hex
 from typing import ClassVar
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, HistoryPage, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, PresenceChange, Sink, Top, hand_over
 from hubbub.exceptions import HubNotRunning, InvalidURL
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.memory")
 

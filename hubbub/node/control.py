@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from msgspec import DecodeError, Struct, msgpack
 
+from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL
 from hubbub.exceptions import InvalidData
-from hubbub.types import History
 
 #: The channel, and what it keeps.
 CONTROL = f"{INTERNAL}control"

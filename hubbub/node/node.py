@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from hubbub.core.callback_subscriber import CallbackSubscriber
 from hubbub.core.feed import Subscriber
 from hubbub.core.forms import PLAIN, Form
+from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
 from hubbub.core.rotation import Rotation
 from hubbub.engines.base import Engine
@@ -28,7 +29,7 @@ from hubbub.node.control import (
 from hubbub.node.presence import PresenceTracker, decode_member, decode_members
 from hubbub.node.presence_events import PresenceEvents
 from hubbub.node.subscriptions import Subscriptions
-from hubbub.types import Health, History, JoinLeave, Presence, check_count
+from hubbub.types import Health, JoinLeave, Presence, check_count
 
 logger = logging.getLogger("hubbub.node.node")
 

@@ -15,12 +15,12 @@ from itertools import islice
 from typing import Any
 
 from hubbub.core.feed import Feed
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position
 from hubbub.core.rotation import Rotation
-from hubbub.engines.base import Engine, HistoryPage, Top
+from hubbub.engines.base import Engine, Top
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.node.repairs")
 

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from hubbub.core.feed import Feed, Subscriber, frame_of
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
+from hubbub.core.history import HistoryPage
 from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
-from hubbub.engines.base import HistoryPage
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
 

@@ -13,12 +13,12 @@ from weakref import WeakValueDictionary
 
 from hubbub.core.feed import Feed, Subscriber
 from hubbub.core.forms import PLAIN, Form
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import Engine, HistoryPage
+from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.repairs import READS, Repairs
 from hubbub.node.replay import Replay
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.node.subscriptions")
 

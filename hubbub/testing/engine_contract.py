@@ -20,9 +20,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import ClassVar
 
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
 from hubbub.engines.base import Engine, PresenceChange, Top
-from hubbub.types import History
 
 #: Seconds after which a test gives up.
 DEADLINE = 60.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hubbub.core.frames import Frame
+from hubbub.core.history import History
 from hubbub.core.publication import Publication
 from hubbub.core.ring import RING_BYTES, RING_SIZE, STORM, Ring
-from hubbub.types import History
 
 
 class Clock:

@@ -14,12 +14,12 @@ from weakref import WeakSet
 
 import pytest
 
+from hubbub.core.history import MAX_TTL, History
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines import memory as module
 from hubbub.engines.base import IDEMPOTENCY_WINDOW
 from hubbub.engines.memory import STREAM_TTL, MemoryEngine
 from hubbub.testing.engine_contract import DEADLINE, Collector, publication
-from hubbub.types import MAX_TTL, History
 
 SHORT, LONG = History(size=100, ttl=10), History(size=100, ttl=1_000_000)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position, pack
 from hubbub.engines import engine_for
 from hubbub.engines.base import PresenceChange
@@ -30,7 +31,6 @@ from hubbub.engines.sqlite import store as store_module
 from hubbub.engines.sqlite import worker as worker_module
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidData, InvalidURL
 from hubbub.testing.engine_contract import DEADLINE, HISTORY, Collector, publication
-from hubbub.types import History
 
 #: A user who has no rights anywhere.
 NOBODY = 65534
@@ -740,7 +740,7 @@ import asyncio, sys
 from hubbub.engines import engine_for
 from hubbub.testing.engine_contract import Collector, publication
 from hubbub.engines.sqlite import store
-from hubbub.types import History
+from hubbub.core.history import History
 
 async def main(url, count):
     store.KEEP = 0.0

@@ -11,9 +11,9 @@ import pytest
 from hubbub import EngineUnavailable, History, Position, Publication, Unrecoverable
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.frames import Batch
+from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
 from hubbub.engines import engine_for
-from hubbub.engines.base import HistoryPage
 from hubbub.node import subscriptions
 from hubbub.node.node import YIELD_COUNT, Node
 from tests.clients import DEADLINE

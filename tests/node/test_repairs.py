@@ -11,8 +11,9 @@ import pytest
 
 from hubbub import History, Position, Publication
 from hubbub.core.feed import Feed
+from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
-from hubbub.engines.base import HistoryPage, Top
+from hubbub.engines.base import Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.repairs import BATCH, CHECK, GRACE, Repairs
 from tests.clients import DEADLINE

@@ -19,8 +19,8 @@ from hubbub import (
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.forms import ENVELOPE
 from hubbub.core.frames import FRAME_OVERHEAD
+from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
-from hubbub.engines.base import HistoryPage
 from hubbub.node import node as node_module
 from hubbub.node import repairs, replay, subscriptions
 from hubbub.node.node import Node

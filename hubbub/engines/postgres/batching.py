@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
+from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.postgres.locks import Blocked, Locks
-from hubbub.types import History
 
 #: Publications to one channel, and their bytes, that are accepted in one transaction.
 BATCH_SIZE, BATCH_BYTES = 100, 1_048_576

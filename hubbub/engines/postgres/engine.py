@@ -14,8 +14,9 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication
-from hubbub.engines.base import Diagnosis, Engine, HistoryPage, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.base import Diagnosis, Engine, PresenceChange, Sink, Top, hand_over
 from hubbub.engines.postgres import statements
 from hubbub.engines.postgres.address import DEADLINE, Address
 from hubbub.engines.postgres.batching import Batching, Item
@@ -28,7 +29,6 @@ from hubbub.engines.postgres.schema import HANDOVER, Connection, Schema
 from hubbub.engines.postgres.transactions import append_in
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.postgres")
 

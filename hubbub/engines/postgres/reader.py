@@ -8,10 +8,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
+from hubbub.core.history import History
 from hubbub.core.publication import Publication
 from hubbub.engines.postgres.rows import as_publication
 from hubbub.engines.postgres.schema import Connection, Schema
-from hubbub.types import History
 
 #: What is read at once: channels, publications, publications of one channel, bytes (and one of them more).
 READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_388_608

@@ -6,9 +6,9 @@ from typing import Any
 
 import asyncpg
 
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import Top
-from hubbub.types import History
 
 
 def as_arguments(publication: Publication, history: History | None, key: str | None) -> tuple[Any, ...]:

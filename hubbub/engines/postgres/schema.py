@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import asyncpg
 
+from hubbub.core.history import History
 from hubbub.engines.base import IDEMPOTENCY_WINDOW
 from hubbub.engines.postgres.address import Address
 from hubbub.exceptions import EngineUnavailable
-from hubbub.types import History
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -12,17 +12,9 @@ from typing import ClassVar
 
 from redis.crc import key_slot
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import (
-    IDEMPOTENCY_WINDOW,
-    Diagnosis,
-    Engine,
-    HistoryPage,
-    PresenceChange,
-    Sink,
-    Top,
-    hand_over,
-)
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Diagnosis, Engine, PresenceChange, Sink, Top, hand_over
 from hubbub.engines.redis.address import parse_url
 from hubbub.engines.redis.chunks import chunks
 from hubbub.engines.redis.connections import Session
@@ -32,7 +24,6 @@ from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import BEGIN, DECLARE, PUBLISH, READ, REMOVE, TOPS
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.exceptions import EngineUnavailable, InvalidData
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.redis")
 

@@ -6,8 +6,8 @@ has outlived the restart of a server finds out whether the server still has what
 
 from __future__ import annotations
 
+from hubbub.core.history import History
 from hubbub.core.publication import START
-from hubbub.types import History
 
 
 class Known:

@@ -8,12 +8,12 @@ import os
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Diagnosis, Engine, HistoryPage, PresenceChange, Sink, Top
+from hubbub.engines.base import Diagnosis, Engine, PresenceChange, Sink, Top
 from hubbub.engines.sqlite import diagnostics
 from hubbub.engines.sqlite.worker import Work, Worker
 from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
-from hubbub.types import History
 
 T = TypeVar("T")
 

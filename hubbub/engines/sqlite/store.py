@@ -16,11 +16,11 @@ from importlib.resources import files
 from secrets import token_hex
 from typing import Any, NamedTuple
 
+from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, HistoryPage, Top
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Top
 from hubbub.engines.sqlite.presence import Presence
 from hubbub.exceptions import EngineUnavailable
-from hubbub.types import History
 
 #: The version of the tables, which is in ``PRAGMA user_version``, and the statements that lead to each
 #: version from the one before it.

@@ -20,11 +20,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
+from hubbub.core.history import History
 from hubbub.core.publication import Publication, unpack
 from hubbub.engines.base import Sink, Top, hand_over
 from hubbub.engines.sqlite.store import KEEP, Store, is_busy, is_full
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidData
-from hubbub.types import History
 
 logger = logging.getLogger("hubbub.engines.sqlite")
 

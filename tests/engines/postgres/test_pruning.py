@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from hubbub.core.history import History
 from hubbub.engines.postgres import PostgresEngine, schema
 from hubbub.engines.postgres import engine as module
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
-from hubbub.types import History
 from tests.engines.postgres.nodes import asyncpg_connection, started, until
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from hubbub.core.history import History
 from hubbub.core.publication import Position
 from hubbub.engines import engine_for
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.testing.engine_contract import Collector, publication
-from hubbub.types import History
 from tests.clients import DEADLINE
 
 

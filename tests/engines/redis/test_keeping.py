@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from redis import Redis, RedisCluster
 
+from hubbub.core.history import MAX_SIZE, MAX_TTL, History
 from hubbub.core.publication import Position
 from hubbub.engines.redis.address import parse_url
 from hubbub.testing.engine_contract import HISTORY, publication
-from hubbub.types import MAX_SIZE, MAX_TTL, History
 from tests.engines.redis.nodes import running
 from tests.engines.redis.server import RedisServer
 

@@ -8,12 +8,12 @@ import logging
 import pytest
 
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.core.history import History
 from hubbub.core.publication import START, Position
 from hubbub.engines.redis import RedisEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.node import Node
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
-from hubbub.types import History
 from tests.clients import DEADLINE
 from tests.engines.redis.nodes import accepted, close_for, running
 from tests.engines.redis.server import RedisServer

@@ -1,0 +1,43 @@
+"""History: the publications that a channel keeps, for clients that reconnect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hubbub.core.publication import Position, Publication
+from hubbub.types import check_count, check_seconds
+
+#: Publications that one channel can keep, and seconds that it can keep them: what all engines can store.
+MAX_SIZE = 2**31 - 1
+MAX_TTL = 100 * 365.25 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a channel keeps of what was published to it, so that a client that was away can catch up.
+
+    :param size: publications kept, the newest ones; at most ``2**31 - 1``.
+    :param ttl: seconds that each of them is kept; at most 100 years.
+    :raises TypeError: ``size`` is no ``int``, or ``ttl`` no number.
+    :raises ValueError: one of them is out of range.
+    """
+
+    size: int = 100
+    ttl: float = 3600.0
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size, least=1, most=MAX_SIZE)
+        check_seconds("ttl", self.ttl, most=MAX_TTL)
+
+
+class HistoryPage(NamedTuple):
+    """A piece of a channel's history, read in one go.
+
+    :param publications: in the order asked for, without a gap.
+    :param position: where the channel stood at that moment, which may be further on.
+    """
+
+    publications: Sequence[Publication]
+    position: Position
