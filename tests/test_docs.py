@@ -80,6 +80,49 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def behaviours() -> list[tuple[str, str]]:
+    """The word and the files of each behaviour in docs/architecture.md."""
+    table = (ROOT / "docs" / "architecture.md").read_text().split("| Behaviour |", 1)[1].split("\n\n", 1)[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines()[2:]]
+    return [(word.strip(), file) for word, files in rows for file in re.findall("`(.*?)`", files)]
+
+
+@pytest.mark.parametrize(("word", "file"), behaviours())
+def test_a_behaviour_is_in_a_file_of_its_name(word: str, file: str) -> None:
+    assert (ROOT / "hubbub" / file).is_file()
+    assert Path(file).stem == word
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+def test_paths_in_the_docs_exist(page: str) -> None:
+    paths = re.findall(r"`([\w./-]+(?:\.py|\.c|/))`", (ROOT / "docs" / page).read_text())
+    assert paths
+    missing = [path for path in paths if not any((root / path).exists() for root in (ROOT / "hubbub", ROOT))]
+    assert not missing
+
+
+def test_headings_that_links_name_exist() -> None:
+    def anchors(page: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            assert anchor in anchors(page.parent / target if target else page), (
+                f"{page.name}: {target}#{anchor}"
+            )
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_sentences_have_nouns(page: Path) -> None:
+    words = re.findall(
+        r"\b(?:nobody|somebody|everybody|anybody|whoever|whatever|anew)\b",
+        page.read_text(),
+        flags=re.IGNORECASE,
+    )
+    assert not words
+
+
 async def test_the_quickstart_of_the_readme_survives_a_restart(log: Path, tmp_path: Path) -> None:
     install, python, command, *_ = found = blocks(ROOT / "README.md")
     html = found[-1]
