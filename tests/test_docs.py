@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -199,6 +200,26 @@ async def test_the_notifications_example_authenticates_its_clients(log: Path, co
                 with pytest.raises(ConnectionClosed):
                     await receive(client)
                 assert (client.close_code, client.close_reason) == (4001, "logged out")
+
+
+@pytest.mark.parametrize("command", ["hubbub run", "uvicorn"])
+async def test_the_broadcast_example_publishes_from_background_tasks(log: Path, command: str) -> None:
+    async with serve("broadcast:app", log, command=command, probe="/docs") as server:
+        async with (
+            connect(f"{server.ws}/ws") as ann,
+            connect(f"{server.ws}/ws") as bob,
+            http_client(base_url=server.http) as http,
+        ):
+            for client in (ann, bob):
+                times = [datetime.fromisoformat((await receive_json(client))["time"]) for _ in range(2)]
+                assert times[0] < times[1]
+            assert (await http.post("/news", params={"text": "hello"})).status_code == 202
+            for client in (ann, bob):
+                while "time" in (message := await receive_json(client)):
+                    pass
+                assert message == {"text": "hello"}
+        await server.stop()
+        assert "Traceback" not in server.log
 
 
 async def test_the_orders_example_publishes_from_a_route(log: Path) -> None:
