@@ -17,7 +17,7 @@ hub = Hub()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with hub:  # The hub runs until the task below has ended.
+    async with hub:  # keeps the hub running for the task, until it is cancelled
         clock = asyncio.create_task(tick())
         yield
         clock.cancel()
