@@ -866,7 +866,7 @@ async def test_echo(demo: Demo) -> None:
 
 
 async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) -> None:
-    """The page of docs/streams.md comes back for what it missed."""
+    """The page of docs/history.md receives the messages it missed when it reconnects."""
     watched.expects_errors = True
     async with serve("history:app", tmp_path / "log", probe="/docs") as server:
         pages = [await open_page(f"{server.http}/rooms/1") for _ in range(2)]
