@@ -1,4 +1,10 @@
-"""Endings: what a client is told when its handler's block is left by an exception."""
+"""Closing: the close code for an exception that leaves a connection's block, and FastAPI's part in it.
+
+FastAPI handles a ``WebSocketException`` by closing the socket with its code and reason. A connection cannot
+leave the close frame to it: what the client still has to get comes first, for a limited time; the client may
+be gone, or read nothing; and code around the block may catch the exception. So the connection closes, and the
+exception that it raises then is :class:`Refused`, which FastAPI is told to take as handled.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException, WebSocketException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -14,11 +22,22 @@ from hubbub.codes import CloseCode, clip_reason, is_sendable
 from hubbub.exceptions import InvalidMessage, InvalidPosition
 
 
-def close_for(exc: BaseException) -> WebSocketException | None:
-    """``exc`` as the exception that closes a socket, if it is about this client and no failure of the server.
+class Refused(WebSocketException):
+    """A client was refused, and its socket has been closed with this code and reason."""
 
-    An ``HTTPException`` can only be answered before the socket is accepted; after that, its detail becomes
-    the reason of a close frame.
+
+def close_for(exc: BaseException) -> WebSocketException | None:
+    """Return ``exc`` as the close code and reason for a client; ``None`` if it is an error of the server.
+
+    =======================  ==============================================================
+    ``WebSocketException``   its code, or 1011 where that may not be sent
+    ``InvalidMessage``       its code: 1003, or 1007
+    ``InvalidPosition``      1008
+    ``HTTPException``        1008 for a status of 4xx, 1011 for any other; an open socket
+                             has no status any more, so its detail becomes the reason
+    =======================  ==============================================================
+
+    Reasons are cut to what fits into a close frame.
     """
     match exc:
         case WebSocketException():
@@ -36,7 +55,7 @@ def close_for(exc: BaseException) -> WebSocketException | None:
 
 
 def is_disconnect(exc: BaseException) -> bool:
-    """Whether ``exc`` says that the client has gone, and nothing else; task groups wrap it."""
+    """Whether ``exc`` only says that the client has left; task groups wrap it."""
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(WebSocketDisconnect)[1] is None
     return isinstance(exc, WebSocketDisconnect)
@@ -45,13 +64,13 @@ def is_disconnect(exc: BaseException) -> bool:
 def has_websocket_handler(websocket: WebSocket, exc: BaseException) -> bool:
     """Whether the application has an exception handler for ``exc`` that can deal with an open socket.
 
-    One made for HTTP returns a response, which a socket that is open cannot be sent any more.
+    A handler for HTTP returns a response, which an open socket cannot be sent any more.
     """
     handlers = getattr(websocket.scope.get("app"), "exception_handlers", {})
     for cls in type(exc).__mro__:
-        # Handlers for Exception itself are run for HTTP only (starlette.middleware.errors).
+        # Starlette runs handlers for Exception itself for HTTP only (starlette.middleware.errors).
         if cls is not Exception and cls in handlers:
-            return _takes_websocket(handlers[cls])
+            return issubclass(cls, WebSocketException) or _takes_websocket(handlers[cls])
     return False
 
 
@@ -66,3 +85,28 @@ def _takes_websocket(handler: Callable[..., Any]) -> bool:
         isinstance(cls, type) and issubclass(cls, HTTPConnection) and not issubclass(cls, Request)
         for cls in (get_args(hint) or (hint,))
     )
+
+
+def is_left_closed(websocket: WebSocket) -> bool:
+    """Have the application's exception handling take :class:`Refused` as handled.
+
+    :return: ``False`` if a middleware hides the exception handling. Then it would close the socket again,
+        which is an error.
+    """
+    app = websocket.scope.get("app")
+    if not isinstance(app, Starlette):
+        # Only an application closes sockets.
+        return True
+    is_found = False
+    # Each middleware has the next one, and at last the router, in its attribute ``app``.
+    layer: Any = app.middleware_stack
+    while layer is not None and layer is not app.router:
+        if isinstance(layer, ExceptionMiddleware):
+            layer.add_exception_handler(Refused, _is_closed)  # once more has no effect
+            is_found = True
+        layer = getattr(layer, "app", None)
+    return is_found
+
+
+async def _is_closed(websocket: WebSocket, exc: Exception) -> None:
+    """Handle :class:`Refused`: nothing is left to do."""

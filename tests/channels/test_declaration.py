@@ -29,7 +29,7 @@ def test_patterns_say_which_channels_are_meant() -> None:
         ("{rest:path}/end", ["a/end", "a/b/end", "end/end"], ["/end", "a/end/", "end"]),
     ):
         channel = ChannelDeclaration(pattern)
-        assert [name for name in (*fits, *others) if channel.fits(name)] == fits
+        assert [name for name in (*fits, *others) if channel.matches(name)] == fits
 
 
 @pytest.mark.parametrize(
