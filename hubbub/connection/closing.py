@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
+import fastapi
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -22,12 +23,12 @@ from hubbub.codes import CloseCode, clip_reason, is_sendable
 from hubbub.exceptions import InvalidMessage, InvalidPosition
 
 
-class Refused(WebSocketException):
+class Refused(fastapi.WebSocketException):
     """A client was refused, and its socket has been closed with this code and reason."""
 
 
-def close_for(exc: BaseException) -> WebSocketException | None:
-    """Return ``exc`` as the close code and reason for a client; ``None`` if it is an error of the server.
+def close_for(exc: BaseException) -> fastapi.WebSocketException | None:
+    """Return the close code and reason for ``exc``; ``None`` if ``exc`` is an error of the server.
 
     =======================  ==============================================================
     ``WebSocketException``   its code, or 1011 where that may not be sent
@@ -42,15 +43,15 @@ def close_for(exc: BaseException) -> WebSocketException | None:
     match exc:
         case WebSocketException():
             code = exc.code if is_sendable(exc.code) else CloseCode.INTERNAL_ERROR
-            return WebSocketException(code, clip_reason(exc.reason))
+            return fastapi.WebSocketException(code, clip_reason(exc.reason))
         case InvalidMessage():
-            return WebSocketException(exc.code, clip_reason(str(exc)))
+            return fastapi.WebSocketException(exc.code, clip_reason(str(exc)))
         case InvalidPosition():
-            return WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(str(exc)))
+            return fastapi.WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(str(exc)))
         case HTTPException():
             is_about_the_client = 400 <= exc.status_code < 500
             code = CloseCode.POLICY_VIOLATION if is_about_the_client else CloseCode.INTERNAL_ERROR
-            return WebSocketException(code, clip_reason(str(exc.detail)))
+            return fastapi.WebSocketException(code, clip_reason(str(exc.detail)))
     return None
 
 

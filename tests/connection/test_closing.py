@@ -1,4 +1,4 @@
-"""However a handler's block ends, the client gets a close frame that says why, and nothing is left behind."""
+"""Every end of a block closes the socket with a code and a reason, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.clients import closed, connect, eventually, receive, receive_json, reset
+from tests.clients import closed, connect, connect_deaf, eventually, receive, receive_json, reset
 from tests.uvicorn_process import ROOT, SERVERS, Server, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -127,6 +127,30 @@ async def test_refusing_a_client_that_has_gone_is_no_error(server: Server) -> No
         reset(client)
     await nothing_remains(server)
     assert server.log.count("Traceback") == errors
+
+
+async def test_refusing_a_client_that_does_not_read_is_no_error(server: Server) -> None:
+    errors = server.log.count("Traceback")
+    client = await connect_deaf(f"{server.ws}/ends/stalled")
+    await client.send("go")
+
+    async def it_is_given_up() -> bool:
+        now = await server.get_json("/remains")
+        return not (now["connections"] or now["alive"].get("Connection"))
+
+    await eventually(it_is_given_up)
+    client.transport.abort()
+    await nothing_remains(server)
+    assert server.log.count("Traceback") == errors
+
+
+async def test_a_refusal_that_is_caught_around_the_block_has_closed_the_socket(server: Server) -> None:
+    async with connect(f"{server.ws}/log") as log:
+        assert await receive(log) == "ready"
+        async with connect(f"{server.ws}/caught") as client:
+            assert await closed(client) == (1008, "not your room")
+        assert str(await receive(log)).startswith("after <Connection")
+    await nothing_remains(server)
 
 
 async def test_unexpected_exceptions_are_logged_with_their_traceback(server: Server) -> None:
