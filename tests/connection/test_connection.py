@@ -75,6 +75,20 @@ def publication(id: str | None, data: object) -> dict[str, Any]:  # noqa: A002
     return {"type": PUBLICATION, "channel": "chat", "id": id, "data": data}
 
 
+def test_public_names_are_those_that_applications_use() -> None:
+    """What the node and the writer need is in modules of its own."""
+    served = Served()
+    with served.client() as client, client.websocket_connect("/ws") as socket:
+        socket.receive_json()
+        (connection,) = served.connections
+        assert {name for name in dir(connection) if not name.startswith("_")} == {
+            *("id", "user", "websocket", "subscribe", "unsubscribe", "close"),
+            *("send", "send_text", "send_bytes", "send_json"),
+            *("receive", "receive_text", "receive_bytes", "receive_json", "receive_message"),
+            *("iter_text", "iter_bytes", "iter_json", "iter_messages"),
+        }
+
+
 # Envelopes
 
 
