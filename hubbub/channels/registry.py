@@ -67,7 +67,7 @@ class Registry:
             pass
         found = next((declared for declared in self._declared if declared.matches(name)), None)
         if len(self._found) >= CACHED_NAMES:
-            # Simpler than forgetting the oldest, and a hit costs one lookup and no bookkeeping.
+            # Simpler than removing the least recently used name, and a hit costs a single lookup.
             self._found.clear()
         self._found[name] = found
         return found

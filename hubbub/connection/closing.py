@@ -1,9 +1,10 @@
 """Closing: the close code for an exception that leaves a connection's block, and FastAPI's part in it.
 
-FastAPI handles a ``WebSocketException`` by closing the socket with its code and reason. A connection cannot
-leave the close frame to it: what the client still has to get comes first, for a limited time; the client may
-be gone, or read nothing; and code around the block may catch the exception. So the connection closes, and the
-exception that it raises then is :class:`Refused`, which FastAPI is told to take as handled.
+FastAPI handles a ``WebSocketException`` by closing the socket with its code and reason. A connection does not
+leave the close frame to that: messages that wait for the client come first, for a limited time; on some
+servers, closing fails if the client has vanished, and does not return if the client reads nothing; and code
+around the block may catch the exception. So the connection closes the socket itself and raises
+:class:`Refused`, for which it gives the application's exception handling a handler that does nothing.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ def _takes_websocket(handler: Callable[..., Any]) -> bool:
 
 
 def is_left_closed(websocket: WebSocket) -> bool:
-    """Have the application's exception handling take :class:`Refused` as handled.
+    """Give the application's exception handling a handler for :class:`Refused`, which closes nothing.
 
-    :return: ``False`` if a middleware hides the exception handling. Then it would close the socket again,
-        which is an error.
+    :return: whether :class:`Refused` may be raised. ``False`` if a middleware hides the exception handling,
+        which would close the socket again: that is an error.
     """
     app = websocket.scope.get("app")
     if not isinstance(app, Starlette):
@@ -110,4 +111,4 @@ def is_left_closed(websocket: WebSocket) -> bool:
 
 
 async def _is_closed(websocket: WebSocket, exc: Exception) -> None:
-    """Handle :class:`Refused`: nothing is left to do."""
+    """Handle :class:`Refused` by doing nothing."""

@@ -247,7 +247,7 @@ class Connection:
         await self._write(Frame("json", encode_json(data)))
 
     async def send(self, data: object) -> None:
-        """Send to this client only: ``str`` as text, ``bytes`` as binary, anything else as JSON.
+        """Send to this client only: ``str`` as text, ``bytes`` as binary, any other data as JSON.
 
         Waits while the outbox of a slow client is full, so that a handler cannot run ahead of the client. In
         an ``iter_*`` loop, messages to a client that has left are dropped: the loop ends by itself once all

@@ -109,7 +109,7 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
         # ``int | str`` equals ``str | int``, and validates otherwise.
         return _cached_adapter(model, repr(model))
     except TypeError:
-        # Not hashable, as with some annotations; or not a type: then this raises the same again.
+        # Not hashable, as types with some annotations are; or not a type, for which this raises once more.
         return TypeAdapter(model)
 
 

@@ -35,7 +35,7 @@ class Handle:
         self._node = node
         self._receiver = receiver
         self._limits = limits
-        # When the writer found the client gone, on the loop's clock, while its handler does not know yet.
+        # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
 
     # For the node
@@ -55,7 +55,7 @@ class Handle:
         self._receiver.end(code, reason)
 
     def tick(self, now: float) -> None:
-        """Disconnect a client that takes nothing, and end a connection that only the writer knows is lost."""
+        """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""
         writer = self.writer
         if writer is None or self._receiver.ended is not None:
             return
