@@ -56,7 +56,7 @@ async def chat_while_some_vanish(server: Server, total: int, vanishing: int, mes
             assert await receive(talker)  # its own echo, or a departure: keeps it from running ahead
         await reading
         said = [f"Client #0 says: message {number}" for number in range(messages)]
-        left = Counter(f"Client #{clients.index(client) + 1} left the chat" for client in gone)
+        left = Counter(f"Client #{clients.index(client) + 1} left the chat" for client in vanished)
         for reader in readers:
             assert [text for text in reader.received if "says" in text] == said
             assert Counter(text for text in reader.received if "left" in text) == left

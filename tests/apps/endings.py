@@ -120,7 +120,7 @@ async def ends(websocket: WebSocket, how: str) -> None:
             case "too-late":
                 async for _ in client.iter_text():
                     pass
-                raise WebSocketException(4401, "to nobody")
+                raise WebSocketException(4401, "too late")
             case "stalled":
                 while not hub.stats().backlog:
                     await client.send(b"x" * 65_536)

@@ -81,7 +81,7 @@ async def test_the_close_frame_says_how_the_block_ended(
         ("bytes-expected", b"x" * 1001, 1009),
     ],
 )
-async def test_a_message_that_cannot_be_taken_closes_with_the_code_for_it(
+async def test_a_wrong_message_closes_with_the_code_for_it(
     server: Server, how: str, message: str | bytes, code: int
 ) -> None:
     async with connect(f"{server.ws}/ends/{how}") as client:
@@ -99,7 +99,7 @@ async def test_a_message_of_just_the_allowed_size_is_taken(server: Server) -> No
 
 @pytest.mark.parametrize("how", ["close frame", "reset"])
 @pytest.mark.parametrize("endpoint", ["break", "group", "text-expected"])
-async def test_a_client_that_goes_ends_the_block_without_an_error(
+async def test_a_client_that_leaves_ends_the_block_without_an_error(
     server: Server, endpoint: str, how: str
 ) -> None:
     errors = server.log.count("Traceback")
@@ -118,7 +118,7 @@ async def test_a_client_that_goes_ends_the_block_without_an_error(
     assert server.log.count("Traceback") == errors
 
 
-async def test_refusing_a_client_that_has_gone_is_no_error(server: Server) -> None:
+async def test_refusing_a_client_that_has_left_is_no_error(server: Server) -> None:
     errors = server.log.count("Traceback")
     for _ in range(10):
         client = await connect(f"{server.ws}/ends/too-late")
@@ -160,7 +160,7 @@ async def test_unexpected_exceptions_are_logged_with_their_traceback(server: Ser
     await eventually(lambda: "LookupError: a handler that raises" in server.log)
 
 
-async def test_a_message_that_does_not_fit_is_answered_and_the_loop_goes_on(server: Server) -> None:
+async def test_a_message_that_does_not_fit_is_answered_and_the_loop_continues(server: Server) -> None:
     async with connect(f"{server.ws}/moves") as client:
         await client.send('{"x": "many"}')
         error = await receive_json(client)
@@ -178,7 +178,7 @@ async def test_a_message_that_does_not_fit_is_answered_and_the_loop_goes_on(serv
         assert await receive_json(client) == {"moved": 4}
 
 
-async def test_a_frame_of_the_wrong_kind_is_answered_and_the_loop_goes_on(server: Server) -> None:
+async def test_a_frame_of_the_wrong_kind_is_answered_and_the_loop_continues(server: Server) -> None:
     cases: list[tuple[str, str | bytes, str | bytes]] = [
         ("text", b"x", "yes"),
         ("bytes", "x", b"yes"),

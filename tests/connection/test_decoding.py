@@ -51,7 +51,7 @@ def size(error: InvalidMessage) -> int:
 
 
 @pytest.mark.parametrize("make", [str, str.encode])
-def test_what_fits_is_taken(make: Any) -> None:
+def test_a_message_that_fits_is_decoded(make: Any) -> None:
     parse = as_model(Client)
     assert parse(make('{"type": "say", "text": "hi"}')) == Say(text="hi")
     assert parse(make('{"type": "typing"}')) == Typing()
@@ -93,7 +93,7 @@ def test_validators_take_bounded_memory() -> None:
     assert sum(each() is not None for each in models) <= decoding.CACHED_MODELS
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_fields_that_do_not_fit_are_named() -> None:
     error = refused(Numbers, {"numbers": [1, "x"], "named": {"a": ["y"]}})
     assert [each["loc"] for each in error.errors] == [("numbers", 1), ("named", "a", 0)]
     assert [each["type"] for each in error.errors] == ["int_parsing"] * 2
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_named() -> None:
     assert all(set(each) == {"loc", "msg", "type"} for each in error.errors)
 
 
-def test_an_unknown_type_is_told_which_there_are() -> None:
+def test_the_error_for_an_unknown_type_names_the_known_ones() -> None:
     error = refused(Client, {"type": "shout"})
     assert "fits one of Say,Typing" in str(error)
     assert "'say', 'typing'" in str(error)
@@ -128,7 +128,7 @@ def test_deep_locations_are_not_echoed() -> None:
     assert size(refused(Tree, data)) < 10_000
 
 
-def test_nothing_unprintable_is_echoed() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     error = refused(Client, {"type": "a\nb\x1b[2J\u2028\u202e"})
     assert str(error).isprintable()
     assert "a\\nb\\x1b[2J\\u2028\\u202e" in str(error)
@@ -140,7 +140,7 @@ def test_up_to_ten_errors_are_named(count: int) -> None:
     assert len(error.errors) == min(count, 10)
 
 
-def test_errors_that_are_too_many_are_only_counted() -> None:
+def test_more_than_a_hundred_errors_are_only_counted() -> None:
     data = json.dumps({"numbers": ["x"] * 340_000})
     tracemalloc.start()
     try:
@@ -154,7 +154,7 @@ def test_errors_that_are_too_many_are_only_counted() -> None:
     assert peak < 34_000_000
 
 
-def test_the_error_does_not_keep_what_the_client_has_sent() -> None:
+def test_the_error_does_not_keep_the_message() -> None:
     error = refused(Numbers, {"numbers": ["s3cret"]})
     assert error.__cause__ is None
     assert error.__context__ is None
@@ -210,7 +210,7 @@ def test_a_deep_and_large_message_that_fits_is_taken() -> None:
     assert as_model(dict[str, Any])(json.dumps(message)) == message
 
 
-def test_what_is_no_json_is_the_models_to_refuse() -> None:
+def test_large_text_that_is_not_json_is_refused_by_the_model() -> None:
     assert "Invalid JSON" in str(refused(Numbers, "[" + '"",' * 100_000))
 
 
