@@ -445,8 +445,7 @@ class Hub:
         :raises EngineUnavailable: the engine cannot be reached.
         """
         if (user is None) == (connection is None):
-            given = "neither" if user is None else "both"
-            raise ValueError(f"Expected either user=… or connection=…, but got {given}.")
+            raise ValueError("Expected either user=… or connection=…, but got both or neither.")
         command = Disconnect(
             check_code(code),
             clip_reason(reason),

@@ -22,7 +22,7 @@ class ChannelDeclaration:
         ``"file:{path:path}"``.
     :param history: the history that each channel keeps, for clients that reconnect; ``None`` keeps none.
     :param presence: whether the connections in each channel are visible in presence, in all processes.
-    :raises InvalidChannel: ``pattern`` is not a pattern, or matches no name that a channel can have.
+    :raises InvalidChannel: ``pattern`` is not a pattern.
     :raises TypeError: another parameter has the wrong type.
     """
 

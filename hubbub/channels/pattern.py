@@ -20,7 +20,7 @@ class Pattern:
 
     :param text: a channel name, in which ``{name}`` stands for one or more characters other than ``:`` and
         ``/``, and ``{name:path}`` for one or more characters.
-    :raises InvalidChannel: ``text`` is not a pattern, or matches no name that a channel can have.
+    :raises InvalidChannel: ``text`` is not a pattern.
     """
 
     __slots__ = ("_kinds", "_literals", "_names", "_regex", "text")
@@ -41,6 +41,14 @@ class Pattern:
     def matches(self, name: str) -> bool:
         """Whether ``name`` is a channel of this pattern."""
         return self._regex.fullmatch(name) is not None
+
+    def check_names(self) -> None:
+        """Check that a channel can have a name that matches.
+
+        :raises InvalidChannel: the text outside of parameters is too long, or has control characters.
+        """
+        # The shortest name that matches.
+        check_channel(_PARAMETER.sub("x", self.text))
 
     def explain_mismatch(self, name: str) -> str:
         """Say which parameter keeps ``name`` from matching.
@@ -74,8 +82,6 @@ class Pattern:
                 "Expected at most one {name:path}, and text between two parameters, so that a name matches "
                 f"in one way only, but got {self.text!r}."
             )
-        # The shortest name that matches; parameters have no other bound.
-        check_channel(_PARAMETER.sub("x", self.text))
 
     def _compile(self, kinds: list[str]) -> re.Pattern[str]:
         groups = ["", *(f"({_PATH if kind == ':path' else _PART})" for kind in kinds)]

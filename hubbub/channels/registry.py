@@ -32,7 +32,8 @@ class Registry:
     def add(self, channel: ChannelDeclaration) -> None:
         """Add a declaration.
 
-        :raises InvalidChannel: its pattern has been declared already.
+        :raises InvalidChannel: its pattern has been declared already, or matches no name that a channel can
+            have.
         :raises RuntimeError: the registry is sealed.
         """
         if self._is_sealed:
@@ -40,6 +41,7 @@ class Registry:
                 f"Expected {channel.pattern!r} to be declared before the hub starts, but the hub is running. "
                 "Call hub.channel(…) where the hub is made."
             )
+        Pattern(channel.pattern).check_names()
         if any(declared.pattern == channel.pattern for declared in self._declared):
             raise InvalidChannel(
                 f"Expected each channel to be declared once, but {channel.pattern!r} is declared twice."

@@ -48,7 +48,7 @@ def test_a_pattern_matches_names() -> None:
 )
 def test_a_bad_pattern_is_refused(pattern: Any) -> None:
     with pytest.raises(InvalidChannel, match="Expected"):
-        Pattern(pattern)
+        Pattern(pattern).check_names()
     with pytest.raises(InvalidChannel, match="Expected"):
         Hub().channel(pattern)
 
