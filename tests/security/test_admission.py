@@ -1,4 +1,4 @@
-"""Pages of other hosts, and names of other servers, are refused before they are accepted, and told why."""
+"""Connections of pages of other hosts, and to other host names, are refused before they are accepted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def refused(url: str, **options: object) -> int:
 
 
 @pytest.mark.parametrize("name", ["hubbub run", "hypercorn"])
-async def test_the_answer_says_what_to_do(name: str, log: Path) -> None:
+async def test_the_answer_names_the_parameter(name: str, log: Path) -> None:
     async with serve("tests.apps.origins:app", log, command=name, cwd=ROOT) as server:
         with pytest.raises(InvalidStatus) as caught:
             await connect(f"{server.ws}/ws", origin="https://evil.example")
@@ -52,10 +52,10 @@ async def test_many_refusals_are_one_line_of_the_log_which_names_the_proxy(name:
     async with serve("tests.apps.origins:app", log, command=name, cwd=ROOT) as server:
         before = server.log
         for _ in range(20):
-            # What nginx sends by default: the page's own server, but not by its name.
+            # nginx sends this by default: the page's own server, but not by its name.
             assert await refused(f"{server.ws}/ws", origin="https://shop.example") == 403
-        told = server.log.removeprefix(before).splitlines()
-    (line,) = [line for line in told if "127.0.0.1" in line or "WARNING" in line or "Refused" in line]
+        added = server.log.removeprefix(before).splitlines()
+    (line,) = [line for line in added if "127.0.0.1" in line or "WARNING" in line or "Refused" in line]
     assert "Refused a page from 'https://shop.example' with 403" in line
     assert f"Host is '127.0.0.1:{server.port}'" in line
     assert "proxy_set_header Host $http_host" in line
