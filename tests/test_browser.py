@@ -247,7 +247,7 @@ async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
     await bob.say("Hello, Ann\nhow are you?")
     for tab in (ann, bob):
         await expect(tab.log.locator(".said .text")).to_have_text(["Hello, Bob", "Hello, Ann\nhow are you?"])
-        await expect(tab.log.locator(".said .who")).to_have_text(["Ann", "Bob"])
+        await expect(tab.log.locator(".said .speaker")).to_have_text(["Ann", "Bob"])
         await expect(tab.log.locator(".said time")).to_have_text([re.compile(r"^\d\d:\d\d$")] * 2)
         await expect(tab.log.locator(".waiting")).to_have_count(0)
     # A second tab of the same browser is the same user, who leaves with the last tab.
@@ -331,7 +331,7 @@ async def test_what_is_html_is_shown_as_text(demo: Demo, room: str) -> None:
     await eve.text.press("Enter")
     await expect(ann.note(f"{name} came in")).to_be_visible()
     await expect(ann.log.locator(".said .text")).to_have_text([text])
-    await expect(ann.log.locator(".said .who")).to_have_text([name])
+    await expect(ann.log.locator(".said .speaker")).to_have_text([name])
     await ann.shows_people(name, "Ann")
     await expect(ann.page.locator("img, main b b, main i, main script")).to_have_count(0)
 
@@ -409,8 +409,8 @@ async def test_users_whose_names_look_the_same_are_told_apart(demo: Demo, room: 
     shown = re.compile(r"^ann #[0-9a-f]{8}$", re.IGNORECASE)
     for tab in (ann, eve):
         # Also what was there before.
-        await expect(tab.log.locator(".said .who")).to_have_text([shown, shown])
-        first, second = await tab.log.locator(".said .who").all_inner_texts()
+        await expect(tab.log.locator(".said .speaker")).to_have_text([shown, shown])
+        first, second = await tab.log.locator(".said .speaker").all_inner_texts()
         assert first[-8:] != second[-8:]
         await expect(tab.people).to_have_count(2)
         await expect(tab.people.get_by_text(shown)).to_have_count(2)
@@ -677,7 +677,7 @@ async def test_what_the_server_does_not_take_is_marked(demo: Demo, room: str) ->
     ann = await demo.come_in(room, "Ann")
     await ann.text.evaluate("element => element.removeAttribute('maxlength')")
     await ann.say("x" * 2001)
-    await expect(ann.log.locator(".said")).to_contain_text("not taken by the server")
+    await expect(ann.log.locator(".said")).to_contain_text("refused by the server")
     await ann.say("short")
     await expect(ann.log.locator(".said:not(.refused):not(.waiting)")).to_have_count(1)
 
@@ -691,7 +691,7 @@ async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> Non
     await demo.door(room, page)
     await page.get_by_label("Your name").fill("Ann")
     await page.get_by_role("button", name="Come in").click()
-    banner = page.get_by_text(re.compile("no WebSocket gets through to it. Trying again in"))
+    banner = page.get_by_text(re.compile("WebSocket connections to it are blocked. Trying again in"))
     await expect(banner).to_be_visible()
 
 
@@ -911,7 +911,7 @@ async def test_items(demo: Demo, watched: Watched) -> None:
     await expect(status).to_contain_text("The server refused.")
 
 
-@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
+@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat with a hub"])
 async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
     pages = [await open_example(demo, link) for _ in range(2)]
     ids = []
