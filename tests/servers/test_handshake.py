@@ -213,6 +213,6 @@ async def test_a_message_before_an_invalid_frame_is_not_lost(server: Server) -> 
     assert answer[8:10] == b"\x03\xea"  # 1002
 
     async def is_received() -> bool:
-        return bool(await server.get_json("/heard"))
+        return bool(await server.get_json("/received"))
 
     await eventually(is_received)
