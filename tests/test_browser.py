@@ -250,7 +250,7 @@ async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
         await expect(tab.log.locator(".said .speaker")).to_have_text(["Ann", "Bob"])
         await expect(tab.log.locator(".said time")).to_have_text([re.compile(r"^\d\d:\d\d$")] * 2)
         await expect(tab.log.locator(".waiting")).to_have_count(0)
-    # A second tab of the same browser belongs to the same user, who leaves with the last tab.
+    # A second tab of the same browser belongs to the same user. The user leaves with the last tab.
     async with bob.page.expect_popup() as popup:
         await bob.page.evaluate("open(location.href)")
     again = Tab(await popup.value)

@@ -212,7 +212,7 @@ async def _try_presence(one: Engine, other: Engine, channel: str) -> None:
 async def _step(result: Awaitable[T], step: str) -> T:
     """Await ``result``.
 
-    :param step: what the engine does, for the error message: "accept a message".
+    :param step: the engine's action, for the error message: "accept a message".
     :raises CheckFailed: the engine raised an error, or took longer than ``STEP_TIMEOUT``.
     """
     try:

@@ -71,8 +71,8 @@ def run(
         typer.Option(
             min=0,
             help="Seconds that shutdown may take: connections are closed one after another, with code 1012 "
-            "(service restart), and handlers end. Whatever is left then is cancelled. A second SIGTERM or "
-            "Ctrl+C ends the server at once.",
+            "(service restart), and handlers end. Handlers that still run after that are cancelled. A second "
+            "SIGTERM or Ctrl+C ends the server at once.",
         ),
     ] = 10,
 ) -> None:

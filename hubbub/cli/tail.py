@@ -149,7 +149,7 @@ def tail(
         str | None,
         typer.Option(
             metavar="OFFSET:EPOCH",
-            help="Begin with the messages after this position; 'start' is all that the channel keeps.",
+            help="Begin with the messages after this position; 'start': with all that the channel keeps.",
         ),
     ] = None,
     history: Annotated[

@@ -1,4 +1,4 @@
-"""Limits on what a client may send, and on the time it may take.
+"""Limits on the data that a client may send, and on the time that it may take.
 
 The size of a message is limited by the hub (``Hub(max_message_size=...)``), and where no hub's connection has
 the socket, by uvicorn (``--ws-max-size``).

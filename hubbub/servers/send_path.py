@@ -31,7 +31,7 @@ def log_queued_behind(middleware: str) -> None:
 
     :param middleware: its qualified name.
     """
-    _log_once(f"Queued path behind {middleware}, which wraps send and sees what Hubbub sends to clients.")
+    _log_once(f"Queued path behind {middleware}, which wraps send and sees Hubbub's messages to clients.")
 
 
 def _log_once(line: str) -> None:

@@ -332,7 +332,7 @@ async def test_a_cluster_has_to_be_newer() -> None:
 
 @pytest.fixture
 def user(postgres: PostgresServer) -> Iterator[str]:
-    """The URL of a user who may connect and nothing else."""
+    """The URL of a user with no right but to connect."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS test_doctor CASCADE")
         connection.execute("CREATE USER doctor PASSWORD 's3cret'")
