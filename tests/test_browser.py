@@ -34,8 +34,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEMO = "hubbub.demo.app:app"
 
-#: The demo behind a prefix, so that each test shows that pages find the WebSocket by a relative URL. The test
-#: that kills the server serves it at the root.
+#: The demo behind a prefix, so that every page here shows that it finds its socket relative to itself. The
+#: test that kills the server has it at the root.
 OUTER = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
@@ -540,8 +540,8 @@ async def test_pages_reconnect_after_the_server_was_killed(
             await expect(banner).to_be_visible()
             await expect(tab.status).to_have_text("Not connected")
         await expect(example.get_by_role("status")).to_have_text("Connection lost. Trying again…")
-        await ann.say("during the outage")
-        await expect(ann.said("during the outage")).to_contain_text("will be sent when connected")
+        await ann.say("while it was away")
+        await expect(ann.said("while it was away")).to_contain_text("will be sent when connected")
         await expect(bob.text).to_have_value("half a sen")
         await example.get_by_role("textbox").fill("kept")
         await example.get_by_role("textbox").press("Enter")
@@ -551,7 +551,7 @@ async def test_pages_reconnect_after_the_server_was_killed(
             await expect(tab.page.get_by_role("button", name="Try now")).to_be_hidden()
         for tab in (ann, bob):
             await tab.shows_people("Ann", "Bob")
-            await expect(tab.log.locator(".said .text")).to_have_text(["before", "during the outage"])
+            await expect(tab.log.locator(".said .text")).to_have_text(["before", "while it was away"])
         await expect(ann.log.locator(".waiting")).to_have_count(0)
         await expect(bob.text).to_have_value("half a sen")
         await bob.text.press_sequentially("tence")
@@ -864,7 +864,7 @@ async def test_echo(demo: Demo) -> None:
 
 
 async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) -> None:
-    """The page of docs/streams.md resumes after the messages that it has."""
+    """The page of docs/streams.md comes back for what it missed."""
     watched.expects_errors = True
     async with serve("history:app", tmp_path / "log", probe="/docs") as server:
         pages = [await open_page(f"{server.http}/rooms/1") for _ in range(2)]
@@ -909,7 +909,7 @@ async def test_items(demo: Demo, watched: Watched) -> None:
     await expect(status).to_contain_text("The server refused.")
 
 
-@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat with a hub"])
+@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
 async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
     pages = [await open_example(demo, link) for _ in range(2)]
     ids = []

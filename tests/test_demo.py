@@ -466,7 +466,7 @@ async def test_pages_of_other_hosts_are_refused(server: Server) -> None:
     assert refused.value.response.status_code == 403
 
 
-# The page and the examples
+# The page, the examples, the memory
 
 
 async def test_the_page_shows_the_line_count_and_loads_no_other_resource(server: Server) -> None:

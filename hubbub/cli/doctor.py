@@ -219,7 +219,7 @@ async def _step(result: Awaitable[T], step: str) -> T:
         async with asyncio.timeout(STEP_TIMEOUT):
             return await result
     except TimeoutError:
-        text = f"the engine could not {step} in time: no result within {STEP_TIMEOUT:g} s"
+        text = f"the engine could not {step} within {STEP_TIMEOUT:g} s"
     except EngineUnavailable as exc:
         text = str(exc)
     except Exception as exc:
