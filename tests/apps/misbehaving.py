@@ -1,4 +1,7 @@
-"""A chat server that commits one fault, to one of its clients. Usage: misbehaving.py PORT FAULT"""
+"""A chat server that commits one fault, to one of its clients.
+
+Usage: misbehaving.py PORT FAULT
+"""
 
 from __future__ import annotations
 
