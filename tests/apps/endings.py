@@ -20,7 +20,7 @@ from hubbub.node.control import CONTROL
 from hubbub.transports.asgi import QueuedWriter
 from hubbub.transports.socket import DirectWriter
 
-# Channels without subscribers are left at once, so that tests need not wait for it.
+# Channels that nobody is in are left at once, so that tests need not wait for that.
 node.TICK = 0.05
 subscriptions.LINGER = 0.05
 
@@ -62,13 +62,13 @@ async def teapot(request: Request, exc: ForHTTPError) -> JSONResponse:
 
 @app.get("/remains")
 async def remains() -> dict[str, Any]:
-    """Return the number of objects, by class, and of tasks that are alive in this process."""
+    """What is alive in this process."""
     gc.collect()
     kinds = (Connection, DirectWriter, Feed, Outbox, QueuedWriter)
     alive = Counter(
         type(thing).__name__
         for thing in gc.get_objects()
-        # Nodes have a channel of their own, for commands to each other.
+        # Nodes have a channel of their own, to talk to one another.
         if isinstance(thing, kinds) and not (isinstance(thing, Feed) and thing.channel == CONTROL)
     )
     return {"tasks": len(asyncio.all_tasks()), "alive": alive, **asdict(hub.stats())}
@@ -119,7 +119,7 @@ async def ends(websocket: WebSocket, how: str) -> None:
             case "too-late":
                 async for _ in client.iter_text():
                     pass
-                raise WebSocketException(4401, "too late")
+                raise WebSocketException(4401, "to nobody")
             case "cancelled":
                 task = asyncio.current_task()
                 assert task is not None
@@ -137,7 +137,7 @@ async def ends(websocket: WebSocket, how: str) -> None:
 
 @app.websocket("/log")
 async def log(websocket: WebSocket) -> None:
-    """Receives the publication of each endpoint whose block has ended without an exception."""
+    """Hears what the endpoints do after their block has ended without an exception."""
     async with hub.connection(websocket) as client:
         await client.subscribe("log")
         await client.send_text("ready")
