@@ -1,4 +1,4 @@
-"""How the command line says that something is wrong."""
+"""Failures of a command: an error message on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ import typer
 from hubbub.engines import doctor_command
 from hubbub.exceptions import EngineUnavailable, HubbubError
 
-#: What a command exits with that was used wrongly, and one that did not succeed.
-WRONG_USE, FAILURE = 2, 1
+#: Exit code of a command with wrong arguments.
+WRONG_USE = 2
+
+#: Exit code of a command that did not succeed.
+FAILURE = 1
 
 
 def fail(message: str, status: int = WRONG_USE) -> NoReturn:
-    """Print ``message`` to stderr and exit."""
+    """Print ``message`` to standard error and exit with ``status``."""
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(status)
 
 
 @contextmanager
 def explained(url: str, namespace: str) -> Iterator[None]:
-    """Exit with the message of what Hubbub raises about the engine at ``url``, without a traceback."""
+    """Turn Hubbub's errors into a message and an exit code, without a traceback.
+
+    :param url: the engine's URL, for the ``hubbub doctor`` command in the message.
+    :param namespace: its namespace, likewise.
+    """
     try:
         yield
     except EngineUnavailable as exc:

@@ -1,4 +1,4 @@
-"""Where commands find the URL of the engine."""
+"""Arguments of the commands: where they find the URL of the engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_url_may_be_in_the_environment(url: str) -> None:
     assert "SQLiteEngine" in doctor.out
 
 
-def test_one_that_is_given_counts(url: str) -> None:
+def test_a_url_argument_takes_precedence(url: str) -> None:
     env = {VARIABLE: "redis://127.0.0.1:1"}
     published = hubbub("publish", url, "chat", "hello", "--history-size", "5", env=env)
     assert (published.code, published.err) == (0, "")
@@ -45,7 +45,7 @@ def test_one_that_is_given_counts(url: str) -> None:
         (("doctor",), "Missing argument 'URL'"),
     ],
 )
-def test_without_one_the_error_says_where_to_put_it(words: tuple[str, ...], message: str) -> None:
+def test_a_missing_url_is_an_error_that_says_where_to_put_it(words: tuple[str, ...], message: str) -> None:
     done = hubbub(*words, env={VARIABLE: ""})
     assert done.code == 2
     assert message in done.err
@@ -55,9 +55,9 @@ def test_without_one_the_error_says_where_to_put_it(words: tuple[str, ...], mess
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("publish", "redis://app:s3cret@db", "chat"), "CHANNEL or DATA is missing behind the URL."),
-        (("tail", "redis://app:s3cret@db"), "The name of a channel is missing behind the URL."),
-        (("publish", "redis://app:s3cret@db", "chat", "two", "words"), "one argument if it is put in quotes"),
+        (("publish", "redis://app:s3cret@db", "chat"), "CHANNEL or DATA is missing after the URL."),
+        (("tail", "redis://app:s3cret@db"), "The name of a channel is missing after the URL."),
+        (("publish", "redis://app:s3cret@db", "chat", "two", "words"), "Put a message with spaces in quotes"),
     ],
 )
 def test_a_url_is_not_taken_for_a_channel(words: tuple[str, ...], message: str, env: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""``hubbub run`` when the engine is not there at the start, or later, when a worker has to be replaced."""
+"""``hubbub run`` when the engine is unreachable at startup, or when a worker has to be replaced."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def app(folder: Path, url: str, statement: str = "pass") -> Path:
 
 
 async def ended(folder: Path, log: Path, *args: str) -> tuple[int | None, str]:
-    """How ``hubbub run`` ends by itself, and what it says."""
+    """Wait until ``hubbub run`` ends by itself; returns its exit code and its log."""
     async with serve("app:app", log, args=args, cwd=folder, probe=None) as server:
         await eventually(lambda: server.process.returncode is not None)
         return server.process.returncode, server.log
@@ -49,7 +49,7 @@ async def ended(folder: Path, log: Path, *args: str) -> tuple[int | None, str]:
 @pytest.mark.parametrize(
     "url", ["redis://app:s3cret@127.0.0.1:{}", "postgresql://app:s3cret@127.0.0.1:{}/db"]
 )
-async def test_an_engine_that_is_not_there_is_told_in_a_line_and_ends_it(
+async def test_an_unreachable_engine_is_one_line_in_the_log_and_ends_the_server(
     url: str, args: tuple[str, ...], log: Path, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -61,7 +61,7 @@ async def test_an_engine_that_is_not_there_is_told_in_a_line_and_ends_it(
     assert "s3cret" not in text
 
 
-async def test_a_server_that_says_nothing_is_not_waited_for_for_ever(
+async def test_startup_does_not_wait_forever_for_a_server_that_does_not_answer(
     server: RedisServer, log: Path, tmp_path: Path
 ) -> None:
     with server.frozen():
@@ -70,23 +70,21 @@ async def test_a_server_that_says_nothing_is_not_waited_for_for_ever(
     assert "no answer within 5 s" in text
 
 
-async def test_other_errors_at_the_start_keep_their_traceback(log: Path, tmp_path: Path) -> None:
+async def test_other_errors_at_startup_keep_their_traceback(log: Path, tmp_path: Path) -> None:
     code, text = await ended(app(tmp_path, "memory://", "1 / 0"), log)
     assert code == 3
     assert "ZeroDivisionError" in text
     assert "app.py" in text
 
 
-async def test_workers_of_an_app_that_does_not_start_are_not_started_for_ever(
-    log: Path, tmp_path: Path
-) -> None:
+async def test_workers_of_an_app_that_cannot_start_are_not_started_again(log: Path, tmp_path: Path) -> None:
     folder = app(tmp_path, f"sqlite:///{tmp_path / 'hub.db'}", "1 / 0")
     code, text = await ended(folder, log, "--workers", "2")
     assert code == 3
-    assert "did not start, nor does any other serve." in text
+    assert "could not start, and no other one serves; stopping." in text
 
 
-async def test_a_worker_that_cannot_be_replaced_costs_the_others_nothing(
+async def test_a_worker_that_cannot_be_replaced_does_not_affect_the_others(
     server: RedisServer, log: Path
 ) -> None:
     env = {"HUBBUB_TEST_URL": server.url, "HUBBUB_TEST_NAMESPACE": "start"}
@@ -106,10 +104,10 @@ async def test_a_worker_that_cannot_be_replaced_costs_the_others_nothing(
             server.kill()
             (other,) = pids - {mine}
             os.kill(other, signal.SIGKILL)
-            await eventually(lambda: "To be tried again in 5 s." in running.log)
+            await eventually(lambda: "starting another one in 5 s." in running.log)
             assert running.process.returncode is None
             server.start()
-            # The client has stayed, and hears what comes.
+            # The client is still connected and receives messages.
             await eventually(lambda: running.log.count("Application startup complete") == 3)
             await client.send("still here")
             assert await receive(client) == "still here"
