@@ -20,7 +20,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is noticed sooner."""
+    """An engine that notices sooner that a server does not answer."""
     for module in (connection, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
     for module in (connection, topology, connections):

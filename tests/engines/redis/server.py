@@ -179,7 +179,8 @@ def redis_cluster(size: int = 3, replicas: int = 0) -> Iterator[list[RedisServer
 
 @contextmanager
 def redis_server(*options: str) -> Iterator[RedisServer]:
-    with TemporaryDirectory(prefix="hubbub-redis-") as directory:
+    # A child that writes a snapshot outlives its server for a moment, and may still write a file.
+    with TemporaryDirectory(prefix="hubbub-redis-", ignore_cleanup_errors=True) as directory:
         server = RedisServer(Path(directory), *options)
         try:
             server.start()

@@ -182,7 +182,7 @@ async def test_a_large_channel_is_cleared_in_parts(place: Place, monkeypatch: py
         assert await engine.update_presence("one", 60, mine, begin=True)
         assert await other.update_presence("two", 60, yours, begin=True)
         assert await engine.update_presence("one", -1)
-        monkeypatch.setattr(presence, "CHUNK", 100)
+        monkeypatch.setattr(presence, "SCRIPT_BATCH", 100)
         removed = await other.expire_presence(0)
         assert sorted(removed) == sorted(leaves(*each[:2]) for each in mine)
         assert await there(engine, "chat") == sorted(each.connection for each in yours)
@@ -335,7 +335,7 @@ class Worker:
 async def test_whoever_dies_wherever_in_the_end_exactly_those_are_there_who_are(
     place: Place, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(presence, "CHUNK", 3)
+    monkeypatch.setattr(presence, "SCRIPT_BATCH", 3)
     monkeypatch.setattr(presence, "BATCH", 5)
     monkeypatch.setattr(presence, "TURN", -1)
     async with place.nodes(3) as engines:
@@ -453,8 +453,8 @@ async def test_a_server_without_memory_renews_and_removes_but_enters_nobody() ->
 async def test_a_lease_survives_a_connection(place: Place) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
-        assert engine._supervisor.session is not None
-        await engine._supervisor.session.close("cut")
+        assert engine._supervisor.connections is not None
+        await engine._supervisor.connections.close("cut")
         assert await engine.update_presence("one", 60, [enters("chat", "b")])
         assert await there(engine, "chat") == ["a", "b"]
 
