@@ -13,7 +13,7 @@ from tests.engines.redis.server import RedisServer, redis_server
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A server of the test's own."""
+    """A server for one test alone."""
     with redis_server() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""URLs of Redis."""
+"""URLs of Redis servers, clusters and sentinels."""
 
 from __future__ import annotations
 

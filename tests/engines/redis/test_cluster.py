@@ -1,4 +1,4 @@
-"""Clusters, over which channels are spread."""
+"""Clusters: channels are on different nodes, which fail over and move."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hubbub.engines.redis.topology import SLOTS
 from hubbub.exceptions import EngineUnavailable
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import accepted, close_for, is_caught_up, running, until
+from tests.engines.redis.nodes import accepted, is_caught_up, rejection, running, until
 from tests.engines.redis.server import RedisServer, redis_cluster
 
 
@@ -33,12 +33,12 @@ async def test_channels_are_spread_over_a_cluster(redis_cluster_url: str, namesp
         }
         assert len(primaries) == 3
         for primary in primaries:
-            # On each some of the keys.
+            # Each has some of the keys.
             with Redis.from_url(f"redis://{primary}") as client:
                 assert client.keys(f"{namespace}:*") != []
 
 
-async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> None:
+async def test_a_node_of_a_cluster_that_is_killed_and_started_again(namespace: str) -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}"
         async with running(url, namespace) as (engine, collector):
@@ -48,8 +48,8 @@ async def test_a_node_of_a_cluster_that_goes_and_comes_back(namespace: str) -> N
                 await engine.publish(publication(channel, "1"), HISTORY)
             servers[0].kill()
             await collector.until(lambda: collector.disconnects == 1)
-            # Its channels are not heard, so nothing is said.
-            assert "cluster" in await close_for(engine)
+            # The engine cannot receive from its channels, so it does not publish either.
+            assert "cluster" in await rejection(engine)
             servers[0].start()
             await collector.until(lambda: collector.reconnects >= 1)
             for channel in channels:
@@ -90,7 +90,7 @@ async def test_a_replica_in_a_cluster_takes_over_for_its_primary(namespace: str)
                 assert position == (2, before[channel].epoch)
                 await collector.heard(channel, ["1", "2"])
                 assert await engine.presence(channel) == {"a": b"data"}
-            # What the replica had not got yet nobody knows: everybody is to be entered again.
+            # It is unknown which entries the replica did not have yet: all are to be made again.
             assert not await engine.update_presence("one", 60)
             assert await engine.update_presence("two", 60, entered, begin=True)
 
@@ -106,7 +106,7 @@ async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> 
                 slot = key_slot(b"chat")
                 # Each has half of the slots.
                 target = 0 if slot >= SLOTS // 2 else 1
-                # The one that gets it is told first. There are no keys to be taken along.
+                # First on its new node. There are no keys to migrate.
                 for client in ((first, second), (second, first))[1 - target][::-1]:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
             await collector.until(lambda: collector.reconnects >= 1)
@@ -114,7 +114,7 @@ async def test_a_slot_that_moves_to_another_node_is_followed(namespace: str) -> 
             await collector.heard("chat", ["before", "after"])
 
 
-async def test_a_server_that_is_no_cluster(server: RedisServer) -> None:
+async def test_a_server_that_is_not_a_node_of_a_cluster_is_refused(server: RedisServer) -> None:
     engine = RedisEngine(f"redis+cluster://127.0.0.1:{server.port}")
     with pytest.raises(EngineUnavailable, match="cluster support disabled"):
         await engine.start(Collector())

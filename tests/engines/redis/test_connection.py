@@ -1,4 +1,4 @@
-"""One connection to Redis, which may break at any moment: whoever waits for it learns so."""
+"""One connection to Redis, which may break at any moment: every request that waits for it fails then."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def make_connection(port: int) -> RedisConnection:
     return RedisConnection(driver, address.where, lambda *_: None, lambda _: None, lambda _: None)
 
 
-async def test_what_is_sent_when_it_is_closed_is_not_waited_for(proxy: Proxy) -> None:
+async def test_a_request_on_a_closed_connection_fails_at_once(proxy: Proxy) -> None:
     connection = make_connection(proxy.port)
     await connection.connect()
     connection.close("over")
-    # One without a deadline, as those that subscribe after a reconnection.
+    # Without a deadline, as the requests that subscribe after a reconnection.
     request = Request(["PING"])
     connection.send(request)
     async with asyncio.timeout(DEADLINE):
@@ -41,7 +41,7 @@ async def test_what_is_sent_when_it_is_closed_is_not_waited_for(proxy: Proxy) ->
         await connection.wait_closed()
 
 
-async def test_one_that_is_closed_while_it_connects_leaves_nothing_behind(proxy: Proxy) -> None:
+async def test_a_connection_that_is_closed_while_it_connects_leaves_nothing_behind(proxy: Proxy) -> None:
     connection = make_connection(proxy.port)
     proxy.stall()
     connecting = asyncio.create_task(connection.connect())
@@ -54,7 +54,7 @@ async def test_one_that_is_closed_while_it_connects_leaves_nothing_behind(proxy:
         await connection.wait_closed()
 
 
-async def test_an_engine_whose_connections_break_while_they_are_made_comes_back(
+async def test_an_engine_whose_connections_break_while_they_are_opened_reconnects(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, collector = engine_for(f"redis://127.0.0.1:{proxy.port}"), Collector()
