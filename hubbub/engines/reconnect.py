@@ -154,14 +154,15 @@ class Outage:
 class Reconnector:
     """Keeps an engine connected: the outage loop as a task of the event loop.
 
-    Each of the three coroutine functions closes the connections itself when it does not succeed, also when
-    it is cancelled.
+    A coroutine function that fails closes the connections itself, and ``connect`` also when it is cancelled.
+    Connections that are open at :meth:`stop` are left to its caller.
 
     :param server: see :class:`Outage`.
     :param connect: makes all connections and subscribes again. Raises :class:`EngineUnavailable` where that
         is not possible now. Any other exception is logged with its traceback and otherwise treated alike:
         the attempts never end.
-    :param serve: uses the connections until they are lost, and returns the reason, a phrase for people.
+    :param serve: uses the connections until they are lost, and returns the reason, a phrase for people. An
+        exception is logged with its traceback, and otherwise means the same.
     :param restore: awaited after a reconnection, before the node is notified; callers that wait for
         ``is_connected`` continue meanwhile. Raises as ``connect`` does.
     :param clock: see :class:`Outage`.
@@ -204,7 +205,7 @@ class Reconnector:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End the loop, and notify the sink of nothing more. Connections are left to the caller.
+        """End the loop, and notify the sink of nothing more.
 
         Waits until the loop has ended, but not for a server that does not answer.
         """
