@@ -22,7 +22,8 @@ from hubbub.cli.arguments import URL, Namespace
 from hubbub.cli.failures import FAILURE
 from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Diagnosis, Engine, PresenceChange
+from hubbub.engines.base import Engine, PresenceChange
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.exceptions import EngineUnavailable, HubbubError
 from hubbub.publisher import shared_engine_for
 
@@ -104,8 +105,8 @@ async def report(diagnoses: AsyncIterator[Diagnosis]) -> bool:
     """Print each diagnosis as it comes. Returns whether there is no problem."""
     is_ok = True
     async for diagnosis in diagnoses:
-        is_ok = is_ok and diagnosis.is_ok
-        mark = WRONG if not diagnosis.is_ok else WARNING if diagnosis.advice else GOOD
+        is_ok = is_ok and diagnosis.ok
+        mark = WRONG if not diagnosis.ok else WARNING if diagnosis.advice else GOOD
         typer.echo(f"{mark} {_printable(diagnosis.text)}")
         if diagnosis.advice:
             typer.echo(f"  → {_printable(diagnosis.advice)}")
