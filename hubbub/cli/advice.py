@@ -22,7 +22,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
             "urllib.parse.quote(…, safe='') does."
         ),
     ),
-    ("may not make the schema|LISTEN does not work|older than|is of version|asyncpg does not understand", ""),
+    ("may not create the schema|LISTEN does not work|older than|is of version|asyncpg does not understand", ""),
     (
         "too many connections|remaining connection slots|max number of clients",
         "Look who has so many connections, or allow more: max_connections, maxclients.",

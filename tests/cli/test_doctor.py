@@ -68,7 +68,7 @@ def sick(url: str, *words: str) -> str:
         ("sqlite", ["✓ SQLite 3.", "hub.db is on a local disk", "in WAL mode"]),
         ("redis", [f"✓ {REDIS} ", "✓ it evicts nothing (maxmemory-policy noeviction)", "✓ a restart keeps"]),
         ("redis_cluster", [f"✓ {REDIS} ", "redis+cluster://127.0.0.1"]),
-        ("postgres", ["✓ PostgreSQL ", "✓ what is notified is heard (LISTEN)", "postgres owns the schema"]),
+        ("postgres", ["✓ PostgreSQL ", "✓ notifications arrive (LISTEN)", "postgres owns the schema"]),
     ],
 )
 def test_an_engine_that_is_well(
@@ -344,7 +344,7 @@ def user(postgres: PostgresServer) -> Iterator[str]:
 
 def test_a_user_who_may_not_make_the_schema(user: str) -> None:
     out = sick(user, "--namespace", "test_doctor")
-    assert "doctor may not make the schema 'test_doctor'" in out
+    assert "doctor may not create the schema 'test_doctor'" in out
     assert 'GRANT CREATE ON DATABASE "postgres" TO "doctor"' in out
 
 
@@ -404,7 +404,7 @@ class Row:
         ({}, []),
         ({"number": 120_009, "version": "12.9"}, ["PostgreSQL 12.9"]),
         ({"encoding": "SQL_ASCII"}, ["the database is encoded in SQL_ASCII"]),
-        ({"is_standby": True}, ["it is a standby"]),
+        ({"is_standby": True}, ["the server is a standby"]),
         ({"connections": 90}, ["90 of 97 connections are taken; each process of an app takes up to 11"]),
         ({"full_page_writes": "off"}, ["a crash of the machine may destroy the database (full_page_writes"]),
         ({"synchronous_commit": "off"}, []),
