@@ -18,7 +18,8 @@ from hubbub.cli.errors import FAILURE
 from hubbub.cli.options import URL, Namespace
 from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
-from hubbub.engines.base import Diagnosis, Engine, PresenceChange
+from hubbub.engines.base import Engine, PresenceChange
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.exceptions import EngineUnavailable, HubbubError
 from hubbub.publisher import shared_engine_for
 
@@ -96,8 +97,8 @@ async def _report(findings: AsyncIterator[Diagnosis]) -> bool:
     """Print what is found, as soon as it is. Returns whether all of it is as it should be."""
     is_ok = True
     async for finding in findings:
-        is_ok = is_ok and finding.is_ok
-        mark = WRONG if not finding.is_ok else WARNING if finding.advice else GOOD
+        is_ok = is_ok and finding.ok
+        mark = WRONG if not finding.ok else WARNING if finding.advice else GOOD
         typer.echo(f"{mark} {_printable(finding.text)}")
         if finding.advice:
             typer.echo(f"  → {_printable(finding.advice)}")

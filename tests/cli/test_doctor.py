@@ -191,7 +191,7 @@ def test_a_file_on_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sqlite_diagnostics, "_file_system", lambda directory: "nfs4")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     findings = sqlite_diagnostics.inspect(str(tmp_path / "hub.db"))
-    wrong = [each.text for each in findings if not each.is_ok]
+    wrong = [each.text for each in findings if not each.ok]
     assert wrong == [
         f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see what others write",
         "the disk has 0 MiB left",
@@ -318,13 +318,13 @@ def asking(info: str) -> Callable[..., Any]:
 )
 async def test_servers_that_are_hard_to_come_by(info: str, wrong: str) -> None:
     findings = await inspect_redis(asking(info), "here")
-    assert [each.text for each in findings if not each.is_ok] == [wrong]
-    assert all(each.advice for each in findings if not each.is_ok)
+    assert [each.text for each in findings if not each.ok] == [wrong]
+    assert all(each.advice for each in findings if not each.ok)
 
 
 async def test_a_cluster_has_to_be_newer() -> None:
-    assert (await inspect_redis(asking("redis_version:6.2.0"), "here"))[0].is_ok
-    assert not (await inspect_redis(asking("redis_version:6.2.0"), "here", is_cluster=True))[0].is_ok
+    assert (await inspect_redis(asking("redis_version:6.2.0"), "here"))[0].ok
+    assert not (await inspect_redis(asking("redis_version:6.2.0"), "here", is_cluster=True))[0].ok
 
 
 # PostgreSQL
@@ -412,7 +412,7 @@ class Row:
 )
 async def test_databases_that_are_hard_to_come_by(settings: dict[str, object], wrong: list[str]) -> None:
     findings = await inspect_postgres(Row(**settings), "hubbub", Address("postgresql://localhost"))
-    found = [each for each in findings if not each.is_ok]
+    found = [each for each in findings if not each.ok]
     assert len(found) == len(wrong)
     assert all(each.text.startswith(text) for each, text in zip(found, wrong, strict=True))
     assert all(each.advice for each in found)
