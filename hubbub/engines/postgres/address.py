@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 from hubbub.engines.base import ANSWER_TIMEOUT, CONNECT_TIMEOUT
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 
-#: Parameters of a URL that are ours, and those of libpq that asyncpg knows. asyncpg would send any other to the
-#: server as a setting.
+#: Parameters of a URL that are ours, and those of libpq that asyncpg knows. asyncpg would send any other to
+#: the server as a setting.
 OURS = ("listen", "notify", "pool_size", "statement_cache_size")
 LIBPQ = (
     *("application_name", "database", "dbname", "gsslib", "host", "krbsrvname", "options", "passfile"),

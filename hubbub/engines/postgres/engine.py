@@ -32,9 +32,9 @@ class PostgresEngine(Engine):
 
     :param url: as libpq takes it, ``postgresql://user:password@host:5432/database``. Four parameters are
         ours: ``pool_size=10``, the number of connections besides the one that listens;
-        ``statement_cache_size=0`` for a pooler that cannot keep prepared statements; ``listen=host:port``, the
-        address to listen at, if the URL is that of a pooler that gives a connection for a transaction only;
-        ``notify=off`` to use no notifications, but to poll for publications every 50 ms.
+        ``statement_cache_size=0`` for a pooler that cannot keep prepared statements; ``listen=host:port``,
+        the address to listen at, if the URL is that of a pooler that gives a connection for a transaction
+        only; ``notify=off`` to use no notifications, but to poll for publications every 50 ms.
     :param namespace: the name of the schema.
     :raises InvalidURL: the URL cannot be understood, or has unknown parameters.
     :raises ValueError: no schema can have the name ``namespace``.
@@ -211,6 +211,4 @@ class PostgresEngine(Engine):
     # Diagnostics
 
     async def inspect(self) -> Sequence[Diagnosis]:
-        return await self._requests.ask(
-            lambda connection: inspect(connection, self.namespace, self._address)
-        )
+        return await self._requests.ask(lambda connection: inspect(connection, self.namespace, self._address))

@@ -5,8 +5,8 @@ channel wait for it. While they wait on the server, each of them occupies a conn
 keeps a transaction open would occupy the whole pool. Therefore:
 
 * Publishing never uses the whole pool: some connections are left for reads and presence.
-* The first attempt to lock a channel waits only for a moment. If that is not enough, the channel is *blocked*,
-  and further attempts take turns on a part of the connections for publishing.
+* The first attempt to lock a channel waits only for a moment. If that is not enough, the channel is
+  *blocked*, and further attempts take turns on a part of the connections for publishing.
 * The more channels are blocked, the shorter each turn, so that a channel whose transaction has ended is
   published to within about a second.
 """
@@ -21,8 +21,8 @@ from typing import Self
 
 from hubbub.exceptions import EngineUnavailable
 
-#: Seconds that a first attempt waits for a lock at most, that one round of further attempts takes at most, and
-#: that any attempt waits at least.
+#: Seconds that a first attempt waits for a lock at most, that one round of further attempts takes at most,
+#: and that any attempt waits at least.
 FIRST, ROUND, LEAST = 0.1, 1.0, 0.01
 
 

@@ -13,8 +13,8 @@ from hubbub.core.publication import Publication
 from hubbub.engines.postgres.schema import Connection, Schema
 from hubbub.engines.postgres.statements import as_publication
 
-#: The most that one statement reads: channels, publications, publications of one channel, and bytes, which the
-#: last publication may exceed.
+#: The most that one statement reads: channels, publications, publications of one channel, and bytes, which
+#: the last publication may exceed.
 READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_388_608
 
 # For each channel the publications after those that have been seen, all as of one moment.

@@ -23,7 +23,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 #: The version of the schema that this version of Hubbub uses.
 VERSION = 3
 
-#: Seconds that a publication to a channel without history is kept after its transaction, for nodes to read it.
+#: Seconds that a publication to a channel without history is kept after its transaction, for nodes to read.
 HANDOVER = 60.0
 
 #: The name of a schema, and of the notifications. PostgreSQL truncates longer names.

@@ -1,4 +1,7 @@
-"""The engine's statements, with ``{schema}`` for the schema's name as an identifier; their arguments and rows."""
+"""The engine's statements, their arguments and their rows.
+
+``{schema}`` stands for the schema's name as an identifier.
+"""
 
 from __future__ import annotations
 

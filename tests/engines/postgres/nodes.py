@@ -1,4 +1,4 @@
-"""Engines around a PostgreSQL, and what is done with them."""
+"""Nodes on a PostgreSQL server, and helpers of their tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hubbub.exceptions import EngineUnavailable
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
 
-#: A connection to the database, of whichever driver, within a transaction.
+#: A connection to the database, of any driver, within a transaction.
 Using: TypeAlias = Any
 
 needs_own_server = pytest.mark.skipif(
@@ -45,6 +45,17 @@ async def until(connection: Any, condition: str) -> None:
     async with asyncio.timeout(DEADLINE):
         while not await connection.fetchval(f"SELECT {condition}"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def cut_off_listener(connection: Any, namespace: str) -> None:
+    """End the connections of the namespace's nodes that listen and read, as a network outage does."""
+    listeners = f"""
+        FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid() AND query LIKE '%"{namespace}".%' AND query LIKE '%AS c (channel, seen%'
+    """
+    # Such connections are known by their statements. The first is a poll, at most a second after the start.
+    await until(connection, f"EXISTS (SELECT {listeners})")
+    await connection.execute(f"SELECT pg_terminate_backend(pid) {listeners}")
 
 
 async def publish_when_possible(engine: PostgresEngine, channel: str, text: str) -> Position:
