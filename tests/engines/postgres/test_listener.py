@@ -70,8 +70,9 @@ async def test_a_listener_whose_connection_is_terminated_reconnects(
     engine, collector = node
     await engine.subscribe("chat")
     await engine.subscribe("kept", HISTORY)
+    ended: list[int] = []
     for number in range(1, 4):
-        await cut_off_listener(other, namespace)
+        ended += await cut_off_listener(other, namespace, ended)
         # Publications of other clients in the meantime are not lost either.
         await other.execute(f"""SELECT "{namespace}".publish('chat', '{number}')""")
         await collector.until(lambda n=number: collector.reconnects == n)  # type: ignore[misc]
