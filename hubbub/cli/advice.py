@@ -39,7 +39,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ("read-?only", "Let the user that the app runs as write to the file and to its directory."),
     ("unable to open", "Let the user that the app runs as write to the directory, which must exist."),
     (
-        "directory .* to exist",
+        "directory does not exist",
         "Make the directory, or look at the path: four slashes before an absolute one.",
     ),
     ("not a database|schema version", "Give Hubbub a file of its own."),

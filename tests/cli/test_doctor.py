@@ -181,7 +181,7 @@ def test_the_application_s_own_database(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE orders (id INTEGER)")
     out = sick(f"sqlite:///{path}")
-    assert "✗ the file also holds tables of something else (orders)" in out
+    assert "✗ the file also holds tables of another program (orders)" in out
     # What comes after that is looked at all the same.
     assert "✓ histories are kept and read" in out
 
@@ -193,7 +193,7 @@ def test_a_file_on_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     findings = sqlite_diagnostics.inspect(str(tmp_path / "hub.db"))
     wrong = [each.text for each in findings if not each.ok]
     assert wrong == [
-        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see what others write",
+        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see the writes of others",
         "the disk has 0 MiB left",
     ]
 

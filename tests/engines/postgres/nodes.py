@@ -56,7 +56,8 @@ async def cut_off_listener(connection: Any, namespace: str, earlier: Collection[
     # Such a connection is known by its statements. The first is a poll, at most a second after the start.
     listening = f"""
         SELECT array_agg(pid) FROM pg_stat_activity
-        WHERE pid <> pg_backend_pid() AND pid <> ALL ($1::integer[]) AND query LIKE '%"{namespace}".%' AND query LIKE '%AS c (channel, seen%'
+        WHERE pid <> pg_backend_pid() AND pid <> ALL ($1::integer[])
+            AND query LIKE '%"{namespace}".%' AND query LIKE '%AS c (channel, seen%'
     """
     async with asyncio.timeout(DEADLINE):
         while not (found := await connection.fetchval(listening, list(earlier))):  # noqa: ASYNC110
