@@ -159,7 +159,7 @@ def test_an_extra_that_is_missing(
 
 def test_a_directory_that_is_missing(tmp_path: Path) -> None:
     out = sick(f"sqlite:///{tmp_path}/nowhere/hub.db")
-    assert "✗ Expected the directory of" in out
+    assert "cannot be used: its directory does not exist" in out
     assert "  → Make the directory" in out
 
 
