@@ -65,7 +65,7 @@ class PresenceChange(NamedTuple):
 class Sink(Protocol):
     """The receiver of an engine's publications and outages. Called on the event loop of :meth:`Engine.start`.
 
-    What these methods raise is logged, and has no other effect on the engine.
+    Exceptions of these methods are logged, and have no other effect on the engine.
     """
 
     def on_publication(self, publication: Publication) -> None:
@@ -81,7 +81,7 @@ class Sink(Protocol):
         The engine reconnects by itself, and calls :meth:`on_reconnect` then. Not called because of
         :meth:`Engine.stop`.
 
-        :param reason: what happened, as a sentence for people.
+        :param reason: the reason, as a sentence for people.
         """
 
     def on_reconnect(self) -> None:
@@ -95,7 +95,7 @@ class Sink(Protocol):
 def hand_over(sink: Sink, publication: Publication) -> None:
     """Deliver ``publication`` to ``sink``; the one way in which engines do it.
 
-    What the sink raises is logged, and the publications after it are delivered all the same: an error of
+    An exception of the sink is logged, and the next publications are delivered all the same: an error of
     the application is never an outage of the engine, and never an error of the publisher.
     """
     try:
@@ -107,7 +107,7 @@ def hand_over(sink: Sink, publication: Publication) -> None:
 def notify(callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
     """Call a method of a sink about an outage; the one way in which engines do it.
 
-    What it raises is logged: the engine reconnects all the same.
+    An exception is logged: the engine reconnects all the same.
     """
     try:
         callback(*args, **kwargs)
@@ -267,7 +267,7 @@ class Engine(StreamEngine, PresenceEngine):
     An engine reconnects by itself, subscribes again, and then calls ``sink.on_reconnect``. It never accepts
     publications while it cannot receive any.
 
-    :param url: the URL given to ``Hub``, from which the engine takes what it needs to connect.
+    :param url: the URL given to ``Hub``, which tells the engine how to connect.
     :param namespace: separates hubs that share a server; prefixed to every name that the engine uses there.
     """
 

@@ -1,4 +1,4 @@
-"""What ``hubbub doctor`` reports about an engine's server."""
+"""The diagnoses of an engine's server that ``hubbub doctor`` reports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Diagnosis(NamedTuple):
     """One fact about a server, and whether it is a problem.
 
     :param ok: whether the server is set up as Hubbub needs it in this respect.
-    :param text: what was found, without a period at the end.
-    :param advice: what to do about it; empty if nothing is to be done.
+    :param text: the fact, without a period at the end.
+    :param advice: the action to take; empty if none is needed.
     """
 
     ok: bool

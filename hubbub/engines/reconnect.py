@@ -115,8 +115,7 @@ class Outage:
     def lost(self, reason: str | Exception) -> None:
         """Note that the server cannot be used any more. Begins an outage, unless there is one already.
 
-        :param reason: what happened: a phrase for people; an exception that was not expected is logged with
-            its traceback.
+        :param reason: a phrase for people. An exception was not expected, and is logged with its traceback.
         """
         if self.is_under_way:
             return
@@ -155,16 +154,17 @@ class Outage:
 class Reconnector:
     """Keeps an engine connected: the outage loop as a task of the event loop.
 
-    Each of the three coroutine functions closes the connections itself when it does not succeed, also when
-    it is cancelled.
+    A coroutine function that fails closes the connections itself, and ``connect`` also when it is cancelled.
+    Connections that are open at :meth:`stop` are left to its caller.
 
     :param server: see :class:`Outage`.
     :param connect: makes all connections and subscribes again. Raises :class:`EngineUnavailable` where that
         is not possible now. Any other exception is logged with its traceback and otherwise treated alike:
         the attempts never end.
-    :param serve: uses the connections until they are lost, and returns the reason, a phrase for people.
-    :param restore: what is to be done after a reconnection before the node is notified; callers that wait
-        for ``is_connected`` continue meanwhile. Raises as ``connect`` does.
+    :param serve: uses the connections until they are lost, and returns the reason, a phrase for people. An
+        exception is logged with its traceback, and otherwise means the same.
+    :param restore: awaited after a reconnection, before the node is notified; callers that wait for
+        ``is_connected`` continue meanwhile. Raises as ``connect`` does.
     :param clock: see :class:`Outage`.
     :param sleep: waits for so many seconds.
     """
@@ -205,7 +205,7 @@ class Reconnector:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End the loop, and notify the sink of nothing more. Connections are left to the caller.
+        """End the loop, and notify the sink of nothing more.
 
         Waits until the loop has ended, but not for a server that does not answer.
         """
@@ -225,7 +225,7 @@ class Reconnector:
 
     def _prepare(self) -> None:
         # At every start, because an event belongs to the event loop that it is first used on.
-        #: Set while there are connections. What waits for it continues before the node is notified.
+        #: Set while there are connections. Callers that wait for it continue before the node is notified.
         self.is_connected = asyncio.Event()
         self._outage = Outage(self._server, self._disconnected, self._reconnected, clock=self._clock)
 

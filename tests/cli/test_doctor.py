@@ -248,7 +248,7 @@ def test_a_user_whom_the_server_tells_nothing(server: RedisServer) -> None:
     rules = [rule for rule in RIGHTS if rule not in ("+info", "+role")]
     code, out = doctor(with_user(server, *rules), "--namespace", "test-acl")
     assert code == 0
-    assert "does not tell this user about itself (INFO)" in out
+    assert "does not let this user read its state (INFO)" in out
 
 
 def test_a_wrong_password(server: RedisServer) -> None:
@@ -265,7 +265,7 @@ def test_a_server_that_evicts_and_forgets() -> None:
         out = sick(server.url)
         assert "✗ when its memory is full it evicts histories (maxmemory-policy allkeys-lru)" in out
         assert "→ Use a server of its own for Hubbub, and: CONFIG SET maxmemory-policy noeviction" in out
-        assert "✗ it cuts off nodes that are a moment behind (client-output-buffer-limit pubsub 102400" in out
+        assert "✗ it disconnects nodes that fall behind for a moment (client-output-buffer-limit pub" in out
         assert "! a restart loses the last histories" in out
         # And what it advises makes it well.
         with server.client() as client:
@@ -304,7 +304,7 @@ def asking(info: str) -> Callable[..., Any]:
         ("redis_version:7.2.4\r\nrole:slave", "it is a replica (slave)"),
         (
             "redis_version:7.2.4\r\nrdb_last_bgsave_status:err",
-            "it cannot save its snapshot, and may refuse what is published",
+            "it cannot save its snapshot, and may refuse publications",
         ),
         (
             "redis_version:7.2.4\r\naof_enabled:1\r\naof_last_write_status:err",

@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_and_nothing_is_published(
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [
-        ("redis://app:s3cret@127.0.0.1:{port}", 1, "Expected Redis at 127.0.0.1:{port}, but got"),
+        ("redis://app:s3cret@127.0.0.1:{port}", 1, "Could not connect to Redis at 127.0.0.1:{port}"),
         (
             "postgresql://app:s3cret@127.0.0.1:{port}/db",
             1,

@@ -63,7 +63,7 @@ async def test_a_pause_ends_without_hope() -> None:
 
 
 class Reports:
-    """What an outage reports, in order."""
+    """The reports of an outage, in order."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -138,7 +138,7 @@ class Line:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.sink = Collector()
-        #: What steps raise, each in its turn.
+        #: The exceptions that the next calls of a step raise.
         self.errors: defaultdict[str, list[Exception]] = defaultdict(list)
         self.steps: list[str] = []
         self.waits_at = ""

@@ -1,4 +1,4 @@
-"""What the server keeps, and for how long."""
+"""Histories on the server: expiry, limits, evicted keys, and reads of many channels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_everything_expires(redis_url: str, namespace: str) -> None:
 
 
 def age(client: Redis, log: str, count: int) -> None:
-    """Let the oldest ``count`` publications be very old."""
+    """Set the time of the oldest ``count`` publications to long ago."""
     entries: Any = client.xrange(log)
     with client.pipeline() as pipeline:
         pipeline.delete(log)
@@ -44,7 +44,7 @@ def age(client: Redis, log: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(("kept", "too_old"), [(10, 0), (10, 1), (10, 9), (10, 10), (300, 299), (300, 187)])
-async def test_what_is_too_old_is_dropped_from_the_server(
+async def test_expired_publications_are_dropped_from_the_server(
     redis_url: str, namespace: str, kept: int, too_old: int
 ) -> None:
     log = f"{namespace}:{{chat}}:log"
@@ -65,7 +65,9 @@ async def test_what_is_too_old_is_dropped_from_the_server(
                 assert offsets == list(range(too_old + 1, kept + publish + 1))
 
 
-async def test_publishing_drops_a_bounded_number_of_what_is_too_old(redis_url: str, namespace: str) -> None:
+async def test_publishing_drops_a_bounded_number_of_expired_publications(
+    redis_url: str, namespace: str
+) -> None:
     log = f"{namespace}:{{chat}}:log"
     async with running(redis_url, namespace) as (engine, _):
         history = History(size=5000, ttl=60)
@@ -80,14 +82,14 @@ async def test_publishing_drops_a_bounded_number_of_what_is_too_old(redis_url: s
             assert client.xlen(log) == 0
 
 
-async def test_reading_one_message_copies_one_into_lua(server: RedisServer) -> None:
-    """And one more, the oldest, to see whether that is too old."""
+async def test_reading_one_publication_copies_one_into_lua(server: RedisServer) -> None:
+    """And one more, the oldest, to see whether it has expired."""
     size = 1_000_000
     async with running(server.url) as (engine, _):
         for number in range(50):
             await engine.publish(publication("chat", str(number % 10) * size), HISTORY)
         with server.client() as client:
-            # A new interpreter, without what the old one has yet to throw away.
+            # A new interpreter, without the garbage of the old one.
             client.script_flush()
             page = await engine.history("chat", limit=1, reverse=True)
             info: Any = client.info("memory")
@@ -95,7 +97,7 @@ async def test_reading_one_message_copies_one_into_lua(server: RedisServer) -> N
         assert info["used_memory_lua"] < 10 * size
 
 
-async def test_a_stream_that_is_looked_at_lives_on(redis_url: str, namespace: str) -> None:
+async def test_reading_a_stream_refreshes_its_key(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, _):
         await engine.subscribe("chat", HISTORY)
         meta = f"{namespace}:{{chat}}:meta"
@@ -122,7 +124,7 @@ async def test_a_key_that_was_evicted_breaks_nothing(redis_url: str, namespace: 
 
 
 @pytest.mark.parametrize("offset", [-5, 2**40, 2**70])
-async def test_positions_that_never_were_are_harmless(redis_url: str, namespace: str, offset: int) -> None:
+async def test_positions_that_never_existed_are_harmless(redis_url: str, namespace: str, offset: int) -> None:
     async with running(redis_url, namespace) as (engine, _):
         top = await engine.publish(publication("chat", "1"), HISTORY)
         for reverse in (False, True):
@@ -131,7 +133,7 @@ async def test_positions_that_never_were_are_harmless(redis_url: str, namespace:
             assert len(page.publications) == ((offset > 0) == reverse)
 
 
-async def test_what_cannot_be_encoded_is_the_error_of_its_caller_alone(
+async def test_a_key_that_cannot_be_encoded_is_an_error_of_its_caller_alone(
     redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace) as (engine, collector):
@@ -147,7 +149,7 @@ async def test_what_cannot_be_encoded_is_the_error_of_its_caller_alone(
         assert collector.disconnects == 0
 
 
-async def test_limits_beyond_what_redis_counts_are_taken(redis_url: str, namespace: str) -> None:
+async def test_the_largest_and_smallest_limits_are_accepted(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, _):
         await engine.publish(publication("chat", "1"), History(size=MAX_SIZE, ttl=MAX_TTL))
         await engine.publish(publication("chat", "2"), History(size=10, ttl=1e-9))
@@ -158,17 +160,17 @@ async def test_namespaces_and_databases_are_kept_apart(redis_url: str) -> None:
     token = token_hex(4)
     urls = [(f"redis://{host}/0", token), (f"redis://{host}/1", token), (f"redis://{host}/0", token + ":{a}")]
     async with AsyncExitStack() as stack:
-        all_of_them = [await stack.enter_async_context(running(*each)) for each in urls]
-        for engine, _ in all_of_them:
+        engines = [await stack.enter_async_context(running(*each)) for each in urls]
+        for engine, _ in engines:
             await engine.subscribe("chat", HISTORY)
-        for number, (engine, _) in enumerate(all_of_them):
+        for number, (engine, _) in enumerate(engines):
             assert (await engine.publish(publication("chat", str(number)), HISTORY)).offset == 1
-        for number, (_, collector) in enumerate(all_of_them):
+        for number, (_, collector) in enumerate(engines):
             await collector.heard("chat", [str(number)])
 
 
 @pytest.mark.parametrize("is_cluster", [False, True])
-async def test_tops_keep_streams_alive_and_change_nothing_else(
+async def test_tops_refresh_the_keys_of_streams_and_change_nothing_else(
     request: pytest.FixtureRequest, namespace: str, is_cluster: bool
 ) -> None:
     url: str = request.getfixturevalue("redis_cluster_url" if is_cluster else "redis_url")
@@ -183,7 +185,7 @@ async def test_tops_keep_streams_alive_and_change_nothing_else(
         with ExitStack() as stack:
             stack.enter_context(client)
             if is_cluster:
-                # Closed, it only gives its connections back.
+                # close() only returns its connections to the pool.
                 stack.callback(client.disconnect_connection_pools)
             for meta in metas:
                 client.pexpire(meta, 10_000)
@@ -195,7 +197,7 @@ async def test_tops_keep_streams_alive_and_change_nothing_else(
             assert all(client.pttl(meta) > 3_000_000 for meta in metas[1:])
 
 
-async def test_tops_are_asked_for_many_channels_in_one_script(server: RedisServer) -> None:
+async def test_the_tops_of_many_channels_are_read_by_one_script(server: RedisServer) -> None:
     async with running(server.url) as (engine, _):
         names = [f"room:{number}" for number in range(1200)]
         await asyncio.gather(*(engine.publish(publication(name, name), HISTORY) for name in names))

@@ -1,4 +1,4 @@
-"""Servers that go away, and come back with or without their data."""
+"""Outages: servers that are lost, and found again with or without their data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hubbub.exceptions import EngineUnavailable
 from hubbub.node.node import Node
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.clients import DEADLINE
-from tests.engines.redis.nodes import accepted, close_for, running
+from tests.engines.redis.nodes import accepted, rejection, running
 from tests.engines.redis.server import RedisServer
 from tests.subscriber import Subscriber
 
 
-async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(server: RedisServer) -> None:
+async def test_a_server_that_restarts_with_its_data_continues_the_stream(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat", HISTORY)
         before = await engine.publish(publication("chat", "before"), HISTORY)
@@ -33,7 +33,7 @@ async def test_a_server_that_comes_back_with_its_data_goes_on_where_it_was(serve
         await collector.heard("chat", ["before", "after"])
 
 
-async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(server: RedisServer) -> None:
+async def test_a_server_that_restarts_without_its_data_begins_a_new_epoch(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         before, _ = await engine.subscribe("chat", HISTORY)
         await engine.publish(publication("chat", "before"), HISTORY)
@@ -42,7 +42,7 @@ async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(serv
         server.forget()
         server.start()
         await collector.until(lambda: collector.reconnects == 1)
-        # Declared again, also for those who publish without knowing of the history.
+        # Declared again, also for publishers that do not know of the history.
         assert (await engine.history("chat", limit=0)).position.offset == 0
         after = await engine.publish(publication("chat", "after"))
         assert after.offset == 1
@@ -50,13 +50,13 @@ async def test_a_server_that_comes_back_without_its_data_begins_a_new_epoch(serv
         await collector.heard("chat", ["before", "after"])
 
 
-async def test_publishers_that_know_of_no_history_find_it_after_the_data_was_lost(
+async def test_publishers_that_do_not_know_of_a_history_find_it_after_data_was_lost(
     server: RedisServer,
 ) -> None:
     async with running(server.url) as (engine, collector), running(server.url) as (publisher, seen):
         for name in ("chat", "plain"):
             await engine.subscribe(name, HISTORY if name == "chat" else None)
-        # However it was declared last, and wherever a stream was seen.
+        # The last declaration counts; and a channel without one may have been seen with a stream.
         await engine.subscribe("chat", History(size=2, ttl=60))
         await engine.subscribe("seen")
         await publisher.publish(publication("seen", "before"), HISTORY)
@@ -68,11 +68,11 @@ async def test_publishers_that_know_of_no_history_find_it_after_the_data_was_los
         assert offsets == [1, 2, 3, 4]
         assert len((await engine.history("chat")).publications) == 2
         assert await publisher.publish(publication("plain", "0")) == START
-        # The engine was not told what it keeps.
+        # Its history was never declared to this engine.
         assert await publisher.publish(publication("seen", "0")) == START
 
 
-async def test_subscribing_again_declares_what_was_flushed(server: RedisServer) -> None:
+async def test_subscribing_again_declares_a_history_that_was_flushed(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector), running(server.url) as (publisher, _):
         before, _ = await engine.subscribe("chat", HISTORY)
         with server.client() as client:
@@ -84,7 +84,7 @@ async def test_subscribing_again_declares_what_was_flushed(server: RedisServer) 
         await collector.heard("chat", ["1", "2"])
 
 
-async def test_subscribing_again_in_vain_keeps_the_subscription(server: RedisServer) -> None:
+async def test_subscribing_again_without_success_keeps_the_subscription(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat", HISTORY)
         with server.frozen(), pytest.raises(EngineUnavailable):
@@ -94,39 +94,42 @@ async def test_subscribing_again_in_vain_keeps_the_subscription(server: RedisSer
 
 
 @pytest.mark.parametrize("keeps_data", [True, False])
-async def test_members_are_told_when_the_server_has_lost_what_they_saw(
+async def test_subscribers_are_notified_when_the_server_has_lost_publications_that_they_received(
     server: RedisServer, keeps_data: bool
 ) -> None:
-    node, member = Node(RedisEngine(server.url), lambda name: ChannelDeclaration(name, HISTORY)), Subscriber()
+    node, subscriber = (
+        Node(RedisEngine(server.url), lambda name: ChannelDeclaration(name, HISTORY)),
+        Subscriber(),
+    )
     await node.start()
     async with running(server.url) as (other, collector):
-        await node.join("chat", member)
+        await node.join("chat", subscriber)
         before = await node.publish(publication("chat", "before"))
         server.kill()
         if not keeps_data:
             server.forget()
         server.start()
-        # Published by somebody else, maybe before this node is back.
+        # Published by another node, maybe before this one has reconnected.
         await collector.until(lambda: collector.reconnects == 1)
         top = await accepted(other, "after", HISTORY)
         await collector.until(lambda: node.position("chat") == top)
         if keeps_data:
-            await collector.until(lambda: len(member.received) == 2)
-            assert member.breaks == []
+            await collector.until(lambda: len(subscriber.received) == 2)
+            assert subscriber.breaks == []
         else:
-            assert [position.epoch != before.epoch for position in member.breaks] == [True]
+            assert [position.epoch != before.epoch for position in subscriber.breaks] == [True]
     await node.stop(1001, "", 0)
 
 
-async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_time(
+async def test_publications_during_an_outage_fail_in_bounded_time(
     server: RedisServer,
 ) -> None:
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat")
         server.kill()
-        message = await close_for(engine)
+        message = await rejection(engine)
         assert f"127.0.0.1:{server.port}" in message
-        # Now that it is known, too; and all of them, however many.
+        # Also now that the outage is known; and all calls, however many.
         async with asyncio.timeout(DEADLINE):
             answers = await asyncio.gather(
                 *(engine.publish(publication("chat", str(n))) for n in range(100)),
@@ -143,10 +146,10 @@ async def test_what_is_published_while_the_server_is_away_is_refused_in_bounded_
         assert collector.texts("other") == []
 
 
-async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: RedisServer) -> None:
+async def test_calls_wait_for_a_server_that_restarts(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         server.kill()
-        await collector.until(lambda: engine._supervisor.session is None)
+        await collector.until(lambda: collector.disconnects == 1)
         waiting = [
             asyncio.create_task(engine.publish(publication("chat", str(n)), HISTORY)) for n in range(9)
         ]
@@ -164,20 +167,20 @@ async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: RedisSer
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_server_that_falls_silent_is_noticed(server: RedisServer) -> None:
+async def test_a_server_that_does_not_answer_any_more_is_noticed(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat")
         with server.frozen():
-            assert "Redis" in await close_for(engine)
-            # Also while nobody asks it for anything, and if it takes connections.
-            await collector.until(lambda: engine._supervisor.session is None)
-            assert "Redis" in await close_for(engine)
+            assert "Redis" in await rejection(engine)
+            # Also without any call, and although new connections are accepted.
+            await collector.until(lambda: collector.disconnects == 1)
+            assert "Redis" in await rejection(engine)
         await collector.until(lambda: collector.reconnects == 1)
         await accepted(engine, "back")
         await collector.until(lambda: "back" in collector.texts("chat"))
 
 
-async def test_connections_that_are_cut_are_opened_again(server: RedisServer) -> None:
+async def test_connections_that_the_server_closes_are_opened_again(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         await engine.subscribe("chat")
         with server.client() as client:
@@ -199,46 +202,46 @@ async def test_many_channels_are_subscribed_to_again(server: RedisServer) -> Non
             await collector.heard(f"room:{number}", ["hello"])
 
 
-class Telltale(Collector):
-    """A node that notes when the engine goes and comes, and makes a fuss about it."""
+class FailingNode(Collector):
+    """A node that records outages, and raises an exception for each report."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.reports: list[str] = []
 
     def on_disconnect(self, reason: str) -> None:
         super().on_disconnect(reason)
-        self.told.append(reason)
+        self.reports.append(reason)
         raise RuntimeError("a node that fails")
 
     def on_reconnect(self) -> None:
         super().on_reconnect()
-        self.told.append("back")
+        self.reports.append("back")
         raise RuntimeError("a node that fails")
 
 
-async def test_the_node_is_told_once_that_the_server_is_away_and_once_that_it_is_back(
+async def test_the_beginning_and_the_end_of_an_outage_are_reported_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine, telltale = RedisEngine(server.url), Telltale()
-    await engine.start(telltale)
+    engine, node = RedisEngine(server.url), FailingNode()
+    await engine.start(node)
     for number in (1, 2):
         server.kill()
-        await telltale.until(lambda number=number: telltale.disconnects == number)  # type: ignore[misc]
-        assert engine._supervisor.session is None
+        await node.until(lambda number=number: node.disconnects == number)  # type: ignore[misc]
+        assert await engine.inspect() == ()
         with caplog.at_level(logging.INFO):
             caplog.clear()
-            # It has been tried again, in vain.
-            await telltale.until(lambda: caplog.text.count("Still without Redis") >= 2)
+            # Attempts to reconnect have failed.
+            await node.until(lambda: caplog.text.count("Retrying.") >= 2)
         server.start()
-        await telltale.until(lambda number=number: telltale.reconnects == number)  # type: ignore[misc]
+        await node.until(lambda number=number: node.reconnects == number)  # type: ignore[misc]
         await engine.publish(publication("chat", "taken"))
     await engine.stop()
-    assert telltale.told[1::2] == ["back", "back"]
-    assert [f"127.0.0.1:{server.port}" in reason for reason in telltale.told[::2]] == [True, True]
+    assert node.reports[1::2] == ["back", "back"]
+    assert [f"127.0.0.1:{server.port}" in reason for reason in node.reports[::2]] == [True, True]
 
 
-async def test_the_node_is_not_told_that_it_stops_while_the_server_is_away(server: RedisServer) -> None:
+async def test_a_stop_during_an_outage_is_not_reported(server: RedisServer) -> None:
     async with running(server.url) as (engine, collector):
         server.kill()
         await collector.until(lambda: collector.disconnects == 1)
@@ -249,7 +252,7 @@ async def test_the_node_is_not_told_that_it_stops_while_the_server_is_away(serve
     assert (collector.disconnects, collector.reconnects) == (1, 0)
 
 
-async def test_channels_of_our_own_are_channels_like_any_other(redis_url: str, namespace: str) -> None:
+async def test_internal_channels_work_like_all_others(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace) as (engine, collector):
         for name in ("\x01control", "\x01presence:room:1"):
             await engine.subscribe(name, HISTORY)

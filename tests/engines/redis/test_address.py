@@ -1,4 +1,4 @@
-"""URLs of Redis."""
+"""URLs of Redis servers, clusters and sentinels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,28 @@ from tests.engines.errors import shown
         ("redis://[::1]:7000/3", "::1:7000", 3),
         ("rediss://h?ssl_check_hostname=false", "h:6379", 0),
         ("redis+unix:///run/redis.sock?db=2", "/run/redis.sock", 2),
-        ("redis+cluster://a,b:1", "the cluster at a:6379, b:1", 0),
-        ("redis+sentinel://a,b:1/mymaster/4", "the sentinels at a:26379, b:1", 4),
+        ("redis+cluster://a,b:1", "a:6379, b:1", 0),
+        ("redis+sentinel://a,b:1/mymaster/4", "a:26379, b:1", 4),
     ],
 )
 def test_urls(url: str, where: str, db: int) -> None:
-    target = parse_url(url)
-    assert (target.where, target.options["db"]) == (where, db)
+    address = parse_url(url)
+    assert (address.where, address.options["db"]) == (where, db)
     engine_for(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://:s3cret@cache/3", "Redis at cache:6379"),
+        ("rediss://:s3cret@cache:7000", "Redis at cache:7000"),
+        ("redis+unix://:s3cret@/run/redis.sock", "Redis at /run/redis.sock"),
+        ("redis+cluster://:s3cret@a,b:1", "the Redis cluster at a:6379, b:1"),
+        ("redis+sentinel://:s3cret@a,b:1/mymaster", "Redis behind the sentinels at a:26379, b:1"),
+    ],
+)
+def test_messages_name_the_servers_without_the_password(url: str, name: str) -> None:
+    assert str(parse_url(url)) == name
 
 
 def test_credentials_are_unquoted() -> None:
