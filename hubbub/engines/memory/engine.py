@@ -43,7 +43,7 @@ class MemoryEngine(Engine):
             )
         self.is_alone = "?" in url
         self._clock = clock
-        #: Not private, as ``hubbub.testing`` has servers that lose what is in them.
+        #: Public for ``hubbub.testing``, whose fake servers lose data.
         self.streams = Streams(clock)
         self.stored_presence = Presence(clock)
         self._keys = IdempotencyKeys(clock)

@@ -178,7 +178,7 @@ class Streams:
     # Internal
 
     def _declare(self, channel: str, history: History, stream: Stream | None) -> Stream:
-        """Return the channel's stream, which is to keep what ``history`` says."""
+        """Return the channel's stream, which has ``history`` from now on."""
         if stream is None:
             stream = self._streams[channel] = Stream(history, self._epoch)
             return stream

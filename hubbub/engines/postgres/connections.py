@@ -189,7 +189,7 @@ def refusal(exc: BaseException) -> ValueError | None:
 
 
 def describe(exc: BaseException) -> str:
-    """Return what happened, as a phrase for people."""
+    """Return ``exc`` as a phrase for people."""
     if isinstance(exc, TimeoutError) and not str(exc):
         return f"no answer within {ANSWER_TIMEOUT:g} s."
     return str(exc) or type(exc).__name__

@@ -130,7 +130,7 @@ class Reader:
     async def poll(self, connection: Connection) -> Moved:
         """Mark the channels that have new publications, without a notification.
 
-        Looks at all channels, or at many of them in turn.
+        Polls all channels, or a large part of them in turn.
         """
         self.is_poll_due = False
         channels = list(islice(self._subscriptions, READ_CHANNELS))

@@ -74,7 +74,7 @@ class Requests:
         if refused := refusal(exc):
             raise refused from exc
         if isinstance(exc, ERRORS):
-            # If the tables are gone, the listener's next poll fails too, and it installs them again.
+            # If the tables were dropped, the listener's next poll fails too, and it creates them again.
             self._on_error()
             raise self._address.unavailable(describe(exc)) from exc
         raise exc
@@ -100,7 +100,7 @@ class Requests:
     def late(self, hint: str) -> EngineUnavailable:
         """Return the error to raise when there was no answer in time.
 
-        :param hint: what may be the reason while the database is connected.
+        :param hint: a possible reason, if the database is connected.
         """
         if not self._reconnector.is_connected.is_set():
             return EngineUnavailable(self._reconnector.error)

@@ -33,7 +33,7 @@ class SQLiteEngine(Engine):
     without any. The file is in WAL mode, which needs a local disk. Commits are not synced one by one: when
     the machine loses power (not: when a process is killed), the last ones may be lost.
 
-    The file holds all publications of the last minute, whatever the histories of their channels. If it is
+    The file holds all publications of the last minute, those to channels without history too. If it is
     removed or replaced while it is in use, together with the ``-wal`` and ``-shm`` files beside it, all
     processes open the new file and continue with its contents.
 

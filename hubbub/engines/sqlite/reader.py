@@ -46,7 +46,7 @@ class Reading(NamedTuple):
 
 
 class Reader:
-    """Reads what has been published since the last read.
+    """Reads the publications since the last read.
 
     Subscriptions are added and removed on the event loop; all methods are called in the worker's thread.
 
@@ -69,7 +69,7 @@ class Reader:
         self._read_at = 0.0
 
     def begin(self, store: Store) -> None:
-        """Begin with a file that was opened: subscribe to all channels in it, and read what comes after."""
+        """Begin with a file that was opened: subscribe to all channels in it, and read later publications."""
         with store.transaction():
             now = store.clock.tick()
             for channel, subscription in list(self.subscriptions.items()):

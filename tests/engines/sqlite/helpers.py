@@ -1,4 +1,4 @@
-"""Engines and processes on a file, and what tests do to the file."""
+"""Engines and processes on a file, and helpers that read, lock or remove it."""
 
 from __future__ import annotations
 
