@@ -107,7 +107,10 @@ class EngineContract:
 
     def make(self) -> Engine:
         """Return an engine that has not been started, on the server of this test."""
-        raise TypeError(f"Expected {type(self).__name__} to define make().")
+        raise TypeError(
+            f"Expected {type(self).__name__} to define make(), but it does not. Return an engine that has not "
+            "been started."
+        )
 
     async def elapse(self, seconds: float) -> None:
         """Let ``seconds`` pass by the clock by which histories and leases expire.

@@ -337,7 +337,10 @@ class Worker(Thread):
         if isinstance(exc, HubbubError):
             return exc
         if isinstance(exc, sqlite3.DataError | OverflowError):
-            return InvalidData(f"Expected a publication that fits into SQLite, but got: {exc}.")
+            return InvalidData(
+                f"Expected values that SQLite can store, but got others ({exc}). Publish less data at once, or "
+                "declare a smaller history."
+            )
         if isinstance(exc, sqlite3.Error | OSError | Unusable):
             return EngineUnavailable(f"SQLite at {self._path!r} cannot be used: {exc}.")
         return exc
