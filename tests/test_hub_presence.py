@@ -22,9 +22,10 @@ from hubbub.core.publication import START, Position, Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.node.node import Node
 from hubbub.node.presence import companion, encode_member
+from hubbub.testing.fake_engine import FakeServer
 from hubbub.types import JoinLeave
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, running
+from tests.shared_engine import running
 
 #: Seconds after which those of a killed process have left. A busy machine may stop this one for a while.
 TTL = 1.5
@@ -70,12 +71,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> FakeServer:
+    return FakeServer()
 
 
 @pytest.fixture
-async def nodes(server: Server) -> AsyncIterator[tuple[Node, Node]]:
+async def nodes(server: FakeServer) -> AsyncIterator[tuple[Node, Node]]:
     async with running(server, TTL) as one, running(server, TTL) as two:
         yield one, two
 
@@ -116,7 +117,7 @@ async def test_every_node_knows_who_is_there(nodes: tuple[Node, Node]) -> None:
 
 
 async def test_what_something_else_has_entered_is_left_out(
-    nodes: tuple[Node, Node], server: Server, caplog: pytest.LogCaptureFixture
+    nodes: tuple[Node, Node], server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     node, _ = nodes
     await come(node, "a", "ann")
@@ -166,7 +167,7 @@ async def test_a_user_comes_with_the_first_connection_and_leaves_with_the_last(
     assert watcher.told == {"presence a": 1, "join c": 1, "leave a": 1}
 
 
-async def test_those_of_a_killed_process_leave_once(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_those_of_a_killed_process_leave_once(server: FakeServer, nodes: tuple[Node, Node]) -> None:
     watchers = [await watching(node) for node in nodes]
     async with AsyncExitStack() as stack:
         doomed = await stack.enter_async_context(running(server, TTL))
@@ -182,35 +183,35 @@ async def test_those_of_a_killed_process_leave_once(server: Server, nodes: tuple
     assert [each.connection for each in await nodes[1].presence("room")] == ["stays"]
 
 
-async def test_a_node_that_stops_takes_leave(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_a_node_that_stops_takes_leave(server: FakeServer, nodes: tuple[Node, Node]) -> None:
     watcher = await watching(nodes[0])
     async with running(server, TTL) as node:
         await come(node, "a")
         await until(lambda: list(watcher.here) == ["a"])
         node._attendance.leave("room", "a")
     await until(lambda: not watcher.here)
-    await until(lambda: not server.memory._leases)
+    await until(lambda: not server.memory.stored_presence.leases)
 
 
 @pytest.mark.parametrize("keeps_data", [True, False])
 async def test_an_outage_is_nobodys_leaving(
-    server: Server, nodes: tuple[Node, Node], keeps_data: bool
+    server: FakeServer, nodes: tuple[Node, Node], keeps_data: bool
 ) -> None:
     watchers = [await watching(node) for node in nodes]
     await come(nodes[0], "a")
     await come(nodes[1], "b")
     await until(lambda: all(len(watcher.here) == 2 for watcher in watchers))
-    server.go()
+    server.disconnect()
     await asyncio.sleep(TTL * 0.3)
     if not keeps_data:
-        server.restart()
+        await server.restart()
     # They come back one after the other, and the first may not judge the second.
-    server.nodes[0].come_back()
+    server.engines[0].reconnect()
     await asyncio.sleep(TTL * 0.4)
-    server.nodes[1].come_back()
+    server.engines[1].reconnect()
 
     def has_both() -> bool:
-        return len(server.memory._presence.get("room", {})) == 2
+        return len(server.memory.stored_presence.entries("room")) == 2
 
     await until(has_both)
     await come(nodes[0], "c")
@@ -224,22 +225,24 @@ async def test_an_outage_is_nobodys_leaving(
 
 
 async def test_who_leaves_during_an_outage_has_left_after_it(
-    server: Server, nodes: tuple[Node, Node]
+    server: FakeServer, nodes: tuple[Node, Node]
 ) -> None:
     watcher = await watching(nodes[1])
     await come(nodes[0], "a")
     await come(nodes[0], "b")
     await until(lambda: len(watcher.here) == 2)
-    server.go()
+    server.disconnect()
     nodes[0]._attendance.leave("room", "a")
     entering = asyncio.ensure_future(come(nodes[0], "c"))
     await entering
-    server.come_back()
+    server.reconnect()
     await until(lambda: list(watcher.here) == ["b", "c"])
     assert watcher.told["leave a"] == 1
 
 
-async def test_a_node_that_was_taken_for_dead_comes_again(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_a_node_that_was_taken_for_dead_comes_again(
+    server: FakeServer, nodes: tuple[Node, Node]
+) -> None:
     watcher = await watching(nodes[0])
     await come(nodes[1], "a")
     await until(lambda: list(watcher.here) == ["a"])
@@ -251,13 +254,13 @@ async def test_a_node_that_was_taken_for_dead_comes_again(server: Server, nodes:
     assert watcher.told == {"join a": 2, "leave a": 1}
 
 
-async def test_lost_news_are_found_by_looking(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_lost_news_are_found_by_looking(server: FakeServer, nodes: tuple[Node, Node]) -> None:
     watcher = await watching(nodes[0])
-    server.nodes[0].is_away = True
+    server.engines[0].is_disconnected = True
     await come(nodes[1], "a")
-    server.nodes[0].is_away = False
+    server.engines[0].is_disconnected = False
     assert not watcher.here
-    server.nodes[0].come_back()
+    server.engines[0].reconnect()
     await until(lambda: list(watcher.here) == ["a"])
 
 
@@ -279,17 +282,17 @@ async def test_who_comes_again_as_another_user_has_left_as_the_one_before(nodes:
 
 
 async def test_a_subscription_that_is_undone_meanwhile_leaves_no_join_without_a_leave(
-    server: Server, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes[0]
     watcher = await watching(node)
-    update, gate = server.nodes[0].update_presence, asyncio.Event()
+    update, gate = server.engines[0].update_presence, asyncio.Event()
 
     async def slow(*options: Any, **more: Any) -> bool:
         await gate.wait()
         return await update(*options, **more)
 
-    monkeypatch.setattr(server.nodes[0], "update_presence", slow)
+    monkeypatch.setattr(server.engines[0], "update_presence", slow)
     first = asyncio.create_task(come(node, "first"))
     await asyncio.sleep(0.01)
     undone = asyncio.create_task(come(node, "undone"))
@@ -304,23 +307,23 @@ async def test_a_subscription_that_is_undone_meanwhile_leaves_no_join_without_a_
 
 
 async def test_lost_news_are_found_by_the_regular_look(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_module, "TICK", 0.01)
     monkeypatch.setattr(node_module, "LOOK", 0.02)
     async with running(server, 60) as one, running(server, 60) as two:
         watcher = await watching(one)
-        publish = server.nodes[1].publish
+        publish = server.engines[1].publish
 
         async def lose(publication: Publication, *options: Any) -> Position:
             return START if publication.channel == companion("room") else await publish(publication, *options)
 
-        monkeypatch.setattr(server.nodes[1], "publish", lose)
+        monkeypatch.setattr(server.engines[1], "publish", lose)
         await come(two, "a")
         await until(lambda: list(watcher.here) == ["a"])
 
 
-async def test_many_come_at_once(server: Server) -> None:
+async def test_many_come_at_once(server: FakeServer) -> None:
     # On a busy machine, that many may keep a node from renewing a short lease.
     async with running(server, 60) as one, running(server, 60) as two:
         watcher = await watching(two)
@@ -330,7 +333,7 @@ async def test_many_come_at_once(server: Server) -> None:
         assert len(await two.presence("room")) == 3000
 
 
-async def test_a_watch_that_nobody_is_told_by_is_closed(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_a_watch_that_nobody_is_told_by_is_closed(server: FakeServer, nodes: tuple[Node, Node]) -> None:
     watcher = await watching(nodes[0])
     nodes[0].leave("room", watcher)
     await until(lambda: not nodes[0]._watches)

@@ -22,7 +22,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
             "urllib.parse.quote(…, safe='') does."
         ),
     ),
-    ("may not make the schema|LISTEN does not work|older than|is of version|asyncpg does not understand", ""),
+    ("may not create the schema|LISTEN does not work|older than|is of version|asyncpg does not understand", ""),
     (
         "too many connections|remaining connection slots|max number of clients",
         "Find out which clients hold the connections, or allow more: max_connections, maxclients.",
@@ -39,7 +39,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ("read-?only", "Allow the user that the app runs as to write to the file and to its directory."),
     ("unable to open", "Create the directory, and allow the user that the app runs as to write to it."),
     (
-        "directory .* to exist",
+        "directory does not exist",
         "Create the directory, or check the path: an absolute path has four slashes before it.",
     ),
     ("not a database|schema version", "Use a file of its own for Hubbub."),

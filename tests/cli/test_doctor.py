@@ -68,7 +68,7 @@ def problems(url: str, *words: str) -> str:
         ("sqlite", ["✓ SQLite 3.", "hub.db is on a local disk", "in WAL mode"]),
         ("redis", [f"✓ {REDIS} ", "✓ it evicts nothing (maxmemory-policy noeviction)", "✓ a restart keeps"]),
         ("redis_cluster", [f"✓ {REDIS} ", "redis+cluster://127.0.0.1"]),
-        ("postgres", ["✓ PostgreSQL ", "✓ what is notified is heard (LISTEN)", "postgres owns the schema"]),
+        ("postgres", ["✓ PostgreSQL ", "✓ notifications arrive (LISTEN)", "postgres owns the schema"]),
     ],
 )
 def test_an_engine_that_is_well(
@@ -159,7 +159,7 @@ def test_an_extra_that_is_missing(
 
 def test_a_directory_that_is_missing(tmp_path: Path) -> None:
     out = problems(f"sqlite:///{tmp_path}/nowhere/hub.db")
-    assert "✗ Expected the directory of" in out
+    assert "cannot be used: its directory does not exist" in out
     assert "  → Create the directory" in out
 
 
@@ -181,7 +181,7 @@ def test_the_application_s_own_database(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE orders (id INTEGER)")
     out = problems(f"sqlite:///{path}")
-    assert "✗ the file also holds tables of something else (orders)" in out
+    assert "✗ the file also holds tables of another program (orders)" in out
     # The other checks run all the same.
     assert "✓ histories are stored and read" in out
 
@@ -193,7 +193,7 @@ def test_a_file_on_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     findings = sqlite_diagnostics.inspect(str(tmp_path / "hub.db"))
     wrong = [each.text for each in findings if not each.ok]
     assert wrong == [
-        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see what others write",
+        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see the writes of others",
         "the disk has 0 MiB left",
     ]
 
@@ -344,7 +344,7 @@ def user(postgres: PostgresServer) -> Iterator[str]:
 
 def test_a_user_who_may_not_make_the_schema(user: str) -> None:
     out = problems(user, "--namespace", "test_doctor")
-    assert "doctor may not make the schema 'test_doctor'" in out
+    assert "doctor may not create the schema 'test_doctor'" in out
     assert 'GRANT CREATE ON DATABASE "postgres" TO "doctor"' in out
 
 
@@ -404,7 +404,7 @@ class Row:
         ({}, []),
         ({"number": 120_009, "version": "12.9"}, ["PostgreSQL 12.9"]),
         ({"encoding": "SQL_ASCII"}, ["the database is encoded in SQL_ASCII"]),
-        ({"is_standby": True}, ["it is a standby"]),
+        ({"is_standby": True}, ["the server is a standby"]),
         ({"connections": 90}, ["90 of 97 connections are taken; each process of an app takes up to 11"]),
         ({"full_page_writes": "off"}, ["a crash of the machine may destroy the database (full_page_writes"]),
         ({"synchronous_commit": "off"}, []),

@@ -15,8 +15,9 @@ from hubbub.core.publication import Publication
 from hubbub.node import subscriptions
 from hubbub.node.control import CONTROL, Disconnect
 from hubbub.node.node import Node
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine, running
+from tests.shared_engine import running
 
 
 class Client:
@@ -42,12 +43,12 @@ class Client:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> FakeServer:
+    return FakeServer()
 
 
 @pytest.fixture
-async def nodes(server: Server) -> AsyncIterator[tuple[Node, Node]]:
+async def nodes(server: FakeServer) -> AsyncIterator[tuple[Node, Node]]:
     async with running(server) as one, running(server) as two:
         yield one, two
 
@@ -74,13 +75,13 @@ async def test_a_connection_is_disconnected_wherever_it_is(nodes: tuple[Node, No
 
 
 async def test_a_node_that_could_not_hear_carries_out_what_it_was_asked(
-    server: Server, nodes: tuple[Node, Node]
+    server: FakeServer, nodes: tuple[Node, Node]
 ) -> None:
     client = Client(nodes[1], "one", "ann")
-    server.nodes[1].go()
+    server.engines[1].disconnect()
     await nodes[0].command(Disconnect(4001, "go", user="ann"))
     assert client.end_of_it is None
-    server.nodes[1].come_back()
+    server.engines[1].reconnect()
     async with asyncio.timeout(DEADLINE):
         await client.ended.wait()
 
@@ -101,39 +102,39 @@ async def test_the_channel_of_the_nodes_is_not_counted(nodes: tuple[Node, Node])
     assert (stats["channels"], stats["subscriptions"]) == (0, 0)
 
 
-async def test_outages_are_told(server: Server, nodes: tuple[Node, Node]) -> None:
+async def test_outages_are_told(server: FakeServer, nodes: tuple[Node, Node]) -> None:
     health = await nodes[0].health(1)
     assert health.ok
     assert (health.engine_outage_seconds, health.error) == (0, "")
     assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (0, 0)
-    server.go()
+    server.disconnect()
     await asyncio.sleep(0.01)
     health = await nodes[0].health(1)
     assert not health.ok
     assert health.engine_outage_seconds > 0
-    assert health.error == "The test took it away."
+    assert health.error == "Lost the fake server (the test disconnected it)."
     assert nodes[0].stats()["engine_outages"] == 1
     assert nodes[0].stats()["engine_outage_seconds"] > 0
-    server.come_back()
+    server.reconnect()
     assert (await nodes[0].health(1)).ok
     assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (1, 0)
 
 
 async def test_an_engine_that_does_not_answer_is_no_good_one(
-    server: Server, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*args: object, **options: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(server.nodes[0], "history", never)
+    monkeypatch.setattr(server.engines[0], "history", never)
     health = await nodes[0].health(0.05)
     assert not health.ok
     assert "within 0.05 s" in health.error
 
 
-async def test_a_node_does_not_start_without_its_engine(server: Server) -> None:
-    engine = SharedEngine(server)
-    engine.is_away = True
+async def test_a_node_does_not_start_without_its_engine(server: FakeServer) -> None:
+    engine = FakeEngine(server)
+    engine.is_disconnected = True
     with pytest.raises(EngineUnavailable):
         await Node(engine).start()
     assert engine.sink is None or not engine.channels

@@ -16,8 +16,8 @@ from hubbub.core.publication import START
 from hubbub.engines import engine_for
 from hubbub.node import subscriptions
 from hubbub.node.node import YIELD_COUNT, Node
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine
 from tests.subscriber import Subscriber
 
 HISTORY = History(size=50, ttl=60)
@@ -40,14 +40,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> FakeServer:
+    return FakeServer()
 
 
 @pytest.fixture
-async def nodes(server: Server) -> AsyncIterator[list[Node]]:
+async def nodes(server: FakeServer) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        nodes = [Node(SharedEngine(server), lambda name: ChannelDeclaration(name, HISTORY)) for _ in range(2)]
+        nodes = [Node(FakeEngine(server), lambda name: ChannelDeclaration(name, HISTORY)) for _ in range(2)]
         for node in nodes:
             await node.start()
             stack.push_async_callback(node.stop, 1012, "", 1)
@@ -149,7 +149,7 @@ async def test_removing_a_history_reaches_every_process(engine_url: str, namespa
 
 
 async def test_a_removal_whose_answer_is_lost_is_noticed(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = Subscriber()
     await nodes[0].join("chat", member)
@@ -160,7 +160,7 @@ async def test_a_removal_whose_answer_is_lost_is_noticed(
         await server.memory.remove_history(channel)
         raise EngineUnavailable("no answer")
 
-    monkeypatch.setattr(server.nodes[0], "remove_history", remove)
+    monkeypatch.setattr(server.engines[0], "remove_history", remove)
     with pytest.raises(EngineUnavailable):
         await nodes[0].remove_history("chat")
     with pytest.raises(Unrecoverable):
@@ -168,28 +168,28 @@ async def test_a_removal_whose_answer_is_lost_is_noticed(
 
 
 async def test_a_node_that_was_away_when_a_history_was_removed_finds_out(
-    server: Server, nodes: list[Node]
+    server: FakeServer, nodes: list[Node]
 ) -> None:
     there = Subscriber()
     await nodes[1].join("chat", there)
     first, *_ = await say(nodes[0], "1", "2")
     await until(lambda: there.received == ["1", "2"])
-    server.nodes[1].go()
+    server.engines[1].disconnect()
     await nodes[0].remove_history("chat")
-    server.nodes[1].come_back()
+    server.engines[1].reconnect()
     await until(lambda: bool(there.breaks))
     with pytest.raises(Unrecoverable):
         await nodes[1].join("chat", Subscriber("late"), since=first)
 
 
 async def test_what_is_being_read_when_a_history_is_removed_is_not_handed_over(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = await say(nodes[0], "1", "2")
     there = Subscriber()
     await nodes[1].join("chat", there)
     slow, answer = asyncio.Event(), asyncio.Event()
-    history = server.nodes[1].history
+    history = server.engines[1].history
 
     async def slow_once(channel: str, since: Position | None = None, *options: object) -> HistoryPage:
         page = await history(channel, since, *options)  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ async def test_what_is_being_read_when_a_history_is_removed_is_not_handed_over(
             await answer.wait()
         return page
 
-    monkeypatch.setattr(server.nodes[1], "history", slow_once)
+    monkeypatch.setattr(server.engines[1], "history", slow_once)
     late = Subscriber("late")
     coming = asyncio.create_task(nodes[1].join("chat", late, since=first))
     await slow.wait()
@@ -232,31 +232,31 @@ async def test_a_history_that_is_kept_for_a_moment_is_not_replayed_later(
 
 
 async def test_a_channel_under_repair_is_not_left(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The repair may declare it again."""
     monkeypatch.setattr(subscriptions, "LINGER", 0.0)
     member = Subscriber()
     await nodes[0].join("chat", member)
     answer = asyncio.Event()
-    history = server.nodes[0].history
+    history = server.engines[0].history
 
     async def slow(*options: object) -> HistoryPage:
         await answer.wait()
         return await history(*options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(server.nodes[0], "history", slow)
-    server.restart()
+    monkeypatch.setattr(server.engines[0], "history", slow)
+    await server.restart()
     await server.memory.publish(Publication("chat", b"1", "text", id="1"))
     nodes[0].leave("chat", member)
     nodes[0]._subscriptions.tick(nodes[0].loop.time())
     await asyncio.sleep(0)
-    assert "chat" in server.nodes[0].channels
+    assert "chat" in server.engines[0].channels
     answer.set()
 
     def is_left() -> bool:
         nodes[0]._subscriptions.tick(nodes[0].loop.time() + 1)
-        return "chat" not in server.nodes[0].channels
+        return "chat" not in server.engines[0].channels
 
     await until(is_left)
     assert nodes[0].stats()["channels"] == 0

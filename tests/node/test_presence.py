@@ -13,15 +13,15 @@ from hubbub.engines.base import PresenceChange
 from hubbub.exceptions import HubNotRunning
 from hubbub.node import presence
 from hubbub.node.presence import PresenceTracker, encode_member
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from hubbub.types import PresenceEntry
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine
 
 
-class SlowEngine(SharedEngine):
+class SlowEngine(FakeEngine):
     """Takes a while to be told of presence: until the test lets it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         super().__init__(server)
         self.updates: list[list[PresenceChange]] = []
         self.turns: asyncio.Queue[None] = asyncio.Queue()
@@ -51,7 +51,7 @@ class Sink:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[SlowEngine]:
-    engine = SlowEngine(Server())
+    engine = SlowEngine(FakeServer())
     await engine.start(Sink())
     yield engine
     await engine.stop()
@@ -155,12 +155,12 @@ async def test_who_waits_goes_on_when_the_engine_cannot_be_told(
         await engine.asked.wait()
     second = entering(present, "1")
     await asyncio.sleep(0)
-    engine.is_away = True
+    engine.is_disconnected = True
     await engine.take()
     async with asyncio.timeout(DEADLINE):
         assert await first
         assert await second
-    engine.is_away = False
+    engine.is_disconnected = False
     present.has_trouble()
     await engine.take()
     async with asyncio.timeout(DEADLINE):
@@ -194,7 +194,7 @@ async def test_nothing_is_kept_of_those_who_come_and_go_while_the_engine_is_away
     first = entering(present, "first")
     await engine.take()
     await first
-    engine.go()
+    engine.disconnect()
     present.leave("room", "first")
     for number in range(100):
         task = entering(present, f"guest{number}")
@@ -202,7 +202,7 @@ async def test_nothing_is_kept_of_those_who_come_and_go_while_the_engine_is_away
         present.leave("room", f"guest{number}")
         assert not await asyncio.wait_for(task, DEADLINE)
     assert set(present._changes) <= {("room", "first"), ("room", "guest0")}
-    engine.come_back()
+    engine.reconnect()
     present.has_trouble()
     last = entering(present, "last")
     for _ in range(10):

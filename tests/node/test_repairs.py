@@ -16,17 +16,17 @@ from hubbub.core.publication import START
 from hubbub.engines.base import Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.repairs import BATCH, CHECK, GRACE, Repairs
+from hubbub.testing.fake_engine import FakeEngine, FakeServer, set_back
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine
 from tests.subscriber import Subscriber
 
 HISTORY = History(size=10, ttl=60)
 
 
-class Engine(SharedEngine):
+class Engine(FakeEngine):
     """Counts what it is asked, and waits before it answers where channels stand if it is told to."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         super().__init__(server)
         self.asked: list[list[str]] = []
         self.reads: list[str] = []
@@ -69,7 +69,7 @@ class Sink:
 class Node:
     """What a node does with repairs: feeds, and an engine whose clock is the test's."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.engine, self.sink = Engine(server), Sink()
         self.repairs = Repairs(self.engine, lambda channel: HISTORY)
@@ -90,10 +90,7 @@ class Node:
         )
 
     def set_back(self, channel: str, lost: int) -> None:
-        stream = self.server.memory._streams[channel]
-        stream.offset -= lost
-        for _ in range(lost):
-            stream.publications.pop()
+        set_back(self.server.memory, channel, lost)
 
     async def settled(self) -> None:
         """Wait until nothing is under way."""
@@ -112,7 +109,7 @@ class Node:
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    node = Node(Server())
+    node = Node(FakeServer())
     await node.engine.start(node.sink)
     yield node
     await node.repairs.stop()
@@ -239,9 +236,9 @@ async def test_a_check_that_fails_is_made_again(node: Node, caplog: pytest.LogCa
     _, member = await node.subscribe("chat")
     node.sink.loses = True
     await node.publish("chat", "1")
-    node.engine.is_away = True
+    node.engine.is_disconnected = True
     await node.round()
-    node.engine.is_away = False
+    node.engine.is_disconnected = False
     now = node.loop.time() + 2 * CHECK
     node.repairs.tick(now)
     await node.settled()
@@ -347,7 +344,7 @@ async def test_a_comparison_is_tried_again_until_the_engine_answers(
 async def test_a_lost_channel_is_declared_again(node: Node, noticed: str) -> None:
     feed, member = await node.subscribe("chat")
     await node.publish("chat", "1")
-    node.server.restart()
+    await node.server.restart()
     node.engine.subscribed.clear()
     # By a publisher that does not know what the channel is declared to keep.
     plain = Publication("chat", b"2", "text", id="2")
@@ -372,7 +369,7 @@ async def test_a_feed_without_a_position_gets_one_if_its_channel_is_declared(
 ) -> None:
     """As after an engine that lost its data twice, the second time while the channel was being declared."""
     feed, member = await node.subscribe("chat")
-    node.server.restart()
+    await node.server.restart()
     feed.position, feed.last_id = START, ""
     if after_outage:
         node.repairs.verify()
@@ -390,7 +387,7 @@ async def test_a_channel_that_is_not_declared_is_left_as_it_is(
 ) -> None:
     monkeypatch.setattr(node.repairs, "_history_of", lambda channel: None)
     await node.subscribe("chat")
-    node.server.restart()
+    await node.server.restart()
     node.engine.subscribed.clear()
     await node.round()
     assert node.engine.subscribed == []
@@ -401,7 +398,7 @@ async def test_an_engine_that_failed_to_declare_a_channel_is_asked_until_it_has(
 ) -> None:
     """Also if it has declared it on the server, and then lost the answer and its subscription."""
     _, member = await node.subscribe("chat")
-    node.server.restart()
+    await node.server.restart()
     subscribe = node.engine.subscribe
     attempts = 0
 

@@ -1,4 +1,4 @@
-"""The order of a channel, and that nothing is left out of it."""
+"""Reading: the order of a channel, and that no publication is missing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from hubbub.core.history import History
-from hubbub.engines.postgres import PostgresEngine, reader
-from hubbub.engines.postgres import engine as module
+from hubbub.engines.postgres import PostgresEngine, listener, reader
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.postgres.nodes import RollBack, asyncpg_connection, started, until
 
@@ -23,7 +22,7 @@ async def test_the_order_of_a_channel_is_the_order_of_commits(
         await engine.subscribe(channel, history)
         async with asyncpg_connection(postgres_url) as using:
             await engine.publish_in(publication(channel, "1"), history, None, using)
-            # It waits for the transaction, and so does who publishes through the engine.
+            # A publication through the engine waits for the transaction.
             waiting = asyncio.create_task(engine.publish(publication(channel, "3"), history))
             await until(other, "EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
             await engine.publish_in(publication(channel, "2"), history, None, using)
@@ -34,7 +33,7 @@ async def test_the_order_of_a_channel_is_the_order_of_commits(
 
 
 @pytest.mark.parametrize("history", [None, HISTORY])
-async def test_nothing_is_lost_when_a_transaction_that_began_later_commits_first(
+async def test_no_publication_is_lost_when_a_transaction_that_began_later_commits_first(
     history: History | None, node: tuple[PostgresEngine, Collector], postgres_url: str
 ) -> None:
     engine, collector = node
@@ -47,8 +46,8 @@ async def test_nothing_is_lost_when_a_transaction_that_began_later_commits_first
             async with asyncpg_connection(postgres_url) as fast:
                 await engine.publish_in(publication("fast", "1"), history, None, fast)
             await collector.heard("fast", ["1"])
-            # Also when a node has looked at all its channels meanwhile.
-            await asyncio.sleep(module.POLL + 0.5)
+            # Also if a node has polled meanwhile.
+            await asyncio.sleep(listener.POLL + 0.5)
             await engine.publish_in(publication("slow", "2"), history, None, slow)
         await collector.heard("slow", ["1", "2"])
         await engine.publish_in(publication("slower", "2"), history, None, slower)
@@ -57,7 +56,7 @@ async def test_nothing_is_lost_when_a_transaction_that_began_later_commits_first
 
 
 @pytest.mark.parametrize("history", [None, HISTORY])
-async def test_many_transactions_at_once_lose_and_double_nothing(
+async def test_concurrent_transactions_lose_and_double_no_publication(
     history: History | None, node: tuple[PostgresEngine, Collector], postgres_url: str, namespace: str
 ) -> None:
     engine, collector = node
@@ -93,7 +92,7 @@ async def test_many_transactions_at_once_lose_and_double_nothing(
         assert all(collector.texts(channel) == second_collector.texts(channel) for channel in channels)
 
 
-async def test_a_burst_larger_than_one_read_arrives_whole(
+async def test_a_burst_larger_than_one_read_arrives_in_full(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = node
@@ -122,13 +121,13 @@ async def test_large_publications_are_read_in_portions(
         await collector.heard(channel, [str(n) * 700 for n in range(1, 10)])
 
 
-async def test_what_no_notification_tells_of_is_found(
+async def test_a_publication_without_a_notification_is_found(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = node
     await engine.subscribe("chat")
     async with other.transaction():
-        # A publication as it would be if the notification had been lost.
+        # As of a publication whose notification was lost.
         await other.execute(f"""SELECT "{namespace}".publish('elsewhere', '1')""")
         await other.execute(f"""
             INSERT INTO "{namespace}".streams (channel, sequence, base, epoch) VALUES ('chat', 5, 0, '');

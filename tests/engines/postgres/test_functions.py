@@ -1,4 +1,4 @@
-"""Publishing from SQL."""
+"""The functions of the database: publishing from SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hubbub.testing.engine_contract import Collector, publication
 from tests.engines.postgres.nodes import asyncpg_connection
 
 
-async def test_the_simple_call_and_every_kind_of_data(
+async def test_every_kind_of_data_can_be_published(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = node
@@ -58,14 +58,14 @@ async def test_the_simple_call_and_every_kind_of_data(
         "'chat', 'x', history_ttl => -1",
     ],
 )
-async def test_what_cannot_be_published_is_refused(
+async def test_wrong_arguments_are_refused(
     arguments: str, node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     with pytest.raises(asyncpg.PostgresError):
         await other.execute(f'SELECT "{namespace}".publish({arguments})')
 
 
-async def test_hubs_have_channels_that_are_closed_to_others(
+async def test_internal_channels_are_closed_to_other_clients(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
     engine, collector = node
@@ -114,7 +114,7 @@ async def test_a_trigger_publishes(
     ]
 
 
-async def test_who_may_use_the_schema_may_publish_and_nothing_else(
+async def test_a_user_with_usage_of_the_schema_may_publish_and_nothing_else(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = node

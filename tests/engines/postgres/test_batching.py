@@ -1,4 +1,4 @@
-"""A publication that cannot be stored is its publisher's error, and no other's."""
+"""A publication that cannot be stored fails alone, although others are accepted together with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[Publication, Any, str | None]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_of_publications_that_are_accepted_together_only_a_wrong_one_fails(
+async def test_only_the_wrong_publication_of_a_batch_fails(
     name: str, node: tuple[PostgresEngine, Collector]
 ) -> None:
     engine, collector = node
@@ -46,7 +46,7 @@ async def test_of_publications_that_are_accepted_together_only_a_wrong_one_fails
     assert (collector.disconnects, collector.reconnects) == (0, 0)
 
 
-async def test_what_cannot_be_stored_is_no_outage_either(node: tuple[PostgresEngine, Collector]) -> None:
+async def test_a_wrong_argument_is_no_outage(node: tuple[PostgresEngine, Collector]) -> None:
     engine, collector = node
     with pytest.raises(ValueError, match="PostgreSQL refuses"):
         await engine.subscribe("chat", TOO_LARGE)
