@@ -25,7 +25,7 @@ from hubbub.core.publication import START, Position, check_channel, check_positi
 from hubbub.core.throttle import Throttle
 from hubbub.exceptions import InvalidChannel, InvalidData, InvalidMessage
 from hubbub.node.node import Node
-from hubbub.node.presence import encode_member
+from hubbub.node.presence import encode_entry
 from hubbub.security.hosts import Hosts
 from hubbub.security.logs import is_reported
 from hubbub.security.origins import is_allowed
@@ -229,9 +229,9 @@ class Connection:
             ``positions``.
         """
         since = None if since is None else check_position(since)
-        self._node.check_history(check_channel(channel), since, history, tells=positions)
+        self._node.check_history(check_channel(channel), since, history, has_positions=positions)
         writer = self._entered()
-        member = self._as_member(channel, info, join_leave)
+        entry = self._presence_entry(channel, info, join_leave)
         form = ENVELOPE if positions else PLAIN
         while (joining := self._joining.get(channel)) is not None:
             # Another task is about to subscribe to it as well: whatever comes of that.
@@ -248,29 +248,23 @@ class Connection:
         self._channels[channel] = form
         joined = self._joining[channel] = asyncio.Event()
         try:
-            if member is not None:
-                await self._node.enter(channel, self.id, member)
-            if join_leave is not None:
-                await self._node.open_watch(channel, writer)
-            if channel in self._channels:
-                position = await self._node.join(channel, writer, since, history, form)
-            else:
-                # Left meanwhile: it is not to be handed what it has missed.
-                position = START
-            # The client has joined, at this position. Nothing is awaited from here on.
-            if join_leave is not None and channel in self._channels:
-                self._node.watch(channel, writer, join_leave, form)
+            # Another task may unsubscribe meanwhile, or the block may end.
+            return await self._node.join(
+                channel,
+                writer,
+                since,
+                history,
+                form,
+                entry=entry,
+                join_leave=join_leave,
+                is_wanted=lambda: channel in self._channels,
+            )
         except BaseException:
             self._channels.pop(channel, None)
-            self._node.leave(channel, writer)
             raise
         finally:
             del self._joining[channel]
             joined.set()
-        if channel not in self._channels:
-            # Left while it was joining, by another task or because the block has ended.
-            self._node.leave(channel, writer)
-        return position
 
     async def unsubscribe(self, channel: str) -> None:
         """Get nothing more of what is published to ``channel``. What was published before still arrives."""
@@ -510,14 +504,14 @@ class Connection:
             raise HTTPException(403, detail)
         raise WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(detail))
 
-    def _as_member(self, channel: str, info: object, join_leave: JoinLeave | None) -> bytes | None:
+    def _presence_entry(self, channel: str, info: object, join_leave: JoinLeave | None) -> bytes | None:
         """What others are to know of this connection; ``None`` in a channel without presence."""
         if join_leave not in (None, *get_args(JoinLeave)):
             raise ValueError(
                 f"Expected join_leave to be one of {get_args(JoinLeave)}, but got {join_leave!r}."
             )
         if self._node.has_presence(channel):
-            return encode_member(PresenceEntry(self.id, self.user, info))
+            return encode_entry(PresenceEntry(self.id, self.user, info))
         if info is not None or join_leave is not None:
             raise InvalidChannel(
                 "Expected info and join_leave only for channels that are declared with presence=True, but "
