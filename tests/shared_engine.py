@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
@@ -14,18 +15,20 @@ from hubbub.engines.base import Engine, PresenceChange, Sink, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.node import Node
+from tests.clock import FakeClock
 
 
 class Server:
     """What the nodes share; it can go away, and lose its data."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.nodes: list[SharedEngine] = []
+        self.clock = clock
         self.restart()
 
     def restart(self) -> None:
         """Without its data."""
-        self.memory = MemoryEngine("memory://")
+        self.memory = MemoryEngine("memory://", clock=self.clock)
         self.memory._sink = self
 
     def on_publication(self, publication: Publication) -> None:
@@ -123,14 +126,26 @@ class SharedEngine(Engine):
 
 
 @asynccontextmanager
-async def running(server: Server, presence_ttl: float | None = None) -> AsyncIterator[Node]:
-    """A node on ``server``. With a ``presence_ttl`` all channels have presence."""
+async def running(
+    server: Server, presence_ttl: float | None = None, clock: FakeClock | None = None
+) -> AsyncIterator[Node]:
+    """A node on ``server``. With a ``presence_ttl`` all channels have presence.
+
+    :param clock: in place of the real clocks of the node.
+    """
     engine = SharedEngine(server)
+    wall_clock = time.time if clock is None else clock
     if presence_ttl is None:
-        node = Node(engine)
+        node = Node(engine, clock=clock, wall_clock=wall_clock)
     else:
-        node = Node(engine, lambda name: ChannelDeclaration(name, presence=True), presence_ttl)
-    await node.start(keeps_presence=presence_ttl is not None)
+        node = Node(
+            engine,
+            lambda name: ChannelDeclaration(name, presence=True),
+            presence_ttl,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+    await node.start(has_presence=presence_ttl is not None)
     try:
         yield node
     finally:

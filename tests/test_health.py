@@ -19,7 +19,7 @@ from hubbub.engines.sqlite.store import Store
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.control import Disconnect
 from hubbub.node.node import Node
-from hubbub.node.presence import encode_member
+from hubbub.node.presence import encode_entry
 from hubbub.testing.engine_contract import DEADLINE, publication
 from hubbub.types import PresenceEntry
 from tests.engines.redis.server import RedisServer, redis_server
@@ -71,7 +71,7 @@ async def disconnect(node: Node) -> None:
 
 
 async def enter(node: Node) -> None:
-    await node.enter("chat", "a", encode_member(PresenceEntry("a", SECRET)))
+    await node.enter("chat", "a", encode_entry(PresenceEntry("a", SECRET)))
 
 
 async def until_well(node: Node) -> None:
@@ -89,7 +89,7 @@ async def test_redis_without_memory(server: RedisServer, write: Work) -> None:
         with full(server):
             if write is enter:
                 # Entering does not wait for an engine that is in trouble.
-                await node.enter("chat", "b", encode_member(PresenceEntry("b", SECRET)))
+                await node.enter("chat", "b", encode_entry(PresenceEntry("b", SECRET)))
             else:
                 with pytest.raises(EngineUnavailable):
                     await write(node)
