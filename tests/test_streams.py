@@ -29,6 +29,7 @@ from hubbub.node import repairs, subscriptions
 from hubbub.node import replay as replay_module
 from hubbub.node.control import CONTROL
 from hubbub.node.node import Node
+from hubbub.testing.fake_engine import set_back
 from tests.clients import DEADLINE
 from tests.subscriber import Subscriber
 
@@ -80,10 +81,7 @@ class FlakyEngine(MemoryEngine):
 
     def set_back(self, channel: str, lost: int) -> None:
         """To an earlier state, as a server that had not saved the last ones."""
-        stream = self._streams[channel]
-        stream.offset -= lost
-        for _ in range(lost):
-            stream.publications.pop()
+        set_back(self, channel, lost)
 
     async def _respond(self) -> None:
         await asyncio.sleep(0.001)

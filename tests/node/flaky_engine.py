@@ -14,6 +14,7 @@ from hubbub.core.history import HistoryPage
 from hubbub.engines.base import Sink, Top
 from hubbub.engines.memory import MemoryEngine
 from hubbub.node.node import Node
+from hubbub.testing.fake_engine import set_back
 from tests.clock import FakeClock
 
 
@@ -64,10 +65,7 @@ class FlakyEngine(MemoryEngine):
 
     def set_back(self, channel: str, lost: int) -> None:
         """To an earlier state, as a server that had not saved the last ones."""
-        stream = self._streams[channel]
-        stream.offset -= lost
-        for _ in range(lost):
-            stream.publications.pop()
+        set_back(self, channel, lost)
 
     async def _respond(self) -> None:
         await asyncio.sleep(0.001)

@@ -11,18 +11,18 @@ from hubbub.core.publication import Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.exceptions import HubNotRunning
 from hubbub.node.presence import CHUNK, RENEWALS, SETTLE_TIME, PresenceTracker, decode_diff, encode_entry
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from hubbub.types import PresenceEntry
 from tests.clients import DEADLINE
 from tests.clock import FakeClock
-from tests.shared_engine import Server, SharedEngine
 
 TTL = 60.0
 
 
-class SlowEngine(SharedEngine):
+class SlowEngine(FakeEngine):
     """Answers updates of presence only when the test lets it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         super().__init__(server)
         self.updates: list[list[PresenceChange]] = []
         self.turns: asyncio.Queue[None] = asyncio.Queue()
@@ -67,7 +67,7 @@ def wall_clock() -> FakeClock:
 
 @pytest.fixture
 async def engine(clock: FakeClock) -> AsyncIterator[SlowEngine]:
-    engine = SlowEngine(Server(clock))
+    engine = SlowEngine(FakeServer(clock))
     await engine.start(Sink())
     yield engine
     await engine.stop()
@@ -211,13 +211,13 @@ async def test_a_connection_does_not_wait_for_the_end_of_an_outage(
         await engine.asked.wait()
     second = tracking(tracker, "1")
     await asyncio.sleep(0)
-    engine.is_away = True
+    engine.is_disconnected = True
     await engine.answer()
     async with asyncio.timeout(DEADLINE):
         assert await first
         assert await second
-    assert "The test took it away" in tracker.error
-    engine.is_away = False
+    assert "Lost the fake server" in tracker.error
+    engine.is_disconnected = False
     tracker.notice_outage()
     await engine.answer()
     async with asyncio.timeout(DEADLINE):
@@ -231,14 +231,14 @@ async def test_connections_that_come_and_go_during_an_outage_leave_nothing_to_be
     first = tracking(tracker, "first")
     await engine.answer()
     await first
-    engine.go()
+    engine.disconnect()
     tracker.untrack("room", "first")
     for number in range(100):
         task = tracking(tracker, f"guest{number}")
         await asyncio.sleep(0)
         tracker.untrack("room", f"guest{number}")
         assert not await asyncio.wait_for(task, DEADLINE)
-    engine.come_back()
+    engine.reconnect()
     tracker.notice_outage()
     last = tracking(tracker, "last")
     engine.answer_all()

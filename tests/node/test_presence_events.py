@@ -1,4 +1,4 @@
-"""Presence events on several nodes, with an engine that has outages, loses its data, and outlives its nodes.
+"""Presence events on several nodes, with a server that has outages, loses its data, and outlives nodes.
 
 The server and each node have a clock of their own. The clock of a crashed or stopped process does not advance.
 """
@@ -22,10 +22,11 @@ from hubbub.engines.base import PresenceChange
 from hubbub.node.node import SYNC_INTERVAL, TICK, Node
 from hubbub.node.presence import RENEWALS, SETTLE_TIME, encode_entry, presence_channel
 from hubbub.node.subscriptions import LINGER
+from hubbub.testing.fake_engine import FakeServer
 from hubbub.types import JoinLeave
 from tests.clients import DEADLINE
 from tests.clock import TURNS, FakeClock
-from tests.shared_engine import Server, running
+from tests.nodes import running
 from tests.subscriber import Subscriber
 
 #: Seconds after which the connections of a crashed process are removed.
@@ -74,7 +75,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.server = Server(self.clock)
+        self.server = FakeServer(self.clock)
         self.clocks: dict[Node, FakeClock] = {}
         self._stopped: dict[Node, FakeClock] = {}
         self._stack = AsyncExitStack()
@@ -179,7 +180,7 @@ async def test_a_subscriber_that_cannot_join_is_not_present(
 ) -> None:
     one, two = nodes
     watcher = await watch(two)
-    engine = cluster.server.nodes[0]
+    engine = cluster.server.engines[0]
 
     async def refuse(channel: str, history: object = None) -> object:
         assert [entry.connection for entry in await two.presence("room")] == ["a"]
@@ -203,7 +204,7 @@ async def test_a_subscriber_whose_task_is_cancelled_is_not_present(
         entered.set()
         return await asyncio.Event().wait()
 
-    monkeypatch.setattr(cluster.server.nodes[0], "subscribe", never)
+    monkeypatch.setattr(cluster.server.engines[0], "subscribe", never)
     joining = asyncio.create_task(join(one, "a"))
     await entered.wait()
     joining.cancel()
@@ -217,14 +218,14 @@ async def test_a_subscriber_that_leaves_while_it_is_entered_is_not_present(
 ) -> None:
     node, _ = nodes
     watcher = await watch(node)
-    update, gate, asked = cluster.server.nodes[0].update_presence, asyncio.Event(), asyncio.Event()
+    update, gate, asked = cluster.server.engines[0].update_presence, asyncio.Event(), asyncio.Event()
 
     async def slow(*options: Any, **more: Any) -> bool:
         asked.set()
         await gate.wait()
         return await update(*options, **more)
 
-    monkeypatch.setattr(cluster.server.nodes[0], "update_presence", slow)
+    monkeypatch.setattr(cluster.server.engines[0], "update_presence", slow)
     first = asyncio.create_task(join(node, "first"))
     await asked.wait()
     undone = asyncio.create_task(join(node, "undone"))
@@ -307,7 +308,7 @@ async def test_presence_events_without_subscribers_are_closed(
     nodes: tuple[Node, Node], cluster: Cluster
 ) -> None:
     watcher = await watch(nodes[0])
-    channels = cluster.server.nodes[0].channels
+    channels = cluster.server.engines[0].channels
     assert presence_channel("room") in channels
     nodes[0].leave("room", watcher)
     await cluster.pass_time(LINGER + 3 * TICK)
@@ -388,14 +389,14 @@ async def test_no_connection_leaves_because_of_an_outage(
     await join(nodes[0], "a")
     await join(nodes[1], "b")
     await until(lambda: all(len(watcher.present) == 2 for watcher in watchers))
-    server.go()
+    server.disconnect()
     await cluster.pass_time(TTL * 0.3)
     if not keeps_data:
-        server.restart()
+        await server.restart()
     # The nodes reconnect one after the other. The first one must not remove the connections of the second.
-    server.nodes[0].come_back()
+    server.engines[0].reconnect()
     await cluster.pass_time(SETTLE_TIME * 0.8)
-    server.nodes[1].come_back()
+    server.engines[1].reconnect()
 
     async def entered() -> set[str]:
         return set(await server.memory.presence("room"))
@@ -420,11 +421,11 @@ async def test_a_connection_that_leaves_during_an_outage_has_left_after_it(
     subscriber = await join(nodes[0], "a")
     await join(nodes[0], "b")
     await until(lambda: len(watcher.present) == 2)
-    cluster.server.go()
+    cluster.server.disconnect()
     nodes[0].leave("room", subscriber)
     # The node is subscribed to the channel already: joining needs no engine.
     await join(nodes[0], "c")
-    cluster.server.come_back()
+    cluster.server.reconnect()
     await until(lambda: list(watcher.present) == ["b", "c"])
     assert watcher.counts["leave a"] == 1
 
@@ -432,13 +433,13 @@ async def test_a_connection_that_leaves_during_an_outage_has_left_after_it(
 async def test_diffs_that_are_lost_in_an_outage_are_made_up_for(
     cluster: Cluster, nodes: tuple[Node, Node]
 ) -> None:
-    engine = cluster.server.nodes[0]
+    engine = cluster.server.engines[0]
     watcher = await watch(nodes[0])
-    engine.is_away = True
+    engine.is_disconnected = True
     await join(nodes[1], "a")
-    engine.is_away = False
+    engine.is_disconnected = False
     assert not watcher.present
-    engine.come_back()
+    engine.reconnect()
     await until(lambda: list(watcher.present) == ["a"])
 
 
@@ -447,14 +448,14 @@ async def test_a_diff_that_is_lost_is_made_up_for_by_the_regular_sync(
 ) -> None:
     one, two = nodes
     watcher = await watch(one)
-    publish = cluster.server.nodes[1].publish
+    publish = cluster.server.engines[1].publish
 
     async def lose(publication: Publication, *options: Any) -> Position:
         return (
             START if publication.channel == presence_channel("room") else await publish(publication, *options)
         )
 
-    monkeypatch.setattr(cluster.server.nodes[1], "publish", lose)
+    monkeypatch.setattr(cluster.server.engines[1], "publish", lose)
     await join(two, "a")
     assert not watcher.present
     await cluster.pass_time(SYNC_INTERVAL + 2 * TICK)
