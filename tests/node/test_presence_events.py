@@ -1,6 +1,6 @@
 """Presence events on several nodes, with a server that has outages, loses its data, and outlives nodes.
 
-The server and each node have a clock of their own. The clock of a crashed or stopped process does not advance.
+The server and each node have a clock of their own. The clock of a crashed or suspended process stands still.
 """
 
 from __future__ import annotations
