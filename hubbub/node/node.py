@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two checks of all connections.
 TICK = 1.0
 
-#: A task that publishes without ever suspending would keep the event loop from delivering what it publishes.
+#: A task that publishes without ever suspending would keep the event loop from delivering anything.
 #: After this many bytes for subscribers of this node, and in any case after this many publications, it is
 #: suspended for one turn of the loop.
 YIELD_AFTER = 65_536
@@ -269,9 +269,9 @@ class Node:
         """Add ``subscriber`` to ``channel``: first to its presence, then to its publications.
 
         This is the one place for that order: when the subscriber gets its first live publication, all other
-        nodes can see it. Whatever fails, or when the task is cancelled, the subscriber is in neither of them.
+        nodes can see it. If any of it fails, or the task is cancelled, the subscriber is in neither.
 
-        :param since: the position from which it resumes; what it has missed is written first.
+        :param since: the position from which it resumes; missed publications are written first.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
         :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
@@ -312,7 +312,7 @@ class Node:
         return self._subscriptions.position(channel)
 
     def check_history(self, channel: str, since: object, history: int, *, has_positions: bool) -> None:
-        """Check what a connection asks for when it subscribes to ``channel``.
+        """Check the history that a connection asks for when it subscribes to ``channel``.
 
         :param since: the position from which it resumes, or ``None``.
         :param history: how many of the last publications it asks for.

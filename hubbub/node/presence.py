@@ -231,8 +231,8 @@ class PresenceTracker:
     def is_settled(self) -> bool:
         """Whether the engine has been connected for so long that its entries are complete.
 
-        By then all running nodes have renewed their leases, and have entered again whatever an engine that
-        had lost its data did not have.
+        By then all running nodes have renewed their leases. If the engine had lost its data, they have
+        entered their connections again.
         """
         return self._wall_clock() - self._connected_since >= min(self._ttl, SETTLE_TIME)
 

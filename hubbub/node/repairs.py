@@ -73,7 +73,7 @@ class Repairs:
     # Lifecycle
 
     async def stop(self) -> None:
-        """Cancel what is under way, and begin nothing more."""
+        """Cancel all comparisons and repairs, and begin no more."""
         self._has_stopped = True
         tasks = {*self._tasks.values(), *filter(None, [self._check])}
         for task in tasks:
@@ -265,11 +265,11 @@ class Repairs:
 
     # Internal: tasks
 
-    def _log(self, exc: Exception, what: str) -> None:
+    def _log(self, exc: Exception, channels: str) -> None:
         if isinstance(exc, EngineUnavailable):
-            logger.debug("Could not read the history of %s (%s); trying again.", what, exc)
+            logger.debug("Could not read the history of %s (%s); trying again.", channels, exc)
         else:
-            logger.error("Could not read the history of %s; trying again.", what, exc_info=exc)
+            logger.error("Could not read the history of %s; trying again.", channels, exc_info=exc)
 
     def _keep(self, feeds: Sequence[Feed], repair: Coroutine[Any, Any, None]) -> None:
         if self._has_stopped:

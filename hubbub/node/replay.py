@@ -1,8 +1,8 @@
 """Replay: reads the publications that subscribers have missed, and writes them as the clients take them.
 
 A client that reconnects may have missed many megabytes. Each piece is read and written only when the client
-has taken the one before, so what waits for it stays below the limit of its outbox, however much it has missed
-and however many clients reconnect at once.
+has taken the one before, so the bytes that wait for it stay below the limit of its outbox, however much it
+has missed and however many clients reconnect at once.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Replay:
         history: int,
         is_wanted: Callable[[], bool],
     ) -> Position:
-        """Write to ``subscriber`` what it has missed, then add it to the feed.
+        """Write the publications that ``subscriber`` has missed, then add it to the feed.
 
         Each step is one of :class:`~hubbub.core.resume.Resume`.
 

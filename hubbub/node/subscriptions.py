@@ -68,7 +68,7 @@ class Subscriptions:
     # Lifecycle
 
     async def stop(self) -> None:
-        """Cancel what is under way, and begin nothing more."""
+        """Cancel all calls of the engine, and begin no more."""
         tasks = list(self._changing.values())
         for task in tasks:
             task.cancel()
@@ -86,7 +86,7 @@ class Subscriptions:
         history: int = 0,
         form: Form = PLAIN,
     ) -> Position:
-        """Add ``subscriber`` to the feed of ``channel``, and write first what it has missed.
+        """Write the publications that ``subscriber`` has missed, then add it to the feed of ``channel``.
 
         Nothing is awaited between the step in which it is added and the return. A subscriber that leaves
         meanwhile, or whose client takes nothing more, is not added.
@@ -164,7 +164,7 @@ class Subscriptions:
         self._flushes.append(flush)
 
     def tick(self, now: float) -> None:
-        """Do what is due; called about once a second.
+        """Leave channels and begin repairs that are due; called about once a second.
 
         :param now: seconds by the clock.
         """

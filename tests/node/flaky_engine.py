@@ -1,4 +1,4 @@
-"""An engine in memory that loses publications, has outages, and counts what it is asked for."""
+"""An engine in memory that loses publications, has outages, and counts requests."""
 
 from __future__ import annotations
 

@@ -134,14 +134,14 @@ def test_an_app_disconnects_a_user_or_a_connection() -> None:
     with TestClient(app) as client:
         for by in ("user", "connection"):
             with client.websocket_connect("/ann") as ann:
-                who = {"user": "ann", "connection": ann.receive_text()}[by]
-                assert client.post("/disconnect", params={by: who}).status_code == 200
+                target = {"user": "ann", "connection": ann.receive_text()}[by]
+                assert client.post("/disconnect", params={by: target}).status_code == 200
                 with pytest.raises(WebSocketDisconnect) as ended:
                     ann.receive_text()
                 assert (ended.value.code, ended.value.reason) == (3503, "enough")
 
 
-async def test_whom_to_disconnect_is_one_thing() -> None:
+async def test_targetm_to_disconnect_is_one_thing() -> None:
     async with hub:
         with pytest.raises(ValueError, match="both or neither"):
             await hub.disconnect()

@@ -134,9 +134,9 @@ async def join(node: Node, connection: str, user: str | None = None) -> Subscrib
     return subscriber
 
 
-async def watch(node: Node, what: JoinLeave = "connections") -> Watcher:
-    watcher = Watcher(f"watcher {id(node)} {what}")
-    await node.join("room", watcher, join_leave=what)
+async def watch(node: Node, join_leave: JoinLeave = "connections") -> Watcher:
+    watcher = Watcher(f"watcher {id(node)} {join_leave}")
+    await node.join("room", watcher, join_leave=join_leave)
     return watcher
 
 
@@ -281,7 +281,7 @@ async def test_a_connection_that_joins_as_another_user_has_left_as_the_one_befor
 ) -> None:
     """As a connection does whose user changes between two subscriptions."""
     one, two = nodes
-    watchers = [await watch(node, what) for node in nodes for what in ("connections", "users")]
+    watchers = [await watch(node, join_leave) for node in nodes for join_leave in ("connections", "users")]
     subscriber = await join(one, "a", "ann")
     await until(lambda: all("a" in watcher.present for watcher in watchers))
     # In one turn of the loop, so that no diff has the time in between.

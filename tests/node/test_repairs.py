@@ -25,7 +25,7 @@ HISTORY = History(size=10, ttl=600)
 
 
 class Engine(FakeEngine):
-    """Records what it is asked for, and answers where channels stand only when the test lets it."""
+    """Records requests, and answers comparisons only when the test lets it."""
 
     def __init__(self, server: FakeServer) -> None:
         super().__init__(server)
@@ -98,7 +98,7 @@ class Node:
         set_back(self.server.memory, channel, lost)
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass at once, do what is due, and let tasks work."""
+        """Let time pass at once, then let tasks work."""
         self.clock.advance(seconds)
         self.repairs.tick(self.clock())
         await self.settled()
@@ -315,7 +315,7 @@ async def test_an_outage_during_the_comparison_is_followed_by_another_comparison
 async def test_a_comparison_is_tried_again_until_the_engine_answers(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answers: list[Any] = [EngineUnavailable("away"), ValueError("a bug"), []]
+    answers: list[Any] = [EngineUnavailable("The test refuses."), ValueError("a bug"), []]
     tops = node.engine.tops
 
     async def flaky(channels: Sequence[str]) -> Sequence[Top]:
@@ -344,7 +344,7 @@ async def test_a_lost_channel_is_declared_again(node: Node, noticed: str) -> Non
     await node.publish("chat", "1")
     await node.server.restart()
     node.engine.subscribed.clear()
-    # By a publisher that does not know what the channel is declared to keep.
+    # By a publisher that does not know the declaration.
     plain = Publication("chat", b"2", "text", id="2")
     if noticed == "by a publication":
         assert await node.engine.publish(plain) == START

@@ -419,7 +419,7 @@ async def test_memory_is_bounded_for_clients_that_reconnect_and_do_not_read(serv
     assert now["backlog"] <= CLIENTS * 1_048_576
     assert now["resident_kib"] - before["resident_kib"] < 60_000
     assert now["slow_disconnects"] == 0
-    # Nothing is lost by that: a client that reads gets all of it, in order, and then what is new.
+    # No publication is lost by that: a client that reads gets all of them in order, and then new ones.
     slow = clients[0]
     slow.transport.resume_reading()
     start = Position.parse(since)

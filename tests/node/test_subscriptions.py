@@ -48,7 +48,7 @@ async def until(condition: Callable[[], bool]) -> None:
 # Joining and resuming
 
 
-async def test_a_subscriber_that_resumes_gets_what_it_missed_and_then_what_is_new(node: Node) -> None:
+async def test_a_subscriber_that_resumes_gets_missed_publications_and_then_new_ones(node: Node) -> None:
     positions = await say(node, "1", "2", "3")
     subscriber = Subscriber()
     assert await node.join("chat", subscriber, since=positions[0]) == positions[-1]
