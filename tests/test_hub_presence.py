@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from sys import maxsize
 from typing import Any
@@ -16,12 +16,14 @@ from fastapi.testclient import TestClient
 
 from hubbub import History, Hub, InvalidChannel, InvalidData, Presence, PresenceEntry
 from hubbub import node as node_module
-from hubbub.core.forms import PLAIN
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
+from hubbub.core.subscriber import Start
 from hubbub.engines.base import PresenceChange
 from hubbub.node.node import Node
 from hubbub.node.presence import companion, encode_member
+from hubbub.protocols.plain import PLAIN
 from hubbub.types import JoinLeave
 from tests.clients import DEADLINE
 from tests.shared_engine import Server, running
@@ -33,6 +35,8 @@ TTL = 1.5
 class Watcher:
     """A client that is told who comes and who leaves, and checks that it adds up."""
 
+    recovers_in_pieces = True
+
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.events: list[dict[str, Any]] = []
@@ -40,8 +44,8 @@ class Watcher:
         self.told: Counter[str] = Counter()
 
     def write(self, batch: Batch) -> int:
-        for frame in batch.frames:
-            event = json.loads(frame.data)
+        for message in batch.messages:
+            event = json.loads(message.data)
             self.events.append(event)
             for member in event["entries"]:
                 connection = member["connection"]
@@ -59,7 +63,10 @@ class Watcher:
     async def ready(self) -> int:
         return maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        assert not missed
+
+    def broken(self, channel: str, position: Position) -> bool:
         raise AssertionError
 
 

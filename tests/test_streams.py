@@ -495,7 +495,7 @@ def test_a_client_whose_run_breaks_is_closed_so_that_it_comes_back() -> None:
         socket.send_text("2")
         closing = socket.receive()
         assert (closing["type"], closing["code"]) == ("websocket.close", 3010)
-        assert closing["reason"].startswith("insufficient state: 'chat' goes on from")
+        assert closing["reason"].startswith("insufficient state: 'chat' continues from")
 
 
 async def test_who_comes_as_a_subscription_ends_does_not_stop_the_loop(node: Node) -> None:

@@ -9,12 +9,11 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-from hubbub.core.callback_subscriber import CallbackSubscriber
-from hubbub.core.feed import Subscriber
-from hubbub.core.forms import PLAIN, Form
+from hubbub.core.forms import Form
 from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
 from hubbub.core.rotation import Rotation
+from hubbub.core.subscriber import CallbackSubscriber, Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.node.control import (
@@ -29,6 +28,7 @@ from hubbub.node.control import (
 from hubbub.node.presence import PresenceTracker, decode_member, decode_members
 from hubbub.node.presence_events import PresenceEvents
 from hubbub.node.subscriptions import Subscriptions
+from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
 
 logger = logging.getLogger("hubbub.node.node")

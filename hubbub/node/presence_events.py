@@ -9,27 +9,23 @@ from typing import get_args
 
 from msgspec import json
 
-from hubbub.core.callback_subscriber import CallbackSubscriber
-from hubbub.core.feed import Feed, Subscriber, deliver
-from hubbub.core.forms import ENVELOPE, PLAIN, Form
-from hubbub.core.frames import Batch, Frame
+from hubbub.core.fanout import FanOut
+from hubbub.core.forms import Form
+from hubbub.core.frames import EncodedFrame
 from hubbub.core.presence import Changes, PresenceState, Users
-from hubbub.core.publication import Position, Publication
+from hubbub.core.subscriber import CallbackSubscriber, Subscriber, deliver
 from hubbub.engines.base import Engine
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.node.presence import companion, decode_members, decode_news
 from hubbub.node.subscriptions import Subscriptions
+from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import JoinLeave, PresenceEntry
 
 logger = logging.getLogger("hubbub.node.presence_events")
 
 #: Seconds between two looks for somebody who is missing in an engine that has just come back.
 UNSETTLED = 1.0
-
-#: Of feeds that carry comings and goings. They have no offsets; but as in channels with a history, whoever
-#: does not keep up is let go rather than left with something wrong.
-_POSITION = Position(0, "presence")
 
 
 class PresenceEvents:
@@ -53,11 +49,9 @@ class PresenceEvents:
         self._subscriptions = subscriptions
         self._is_settled = is_settled
         self._roster, self._users = PresenceState(), Users()
-        # The events are written by themselves, so that a feed has members of one form only.
-        self._feeds: dict[tuple[JoinLeave, Form], Feed] = {
-            (what, form): Feed(channel, subscriptions.schedule, _never, _POSITION)
-            for what in get_args(JoinLeave)
-            for form in (PLAIN, ENVELOPE)
+        # Lossless: a client that does not keep up is disconnected rather than left with wrong entries.
+        self._fan_outs: dict[JoinLeave, FanOut] = {
+            what: FanOut(channel, subscriptions.schedule, lossless=True) for what in get_args(JoinLeave)
         }
         # The ids of members that are about to be added.
         self._expected: set[str] = set()
@@ -68,7 +62,7 @@ class PresenceEvents:
 
     def __len__(self) -> int:
         """How many are told, or about to be."""
-        return len(self._expected) + sum(map(len, self._feeds.values()))
+        return len(self._expected) + sum(map(len, self._fan_outs.values()))
 
     async def open(self) -> None:
         """
@@ -93,16 +87,15 @@ class PresenceEvents:
     def add(self, member: Subscriber, what: JoinLeave, form: Form) -> None:
         """Tell ``member`` who is here, and from now on who comes and who leaves."""
         self._expected.discard(member.id)
-        feed = self._feeds[what, form]
-        feed.join(member)
+        self._fan_outs[what].add(member, form)
         members = self._users.members if what == "users" else self._roster.members
         frame = _frame("presence", self.channel, members)
-        deliver(Batch((frame,), self.channel, has_positions=True), (member,))
+        deliver(form.batch((frame,), self.channel, lossless=True), (member,))
 
     def remove(self, member: Subscriber) -> None:
         self._expected.discard(member.id)
-        for feed in self._feeds.values():
-            feed.leave(member)
+        for fan_out in self._fan_outs.values():
+            fan_out.remove(member)
 
     def tell(self, connection: str, member: PresenceEntry) -> None:
         """Somebody has come."""
@@ -158,18 +151,14 @@ class PresenceEvents:
 
     def _tell(self, changes: Changes) -> None:
         by_what = {"connections": changes, "users": self._users.merge(changes)}
-        for (what, _), feed in self._feeds.items():
+        for what, fan_out in self._fan_outs.items():
             joined, left = by_what[what]
             # Who has left first: a page that is loaded again leaves and comes.
             for event, members in (("leave", left), ("join", joined)):
-                if members and len(feed):
-                    frame = _frame(event, self.channel, members)
-                    feed.put_aside(Publication(self.channel, frame.data, frame.kind))
+                if members and len(fan_out):
+                    fan_out.put_aside(_frame(event, self.channel, members))
 
 
-def _frame(event: str, channel: str, members: list[PresenceEntry]) -> Frame:
-    return Frame("json", json.encode({"type": event, "channel": channel, "entries": members}))
-
-
-def _never(feed: Feed) -> None:
-    raise AssertionError("Expected nothing to be missed: these events have no offsets.")
+def _frame(event: str, channel: str, members: list[PresenceEntry]) -> EncodedFrame:
+    data = json.encode({"type": event, "channel": channel, "entries": members})
+    return EncodedFrame(channel, WebSocketMessage("json", data))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from hubbub.core.feed import Feed, Subscriber, frame_of
+from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
+from hubbub.core.subscriber import Subscriber
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
 
@@ -72,8 +73,8 @@ class Replay:
         backoff = Backoff()
         while (room := await member.ready()) and is_wanted():
             # From here to the end of the step, nothing is awaited.
-            after = joining.step(min(room, PIECE))
-            if joining.has_joined:
+            after = joining.step(min(room, PIECE) if member.recovers_in_pieces else room)
+            if joining.is_complete:
                 break
             if after is None:
                 # A client that takes everything at once leaves the others their turn.
@@ -112,7 +113,7 @@ class Replay:
             if not self.feed.is_repairing:
                 break
             # What was read is at odds with what members have been handed.
-        frames = [frame_of(publication) for publication in page.publications]
+        frames = [Frame(publication) for publication in page.publications]
         if frames:
             average = sum(frame.cost for frame in frames) // len(frames)
             self._limit = max(1, min(MAX_READ, PIECE // average))

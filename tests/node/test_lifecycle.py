@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,6 +17,9 @@ from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.testclient import TestClient
 
 from hubbub import EngineUnavailable, History, Hub, HubNotRunning, InvalidData, Position
+from hubbub.core.forms import Form
+from hubbub.core.frames import Frame
+from hubbub.core.subscriber import Start
 from hubbub.engines import Engine
 from hubbub.node import lifecycle
 from tests.clients import DEADLINE, connect, receive
@@ -237,12 +240,16 @@ async def test_a_subscribe_that_the_stop_interrupts_is_not_cancelled(monkeypatch
 
         class Subscriber:
             id = "member"
+            recovers_in_pieces = True
 
             def write(self, batch: Any) -> int:
                 return len(batch)
 
             def write_rest(self, batch: Any, taken: int) -> None: ...
-            def broken(self, channel: str, position: Position) -> None: ...
+            def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None: ...
+            def broken(self, channel: str, position: Position) -> bool:
+                return True
+
             async def ready(self) -> int:
                 return maxsize
 

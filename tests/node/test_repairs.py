@@ -16,6 +16,7 @@ from hubbub.core.publication import START
 from hubbub.engines.base import Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.repairs import BATCH, CHECK, GRACE, Repairs
+from hubbub.protocols.plain import PLAIN
 from tests.clients import DEADLINE
 from tests.shared_engine import Server, SharedEngine
 from tests.subscriber import Subscriber
@@ -80,8 +81,8 @@ class Node:
         feed.hold()
         self.sink.feeds[channel] = feed
         self.repairs.add(feed)
-        feed.begin(*await self.engine.subscribe(channel, HISTORY))
-        feed.join(member)
+        feed.opened(*await self.engine.subscribe(channel, HISTORY))
+        feed.join(member, PLAIN)
         return feed, member
 
     async def publish(self, channel: str, text: str) -> Position:

@@ -17,13 +17,13 @@ from hubbub import (
     Unrecoverable,
 )
 from hubbub.channels.declaration import ChannelDeclaration
-from hubbub.core.forms import ENVELOPE
 from hubbub.core.frames import FRAME_OVERHEAD
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
 from hubbub.node import node as node_module
 from hubbub.node import repairs, replay, subscriptions
 from hubbub.node.node import Node
+from hubbub.protocols.envelope import ENVELOPE
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive_json
 from tests.subscriber import Subscriber
 from tests.test_streams import FlakyEngine, say
