@@ -109,4 +109,4 @@ def test_a_client_whose_subscription_breaks_is_closed_with_3010() -> None:
         socket.send_text("2")
         closing = socket.receive()
         assert (closing["type"], closing["code"]) == ("websocket.close", 3010)
-        assert closing["reason"].startswith("insufficient state: 'chat' goes on from")
+        assert closing["reason"].startswith("insufficient state: 'chat' continues from")

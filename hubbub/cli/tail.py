@@ -21,8 +21,10 @@ from hubbub.cli import position
 from hubbub.cli.errors import explained, fail
 from hubbub.cli.options import URL_HELP, Namespace, is_url, url_from
 from hubbub.codes import CloseCode
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication, check_channel
+from hubbub.core.subscriber import Start
 from hubbub.engines import Engine
 from hubbub.exceptions import Unrecoverable
 from hubbub.node.node import Node
@@ -49,6 +51,7 @@ class Reader:
     """A member of channels that keeps what it is handed until somebody asks for it."""
 
     id = "tail"
+    recovers_in_pieces = True
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -66,7 +69,7 @@ class Reader:
         self._has_events.set()
 
     def write(self, batch: Batch) -> int:
-        self.add(*(frame.publication for frame in batch.frames if frame.publication is not None))
+        self.add(*(each.publication for each in batch.messages if each.publication is not None))
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:
@@ -75,8 +78,12 @@ class Reader:
     async def ready(self) -> int:
         return sys.maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        self.add(*(frame.publication for frame in missed))
+
+    def broken(self, channel: str, position: Position) -> bool:
         self.add(Break(channel, position))
+        return True
 
 
 class Printer(Protocol):

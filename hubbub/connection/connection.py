@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, get_args, overload
@@ -18,18 +18,22 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from hubbub.codes import CloseCode, ErrorCode, check_code, clip_reason
 from hubbub.connection.closing import close_for, has_websocket_handler, is_disconnect
 from hubbub.connection.decoding import as_bytes, as_json, as_model, as_text, exceeds
-from hubbub.core.forms import ENVELOPE, PLAIN, Form
-from hubbub.core.frames import Batch, Frame
+from hubbub.core.forms import Form
+from hubbub.core.frames import Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import START, Position, check_channel, check_position, encode, encode_json
+from hubbub.core.subscriber import Start
 from hubbub.core.throttle import Throttle
 from hubbub.exceptions import InvalidChannel, InvalidData, InvalidMessage
 from hubbub.node.node import Node
 from hubbub.node.presence import encode_entry
+from hubbub.protocols.envelope import ENVELOPE
+from hubbub.protocols.plain import PLAIN
+from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.security.hosts import Hosts
 from hubbub.security.logs import is_reported
 from hubbub.security.origins import is_allowed
-from hubbub.transports.asgi import claim, open_writer
+from hubbub.transports.asgi import claim, open_transport
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceEntry, SlowConsumer, User, check_utf8, user_id
 
@@ -127,9 +131,8 @@ class Connection:
         if self.websocket.application_state is WebSocketState.CONNECTING:
             await self.websocket.accept(*self._accept)
         outbox = Outbox(self._options.outbox_limit, self._options.slow_consumer)
-        self._writer = open_writer(
-            self.id, self.websocket, outbox, self._disconnect_slow, self._options.max_message_size
-        )
+        transport = open_transport(self.websocket, self._options.max_message_size)
+        self._writer = Writer(self.id, transport, outbox, self)
         self._node.add(self)
         return self
 
@@ -277,16 +280,16 @@ class Connection:
     async def send_text(self, data: str) -> None:
         """Send a text frame; see :meth:`send`."""
         _check_type(data, str)
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     async def send_bytes(self, data: bytes) -> None:
         """Send a binary frame; see :meth:`send`."""
         _check_type(data, bytes, bytearray, memoryview)
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     async def send_json(self, data: Any) -> None:
         """Send ``data`` as JSON in a text frame, also if it is a ``str``; see :meth:`send`."""
-        await self._write(Frame("json", encode_json(data)))
+        await self._write(WebSocketMessage("json", encode_json(data)))
 
     async def send(self, data: object) -> None:
         """Send to this client only: ``str`` as text, ``bytes`` as binary, anything else as JSON.
@@ -301,7 +304,7 @@ class Connection:
         :raises InvalidData: ``data`` cannot be written as JSON.
         :raises WebSocketDisconnect: the client has gone, and no ``iter_*`` loop is there to end.
         """
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Send what waits, then close the socket. The handler's loop ends, wherever it is.
@@ -432,7 +435,7 @@ class Connection:
         if (seconds := writer.stalled(now)) > self._options.send_timeout:
             reason = f"slow: nothing taken for {seconds:.0f} s"
             writer.end(CloseCode.SLOW, reason, discard=True)
-            self._disconnect_slow(CloseCode.SLOW, reason)
+            self.slow(reason)
         elif writer.is_gone:
             # The server tells the handler as soon as everything that had arrived is read. Not all servers
             # do so while the client's last bytes are still on their way out.
@@ -440,6 +443,25 @@ class Connection:
             if now - self._gone_since > self._options.close_timeout:
                 self._client_left = True
                 self._interrupt(CloseCode.ABNORMAL, "")
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        """Write where the client begins, then what it has missed."""
+        messages = [frame.encoded(form.codec) for frame in missed]
+        if (opening := form.opening(channel, start)) is not None:
+            messages.insert(0, opening)
+        if messages and self._writer is not None:
+            self._writer.send(form.reply(*messages))
+
+    def broken(self, channel: str, position: Position) -> bool:
+        """End the connection with 3010, so that the client reconnects and starts again."""
+        reason = f"insufficient state: {channel!r} continues from {position.offset}"
+        self._disconnect(CloseCode.INSUFFICIENT_STATE, reason)
+        return True
+
+    def slow(self, reason: str) -> None:
+        """End the connection with 3008."""
+        self._node.slow_disconnects += 1
+        self._disconnect(CloseCode.SLOW, reason)
 
     @property
     def backlog(self) -> int:
@@ -535,12 +557,12 @@ class Connection:
             writer.end(code, reason)
             await writer.ended(self._options.close_timeout)
 
-    async def _write(self, frame: Frame) -> None:
+    async def _write(self, message: WebSocketMessage) -> None:
         writer = self._entered()
         if not writer.has_room:
             await writer.room()
         if self._ended is None and not writer.is_gone:
-            writer.send(Batch((frame,)))
+            writer.send(PLAIN.reply(message))
         elif not self._iterating:
             raise WebSocketDisconnect(*(self._ended or (CloseCode.ABNORMAL, "")))
 
@@ -565,12 +587,10 @@ class Connection:
             answer["errors"] = error.errors
         await self.send_json(answer)
 
-    def _disconnect_slow(self, code: int, reason: str) -> None:
-        # Called in the middle of a feed's flush: who is in a channel changes later, when the handler ends.
-        logger.info("Connection %s is let go: %s.", self.id, reason)
-        if code == CloseCode.SLOW:
-            self._node.slow_disconnects += 1
-        self._interrupt(code, reason)
+    def _disconnect(self, code: int, reason: str) -> None:
+        # Called in the middle of a feed's flush: the channels are left later, when the handler ends.
+        logger.info("Connection %s is disconnected: %s.", self.id, reason)
+        self.end(code, reason)
 
     def _interrupt(self, code: int, reason: str) -> None:
         if self._ended is None:

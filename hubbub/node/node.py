@@ -10,12 +10,11 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from hubbub.core.callback_subscriber import CallbackSubscriber
-from hubbub.core.feed import Subscriber
-from hubbub.core.forms import PLAIN, Form
+from hubbub.core.forms import Form
 from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
 from hubbub.core.rotation import Rotation
+from hubbub.core.subscriber import CallbackSubscriber, Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import InvalidData
 from hubbub.node.clock import Clock, Timer
@@ -32,6 +31,7 @@ from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries, decode_entry
 from hubbub.node.presence_events import PresenceEvents
 from hubbub.node.subscriptions import Subscriptions
+from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
 
 logger = logging.getLogger(__name__)

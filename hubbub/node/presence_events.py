@@ -9,28 +9,24 @@ from typing import get_args
 
 from msgspec import json
 
-from hubbub.core.callback_subscriber import CallbackSubscriber
-from hubbub.core.feed import Feed, Subscriber, deliver
-from hubbub.core.forms import ENVELOPE, PLAIN, Form
-from hubbub.core.frames import Batch, Frame
+from hubbub.core.fanout import FanOut
+from hubbub.core.forms import Form
+from hubbub.core.frames import EncodedFrame
 from hubbub.core.presence import Changes, PresenceState, Users
-from hubbub.core.publication import Position, Publication
+from hubbub.core.subscriber import CallbackSubscriber, Subscriber, deliver
 from hubbub.engines.base import Engine
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.node.clock import Clock, sleep
 from hubbub.node.presence import decode_diff, decode_entries, presence_channel
 from hubbub.node.subscriptions import Subscriptions
+from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import JoinLeave, PresenceEntry
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two syncs while an engine that has just reconnected may lack entries.
 RESYNC_INTERVAL = 1.0
-
-#: The position of feeds of presence events. Events have no offsets; but as in channels with history, a
-#: subscriber that is too slow is disconnected rather than left with a wrong state.
-_POSITION = Position(0, "presence")
 
 
 class PresenceEvents:
@@ -57,11 +53,10 @@ class PresenceEvents:
         self._is_settled = is_settled
         self._clock = clock
         self._state, self._users = PresenceState(), Users()
-        # One feed for each form: events are written as they are, and not in the form's envelope.
-        self._feeds: dict[tuple[JoinLeave, Form], Feed] = {
-            (what, form): Feed(channel, subscriptions.schedule, _never, _POSITION)
-            for what in get_args(JoinLeave)
-            for form in (PLAIN, ENVELOPE)
+        # Lossless: a client that is too slow is disconnected rather than left with wrong entries.
+        self._fan_outs: dict[JoinLeave, FanOut] = {
+            join_leave: FanOut(channel, subscriptions.schedule, lossless=True)
+            for join_leave in get_args(JoinLeave)
         }
         # The ids of subscribers that are about to be added.
         self._expected: set[str] = set()
@@ -72,7 +67,7 @@ class PresenceEvents:
 
     def __len__(self) -> int:
         """Return how many subscribers there are, with those that are expected."""
-        return len(self._expected) + sum(map(len, self._feeds.values()))
+        return len(self._expected) + sum(map(len, self._fan_outs.values()))
 
     # Lifecycle
 
@@ -100,24 +95,23 @@ class PresenceEvents:
         """Stay open for ``subscriber``, which is about to be added."""
         self._expected.add(subscriber.id)
 
-    def add(self, subscriber: Subscriber, what: JoinLeave, form: Form) -> None:
+    def add(self, subscriber: Subscriber, join_leave: JoinLeave, form: Form) -> None:
         """Send the present entries to ``subscriber``, and from now on joins and leaves.
 
-        :param what: events of each connection, or of each user.
+        :param join_leave: events of each connection, or of each user.
         :param form: how events are written to it.
         """
         self._expected.discard(subscriber.id)
-        feed = self._feeds[what, form]
-        feed.join(subscriber)
-        entries = self._users.entries if what == "users" else self._state.entries
+        self._fan_outs[join_leave].add(subscriber, form)
+        entries = self._users.entries if join_leave == "users" else self._state.entries
         frame = _frame("presence", self.channel, entries)
-        deliver(Batch((frame,), self.channel, has_positions=True), (subscriber,))
+        deliver(form.batch((frame,), self.channel, lossless=True), (subscriber,))
 
     def remove(self, subscriber: Subscriber) -> None:
         """Send nothing more to ``subscriber``, if it was added."""
         self._expected.discard(subscriber.id)
-        for feed in self._feeds.values():
-            feed.leave(subscriber)
+        for fan_out in self._fan_outs.values():
+            fan_out.remove(subscriber)
 
     # Presence
 
@@ -179,19 +173,15 @@ class PresenceEvents:
         return is_settled or all(entry.connection in found for entry in self._state.entries)
 
     def _send(self, changes: Changes) -> None:
-        by_what = {"connections": changes, "users": self._users.merge(changes)}
-        for (what, _), feed in self._feeds.items():
-            joined, left = by_what[what]
+        changed = {"connections": changes, "users": self._users.merge(changes)}
+        for join_leave, fan_out in self._fan_outs.items():
+            joined, left = changed[join_leave]
             # Leaves first: a page that is reloaded leaves and joins.
             for event, entries in (("leave", left), ("join", joined)):
-                if entries and len(feed):
-                    frame = _frame(event, self.channel, entries)
-                    feed.put_aside(Publication(self.channel, frame.data, frame.kind))
+                if entries and len(fan_out):
+                    fan_out.put_aside(_frame(event, self.channel, entries))
 
 
-def _frame(event: str, channel: str, entries: list[PresenceEntry]) -> Frame:
-    return Frame("json", json.encode({"type": event, "channel": channel, "entries": entries}))
-
-
-def _never(feed: Feed) -> None:
-    raise AssertionError("Expected nothing to be missed: these events have no offsets.")
+def _frame(event: str, channel: str, entries: list[PresenceEntry]) -> EncodedFrame:
+    data = json.encode({"type": event, "channel": channel, "entries": entries})
+    return EncodedFrame(channel, WebSocketMessage("json", data))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from hubbub.core.feed import Feed, Subscriber, frame_of
+from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
+from hubbub.core.subscriber import Subscriber
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.clock import Clock
@@ -80,8 +81,8 @@ class Replay:
         backoff = Backoff()
         while (room := await subscriber.ready()) and is_wanted():
             # Nothing is awaited in a step: with the last one, the subscriber is added to the feed.
-            after = resume.step(min(room, PIECE))
-            if resume.has_joined:
+            after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            if resume.is_complete:
                 break
             if after is None:
                 # A client that takes everything at once must not keep the loop from the others.
@@ -123,7 +124,7 @@ class Replay:
             if not self.feed.is_repairing:
                 break
             # The page contradicts what subscribers have received: it is read again after the repair.
-        frames = [frame_of(publication) for publication in page.publications]
+        frames = [Frame(publication) for publication in page.publications]
         if frames:
             average = sum(frame.cost for frame in frames) // len(frames)
             self._limit = max(1, min(MAX_READ, PIECE // average))

@@ -11,15 +11,17 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from hubbub.core.feed import Feed, Subscriber
-from hubbub.core.forms import PLAIN, Form
+from hubbub.core.feed import Feed
+from hubbub.core.forms import Form
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication
+from hubbub.core.subscriber import Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.clock import Clock
 from hubbub.node.repairs import READS, Repairs
 from hubbub.node.replay import Replay
+from hubbub.protocols.plain import PLAIN
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class Subscriptions:
         try:
             feed = await self._feed(channel)
             if since is None and not history and form is PLAIN:
-                feed.join(subscriber)
+                feed.join(subscriber, form)
                 return feed.position
             replay = self._replays.get(channel)
             if replay is None or replay.feed is not feed:
@@ -236,7 +238,7 @@ class Subscriptions:
             del self._feeds[channel]
             self._repairs.discard(feed)
             raise
-        feed.begin(*top)
+        feed.opened(*top)
 
     async def _unsubscribe(self, channel: str) -> None:
         self._repairs.discard(self._feeds.pop(channel))

@@ -3,7 +3,7 @@
 ``hubbub run`` uses it; so does ``uvicorn --ws hubbub.servers.uvicorn:HubProtocol``; and
 :mod:`hubbub.servers.adoption` has any other uvicorn use it. It is uvicorn's own ``WebSocketsSansIOProtocol``
 in every respect, and adds: the scope extension by which a connection gets its
-:class:`~hubbub.transports.socket.DirectWriter`; compression that all clients share, where
+:class:`~hubbub.transports.socket.SocketTransport`; compression that all clients share, where
 ``ws_per_message_deflate`` is on; an end for peers that do not answer or do not read, where uvicorn would wait
 for them; bounds for what peers send, the hub's instead of uvicorn's once a connection has the socket; an
 answer to each handshake (:mod:`hubbub.servers.handshake`), and no look at frames before it; and the right
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TimerHandle
-from collections.abc import Callable
 from random import random
 from typing import Any
 
@@ -31,16 +30,15 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 
 from hubbub.codes import CloseCode
-from hubbub.core.outbox import Outbox
 from hubbub.servers.handshake import END, MAX_HEAD, HandshakeRefused, read_request
 from hubbub.servers.middleware import name_of, unwrap
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.servers.receive_queue import ReceiveQueue
 from hubbub.servers.send_path import announce
-from hubbub.transports.asgi import EXTENSION, QueuedWriter, has_connection
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import EXTENSION, ASGITransport, has_connection
+from hubbub.transports.base import Transport
+from hubbub.transports.socket import SocketTransport
 from hubbub.transports.tcp import Progress, progress
-from hubbub.transports.writer import Writer
 
 #: Seconds that a peer has to take what is on its way once its connection is being closed.
 ABORT_AFTER = 5.0
@@ -119,7 +117,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self._ahead = 0
         # What was negotiated.
         self._deflate: SharedDeflate | None = None
-        self._writer: DirectWriter | None = None
+        self._direct: SocketTransport | None = None
         # Whether a hub's connection has the socket, and lets go of a client that takes nothing.
         self._has_connection = False
         self._abort_timer: TimerHandle | None = None
@@ -138,7 +136,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._abort_timer.cancel()
         self._cut()
         # The scope holds this protocol by its extension, and this protocol the scope.
-        self._writer = None
+        self._direct = None
         if hasattr(self, "scope"):
             self.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
@@ -164,8 +162,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
-        if self._writer is not None:
-            self._writer.pause()
+        if self._direct is not None:
+            self._direct.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -179,8 +177,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._is_flooded = False
             if not self.read_paused:
                 self.transport.resume_reading()
-        if self._writer is not None and self.writable is _WRITABLE:
-            self._writer.resume()
+        if self._direct is not None and self.writable is _WRITABLE:
+            self._direct.resume()
 
     # What ends a connection
 
@@ -198,8 +196,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def _shutdown(self) -> None:
         if self.disconnected:
             return
-        if self._writer is not None:
-            self._writer.flush()
+        if self._direct is not None:
+            self._direct.flush()
         self._cut()
         super().shutdown()
         self._bound()
@@ -318,7 +316,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
             self._fail(CloseCode.INVALID_DATA, "invalid UTF-8")
             return
-        if self._writer is None or self.read_paused:
+        if self._direct is None or self.read_paused:
             super().send_receive_event_to_app()
             return
         self._ahead += sum([len(part) for part in self.frames])
@@ -342,7 +340,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         return event
 
     async def run_asgi(self) -> None:
-        self.scope["extensions"][EXTENSION] = {"writer": self._make_writer}
+        self.scope["extensions"][EXTENSION] = {"transport": self._make_transport}
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
@@ -364,14 +362,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(self.close_timeout, self._give_up)
 
-    def _make_writer(
-        self,
-        connection_id: str,
-        websocket: WebSocket,
-        outbox: Outbox,
-        on_end: Callable[[int, str], None],
-        max_message_size: int,
-    ) -> Writer:
+    def _make_transport(self, websocket: WebSocket, max_message_size: int) -> Transport:
         if self._has_connection:
             raise has_connection()
         self._has_connection = True
@@ -379,16 +370,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
         limit = self.conn.max_message_size
         self.conn.max_message_size = max_message_size if limit is None else min(limit, max_message_size)
         if self._is_watched(websocket):
-            return QueuedWriter(connection_id, websocket, outbox, on_end)
-        compress = self._deflate is not None
-        self._writer = DirectWriter(
-            connection_id, websocket, outbox, on_end, self.transport, compress=compress
-        )
+            return ASGITransport(websocket)
+        self._direct = SocketTransport(self.transport, websocket, compress=self._deflate is not None)
         if not self.writable.is_set():
-            self._writer.pause()
+            self._direct.pause()
         if self.close_sent or self.disconnected or self.transport.is_closing():
-            self._writer.cut()
-        return self._writer
+            self._direct.lost()
+        return self._direct
 
     def _is_watched(self, websocket: WebSocket) -> bool:
         """Whether something between the application and this protocol is to see all that is sent."""
@@ -403,8 +391,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
         return before is not None and now is not None and now.is_taking and now.taken > before.taken
 
     def _cut(self) -> None:
-        if self._writer is not None:
-            self._writer.cut()
+        if self._direct is not None:
+            self._direct.lost()
 
     def _fail(self, code: int, reason: str) -> None:
         """Close because of what the client has sent (RFC 6455, section 7.1.7)."""

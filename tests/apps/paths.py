@@ -17,8 +17,8 @@ from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub import Hub
-from hubbub.transports.asgi import QueuedWriter
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.socket import SocketTransport
 
 hub = Hub("memory://?alone=yes")
 app = FastAPI()
@@ -60,7 +60,7 @@ if wraps := os.environ.get("WRAPS"):
 @app.get("/paths")
 async def paths() -> dict[str, Any]:
     """The writers that there are."""
-    kinds = (DirectWriter, QueuedWriter)
+    kinds = (SocketTransport, ASGITransport)
     alive = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
     return {"writers": alive, "seen": Counter(seen), "pid": os.getpid()}
 

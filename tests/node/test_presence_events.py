@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from sys import maxsize
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from hubbub import EngineUnavailable, Presence, PresenceEntry
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
+from hubbub.core.subscriber import Start
 from hubbub.engines.base import PresenceChange
 from hubbub.node.node import SYNC_INTERVAL, TICK, Node
 from hubbub.node.presence import RENEWALS, SETTLE_TIME, encode_entry, presence_channel
@@ -38,6 +40,8 @@ INFO = {"colour": "blue"}
 class Watcher:
     """A subscriber that gets presence events, and checks that they add up."""
 
+    recovers_in_pieces = True
+
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.events: list[dict[str, Any]] = []
@@ -47,8 +51,8 @@ class Watcher:
         self.counts: Counter[str] = Counter()
 
     def write(self, batch: Batch) -> int:
-        for frame in batch.frames:
-            event = json.loads(frame.data)
+        for message in batch.messages:
+            event = json.loads(message.data)
             self.events.append(event)
             for entry in event["entries"]:
                 connection = entry["connection"]
@@ -66,7 +70,10 @@ class Watcher:
     async def ready(self) -> int:
         return maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        assert not missed
+
+    def broken(self, channel: str, position: Position) -> bool:
         raise AssertionError
 
 

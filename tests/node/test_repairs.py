@@ -16,6 +16,7 @@ from hubbub.core.publication import START
 from hubbub.engines.base import Top
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.repairs import BATCH, CHECK_INTERVAL, GRACE, Repairs
+from hubbub.protocols.plain import PLAIN
 from hubbub.testing.fake_engine import FakeEngine, FakeServer, set_back
 from tests.clients import DEADLINE
 from tests.clock import TURNS, FakeClock
@@ -85,8 +86,8 @@ class Node:
         feed.hold()
         self.sink.feeds[channel] = feed
         self.repairs.add(feed)
-        feed.begin(*await self.engine.subscribe(channel, HISTORY))
-        feed.join(subscriber)
+        feed.opened(*await self.engine.subscribe(channel, HISTORY))
+        feed.join(subscriber, PLAIN)
         return feed, subscriber
 
     async def publish(self, channel: str, text: str) -> Position:

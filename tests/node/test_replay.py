@@ -16,7 +16,6 @@ from hubbub import (
     Publication,
     Unrecoverable,
 )
-from hubbub.core.forms import ENVELOPE
 from hubbub.core.frames import FRAME_OVERHEAD
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
@@ -24,6 +23,7 @@ from hubbub.node import replay
 from hubbub.node.node import TICK, Node
 from hubbub.node.repairs import GRACE
 from hubbub.node.subscriptions import LINGER
+from hubbub.protocols.envelope import ENVELOPE
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive_json
 from tests.clock import FakeClock
 from tests.node.flaky_engine import FlakyEngine, running, say

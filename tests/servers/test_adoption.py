@@ -67,7 +67,7 @@ async def test_the_path_is_direct_however_uvicorn_is_started(starter: str, log: 
         async with connect(f"{server.ws}/ws") as client:
             assert await receive(client) == "ready"
             if workers == 1:
-                assert await writers(server) == {"DirectWriter": 1}
+                assert await writers(server) == {"SocketTransport": 1}
             await client.send("hello")
             assert await receive(client) == "hello"
         await eventually(lambda: len(lines(server, DIRECT)) == workers)
@@ -96,7 +96,7 @@ async def test_otherwise_it_is_queued_and_one_line_says_why(
         async with connect(f"{server.ws}/ws") as client, connect(f"{server.ws}/ws") as other:
             for each in (client, other):
                 assert await receive(each) == "ready"
-            assert await writers(server) == {"QueuedWriter": 2}
+            assert await writers(server) == {"ASGITransport": 2}
             await other.send("hello")
             assert await receive(client) == "hello"
         (line,) = lines(server, QUEUED)
@@ -116,7 +116,7 @@ async def test_a_middleware_that_wraps_receive_sees_every_message_on_the_direct_
     async with serve(APP, log, command="uvicorn", cwd=ROOT, probe="/paths", env=env) as server:
         async with connect(f"{server.ws}/ws") as client:
             assert await receive(client) == "ready"
-            assert await writers(server) == {"DirectWriter": 1}
+            assert await writers(server) == {"SocketTransport": 1}
             await client.send("hello")
             assert await receive(client) == "hello"
         assert (await server.get_json("/paths"))["seen"]["websocket.receive"] == 1
@@ -131,7 +131,7 @@ async def test_a_hub_that_starts_outside_of_the_lifespan_adopts_the_server_with_
         async with connect(f"{server.ws}/ws") as first, connect(f"{server.ws}/ws") as second:
             for client in (first, second):
                 assert await receive(client) == "ready"
-            assert await writers(server) == {"QueuedWriter": 1, "DirectWriter": 1}
+            assert await writers(server) == {"ASGITransport": 1, "SocketTransport": 1}
             await second.send("hello")
             assert {await receive(first), await receive(second)} == {"hello"}
         assert lines(server, DIRECT)
@@ -152,7 +152,7 @@ async def test_it_is_direct_over_tls(log: Path, tmp_path: Path) -> None:
         async with connect(url, ssl=context) as client, http_client(verify=context) as http:
             assert await receive(client) == "ready"
             answer = await http.get(f"https://127.0.0.1:{server.port}/paths")
-            assert answer.json()["writers"] == {"DirectWriter": 1}
+            assert answer.json()["writers"] == {"SocketTransport": 1}
             await client.send("hello")
             assert await receive(client) == "hello"
 
@@ -166,7 +166,7 @@ async def test_clients_that_offer_compression_and_others_hear_the_same(
         connect(f"{server.ws}/ws", compression=compression) as client,
     ):
         assert await receive(client) == "ready"
-        assert await writers(server) == {"DirectWriter": 1}
+        assert await writers(server) == {"SocketTransport": 1}
         for size in (1, 1000, 100_000):
             await client.send("x" * size)
             assert await receive(client) == "x" * size
