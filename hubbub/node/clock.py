@@ -30,8 +30,10 @@ async def sleep(clock: Clock, seconds: float) -> None:
 
 
 async def wait(clock: Clock, event: asyncio.Event, seconds: float) -> None:
-    """Wait until ``event`` is set, which happens after ``seconds`` of ``clock`` at the latest."""
+    """Wait until ``event`` is set, for at most ``seconds`` of ``clock``. It may be set afterwards anyway."""
     if seconds <= 0:
+        # At least one turn of the loop, so that a task that waits again and again does not keep it to itself.
+        await asyncio.sleep(0)
         return
     timer = clock.call_later(seconds, event.set)
     try:

@@ -269,15 +269,16 @@ class Node:
         """Add ``subscriber`` to ``channel``: first to its presence, then to its publications.
 
         This is the one place for that order: when the subscriber gets its first live publication, all other
-        nodes can see it. If any of it fails, or the task is cancelled, the subscriber is in neither.
+        nodes can see it. If any of it fails, or the task is cancelled, the subscriber is in neither. A
+        subscriber must not join a channel twice at the same time.
 
         :param since: the position from which it resumes; missed publications are written first.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
         :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
         :param join_leave: the presence events that it gets.
-        :param is_wanted: whether it is still to be added. Asked after each await; if not, it is removed
-            again.
+        :param is_wanted: returns whether it is still to be added. If not, once it is its turn to join or has
+            joined, it is removed again.
         :return: the position up to which everything has been written to the subscriber.
         :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
         :raises EngineUnavailable: the engine cannot be reached.
