@@ -194,7 +194,7 @@ class Hub:
                 await undo.enter_async_context(the_only_worker())
             node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
             try:
-                await node.start(keeps_presence=any(declared.presence for declared in self._channels))
+                await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:
                 raise EngineUnavailable(
                     f"{exc} To find out more, run: {doctor_command(self.engine.url, self.engine.namespace)}"

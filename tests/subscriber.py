@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from sys import maxsize
 
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import Position
+from hubbub.core.subscriber import Start
 from tests.clients import DEADLINE
 
 
@@ -14,6 +17,8 @@ class Subscriber:
     """
     :param name: its id.
     """
+
+    recovers_in_pieces = True
 
     def __init__(self, name: str = "ann") -> None:
         self.id = name
@@ -23,7 +28,7 @@ class Subscriber:
         self.breaks: list[Position] = []
 
     def write(self, batch: Batch) -> int:
-        self.received += [frame.data.decode() for frame in batch.frames]
+        self.received += [message.data.decode() for message in batch.messages]
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:
@@ -32,8 +37,17 @@ class Subscriber:
     async def ready(self) -> int:
         return maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        # As a connection does.
+        messages = [frame.encoded(form.codec) for frame in missed]
+        if (opening := form.opening(channel, start)) is not None:
+            messages.insert(0, opening)
+        if messages:
+            self.write(form.reply(*messages))
+
+    def broken(self, channel: str, position: Position) -> bool:
         self.breaks.append(position)
+        return True
 
     async def hears(self, *texts: str) -> None:
         """Wait until it was handed just this."""

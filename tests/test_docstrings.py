@@ -55,9 +55,7 @@ def methods_with_examples() -> list[str]:
 
 
 def compiled(code: str) -> CodeType:
-    found: CodeType = compile(
-        code, "<docstring>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-    )
+    found: CodeType = compile(code, "<docstring>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     return found
 
 

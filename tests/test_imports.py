@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("servers",),
     ("transports",),
     ("engines",),
+    ("protocols",),
     ("core",),
     ("codes", "exceptions", "threads", "types"),
 )

@@ -22,7 +22,10 @@ _ADVICE: tuple[tuple[str, str], ...] = (
             "urllib.parse.quote(…, safe='') does."
         ),
     ),
-    ("may not create the schema|LISTEN does not work|older than|is of version|asyncpg does not understand", ""),
+    (
+        "may not create the schema|LISTEN does not work|older than|is of version|asyncpg does not understand",
+        "",
+    ),
     (
         "too many connections|remaining connection slots|max number of clients",
         "Find out which clients hold the connections, or allow more: max_connections, maxclients.",

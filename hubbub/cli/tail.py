@@ -20,8 +20,10 @@ import typer
 from hubbub.cli.arguments import URL_HELP, Namespace, format_position, is_url, parse_position, url_from
 from hubbub.cli.failures import explained, fail
 from hubbub.codes import CloseCode
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication, check_channel
+from hubbub.core.subscriber import Start
 from hubbub.engines import Engine
 from hubbub.exceptions import Unrecoverable
 from hubbub.node.node import Node
@@ -48,6 +50,7 @@ class Reader:
     """A subscriber that keeps its events until they are read."""
 
     id = "tail"
+    recovers_in_pieces = True
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -65,7 +68,7 @@ class Reader:
         self._has_events.set()
 
     def write(self, batch: Batch) -> int:
-        self.add(*(frame.publication for frame in batch.frames if frame.publication is not None))
+        self.add(*(each.publication for each in batch.messages if each.publication is not None))
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:
@@ -74,8 +77,12 @@ class Reader:
     async def ready(self) -> int:
         return sys.maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        self.add(*(frame.publication for frame in missed))
+
+    def broken(self, channel: str, position: Position) -> bool:
         self.add(Break(channel, position))
+        return True
 
 
 class Printer(Protocol):

@@ -19,13 +19,14 @@ from hubbub.connection.handle import Handle
 from hubbub.connection.limits import Limits
 from hubbub.connection.receiving import Receiver
 from hubbub.connection.subscriptions import ConnectionSubscriptions, presence_entry
-from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position, check_channel, check_position, encode, encode_json
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node.node import Node
+from hubbub.protocols.plain import PLAIN
+from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.security.admission import Admission
-from hubbub.transports.asgi import claim, open_writer
+from hubbub.transports.asgi import claim, open_transport
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, User, check_utf8, user_id
 
@@ -104,9 +105,8 @@ class Connection:
         if self.websocket.application_state is WebSocketState.CONNECTING:
             await self.websocket.accept(*self._accept)
         outbox = Outbox(self._limits.outbox_limit, self._limits.slow_consumer)
-        self._writer = open_writer(
-            self.id, self.websocket, outbox, self._handle.writer_ended, self._limits.max_message_size
-        )
+        transport = open_transport(self.websocket, self._limits.max_message_size)
+        self._writer = Writer(self.id, transport, outbox, self._handle)
         self._handle.writer = self._writer
         self._node.add(self._handle)
         return self
@@ -212,7 +212,7 @@ class Connection:
             subscribed already, with another ``positions``.
         """
         since = None if since is None else check_position(since)
-        self._node.check_history(check_channel(channel), since, history, tells=positions)
+        self._node.check_history(check_channel(channel), since, history, has_positions=positions)
         writer = self._entered()
         entry = presence_entry(self._node, channel, self.id, self.user, info, join_leave)
         return await self._subscriptions.add(
@@ -235,16 +235,16 @@ class Connection:
     async def send_text(self, data: str) -> None:
         """Send a text frame; see :meth:`send`."""
         _check_type(data, str)
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     async def send_bytes(self, data: bytes) -> None:
         """Send a binary frame; see :meth:`send`."""
         _check_type(data, bytes, bytearray, memoryview)
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     async def send_json(self, data: Any) -> None:
         """Send ``data`` as JSON in a text frame, also if it is a ``str``; see :meth:`send`."""
-        await self._write(Frame("json", encode_json(data)))
+        await self._write(WebSocketMessage("json", encode_json(data)))
 
     async def send(self, data: object) -> None:
         """Send to this client only: ``str`` as text, ``bytes`` as binary, any other data as JSON.
@@ -261,7 +261,7 @@ class Connection:
         :raises InvalidData: ``data`` cannot be written as JSON.
         :raises WebSocketDisconnect: the client has left, and no ``iter_*`` loop is running.
         """
-        await self._write(Frame(*encode(data)))
+        await self._write(WebSocketMessage(*encode(data)))
 
     # Receiving
 
@@ -394,12 +394,12 @@ class Connection:
             writer.end(code, reason)
             await writer.ended(self._limits.close_timeout)
 
-    async def _write(self, frame: Frame) -> None:
+    async def _write(self, message: WebSocketMessage) -> None:
         writer = self._entered()
         if not writer.has_room:
             await writer.room()
         if self._receiver.ended is None and not writer.is_gone:
-            writer.send(Batch((frame,)))
+            writer.send(PLAIN.reply(message))
         elif not self._receiver.is_iterating:
             raise WebSocketDisconnect(*(self._receiver.ended or (CloseCode.ABNORMAL, "")))
 

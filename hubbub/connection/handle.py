@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.connection.limits import Limits
 from hubbub.connection.receiving import Receiver
+from hubbub.core.forms import Form
+from hubbub.core.frames import Frame
+from hubbub.core.publication import Position
+from hubbub.core.subscriber import Start
 from hubbub.node.node import Node
 from hubbub.transports.writer import Writer
 
@@ -14,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class Handle:
-    """The part of a connection that its node and its writer use; a :class:`hubbub.node.node.NodeConnection`.
+    """The part of a connection that its node and its writer use; a :class:`hubbub.node.node.NodeConnection`
+    and an :class:`~hubbub.transports.writer.Owner`.
 
     It does not refer to the :class:`~hubbub.connection.connection.Connection`, so that a connection that has
     ended is freed without the cyclic garbage collector.
@@ -62,7 +68,7 @@ class Handle:
         if (seconds := writer.stalled(now)) > self._limits.send_timeout:
             reason = f"slow: nothing taken for {seconds:.0f} s"
             writer.end(CloseCode.SLOW, reason, discard=True)
-            self.writer_ended(CloseCode.SLOW, reason)
+            self.slow(reason)
         elif writer.is_gone:
             # The server tells the handler as soon as all that had arrived is read. Not all servers do so
             # while the client's last bytes are still on their way out.
@@ -73,13 +79,29 @@ class Handle:
 
     # For the writer
 
-    def writer_ended(self, code: int, reason: str) -> None:
-        """The writer has begun to close by itself: end the handler's loop.
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        """Write where the client begins, if the form has a message for it, then the missed publications."""
+        messages = [frame.encoded(form.codec) for frame in missed]
+        if (opening := form.opening(channel, start)) is not None:
+            messages.insert(0, opening)
+        if messages and self.writer is not None:
+            self.writer.send(form.reply(*messages))
 
-        Called in the middle of a feed's flush, during which no subscriber may join or leave: the connection
-        leaves its channels later, when its block ends.
-        """
+    def broken(self, channel: str, position: Position) -> bool:
+        """End the connection with 3010, so that the client reconnects and starts again."""
+        reason = f"insufficient state: {channel!r} continues from {position.offset}"
+        self._disconnect(CloseCode.INSUFFICIENT_STATE, reason)
+        return True
+
+    def slow(self, reason: str) -> None:
+        """End the connection with 3008."""
+        self._node.slow_disconnects += 1
+        self._disconnect(CloseCode.SLOW, reason)
+
+    # Internal
+
+    def _disconnect(self, code: int, reason: str) -> None:
+        # Called in the middle of a feed's flush, during which no subscriber may join or leave: the connection
+        # leaves its channels later, when its block ends.
         logger.info("Closing connection %s with %d (%s).", self.id, code, reason)
-        if code == CloseCode.SLOW:
-            self._node.slow_disconnects += 1
-        self._receiver.end(code, reason)
+        self.end(code, reason)

@@ -6,11 +6,13 @@ import asyncio
 from typing import get_args
 
 from hubbub.connection.receiving import Receiver
-from hubbub.core.forms import ENVELOPE, PLAIN, Form
+from hubbub.core.forms import Form
 from hubbub.core.publication import START, Position
 from hubbub.exceptions import InvalidChannel
 from hubbub.node.node import Node
-from hubbub.node.presence import encode_member
+from hubbub.node.presence import encode_entry
+from hubbub.protocols.envelope import ENVELOPE
+from hubbub.protocols.plain import PLAIN
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceEntry
 
@@ -70,30 +72,23 @@ class ConnectionSubscriptions:
         self._forms[channel] = form
         joined = self._joining[channel] = asyncio.Event()
         try:
-            # Before joining: a publication that the client gets comes after the presence entry.
-            if entry is not None:
-                await self._node.enter(channel, writer.id, entry)
-            if join_leave is not None:
-                await self._node.open_watch(channel, writer)
-            if channel in self._forms:
-                position = await self._node.join(channel, writer, since, history, form)
-            else:
-                # Unsubscribed by another task meanwhile: missed publications are not sent.
-                position = START
-            # Joined at this position. From here on nothing is awaited, so that no join or leave is missed.
-            if join_leave is not None and channel in self._forms:
-                self._node.watch(channel, writer, join_leave, form)
+            # Another task may unsubscribe meanwhile, or the block may end.
+            return await self._node.join(
+                channel,
+                writer,
+                since,
+                history,
+                form,
+                entry=entry,
+                join_leave=join_leave,
+                is_wanted=lambda: channel in self._forms,
+            )
         except BaseException:
             self._forms.pop(channel, None)
-            self._node.leave(channel, writer)
             raise
         finally:
             del self._joining[channel]
             joined.set()
-        if channel not in self._forms:
-            # Left while it was joining, by another task or because the block has ended.
-            self._node.leave(channel, writer)
-        return position
 
     def remove(self, channel: str, writer: Writer) -> None:
         """Unsubscribe from ``channel``, if the connection has subscribed to it."""
@@ -119,7 +114,7 @@ def presence_entry(
     if join_leave not in (None, *get_args(JoinLeave)):
         raise ValueError(f"Expected join_leave to be one of {get_args(JoinLeave)}, but got {join_leave!r}.")
     if node.has_presence(channel):
-        return encode_member(PresenceEntry(connection, user, info))
+        return encode_entry(PresenceEntry(connection, user, info))
     if info is not None or join_leave is not None:
         raise InvalidChannel(
             "Expected info and join_leave only for channels that are declared with presence=True, but "

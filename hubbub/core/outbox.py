@@ -72,7 +72,7 @@ class Outbox:
         nothing waits then any more."""
         if batch.channel is None:
             self._append(next(self._keys), batch)
-        elif self.policy == "disconnect" or batch.has_positions:
+        elif self.policy == "disconnect" or batch.lossless:
             self._make_room(batch)
             if not self._fits(batch):
                 self.clear()
@@ -118,12 +118,12 @@ class Outbox:
 
     def _append_droppable(self, key: int | str, batch: Batch) -> None:
         assert self._droppable is not None
-        if older := self._waiting.get(key):
+        if (older := self._waiting.get(key)) is not None:
             # Under ``latest`` the newer takes the older one's place in the queue: were it put at the end, a
             # channel that changes all the time would never be sent.
             self._drop(older)
-            self.dropped += len(batch.frames) - 1
-            batch = Batch(batch.frames[-1:], batch.channel)
+            self.dropped += len(batch.messages) - 1
+            batch = batch.newest()
         else:
             self._droppable.append(key)
         self._append(key, batch)
@@ -137,5 +137,5 @@ class Outbox:
             self._drop(self._waiting.pop(oldest))
 
     def _drop(self, batch: Batch) -> None:
-        self.dropped += len(batch.frames)
+        self.dropped += len(batch.messages)
         self.size -= batch.cost

@@ -4,7 +4,7 @@
 :mod:`hubbub.servers.adoption` sets it in any other uvicorn. It behaves as uvicorn's own
 ``WebSocketsSansIOProtocol``, except that
 
-* a scope extension gives a connection its :class:`~hubbub.transports.socket.DirectWriter`;
+* a scope extension gives a connection its :class:`~hubbub.transports.socket.SocketTransport`;
 * with ``ws_per_message_deflate``, compressed messages are shared by all clients;
 * a client that does not answer or does not read is disconnected, where uvicorn would wait for it;
 * :mod:`hubbub.servers.limits` apply, and the hub's maximum message size once a connection has the socket;
@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TimerHandle
-from collections.abc import Callable
 from random import random
 from typing import Any
 
@@ -33,7 +32,6 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 
 from hubbub.codes import CloseCode
-from hubbub.core.outbox import Outbox
 from hubbub.servers.handshake import END, HandshakeRefused, read_request
 from hubbub.servers.limits import (
     ABORT_AFTER,
@@ -49,10 +47,10 @@ from hubbub.servers.middleware import name_of, unwrap
 from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 from hubbub.servers.receive_queue import ReceiveQueue
 from hubbub.servers.send_path import log_queued_behind
-from hubbub.transports.asgi import EXTENSION, QueuedWriter, has_connection
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import EXTENSION, ASGITransport, has_connection
+from hubbub.transports.base import Transport
+from hubbub.transports.socket import SocketTransport
 from hubbub.transports.tcp import Progress, progress
-from hubbub.transports.writer import Writer
 
 #: Connections closed per second when the server shuts down. If all were closed at once, all clients would
 #: reconnect at once.
@@ -111,9 +109,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self._deflate: SharedDeflate | None = None
         # Reading: bytes of messages that arrived since the application had received all of them.
         self._ahead = 0
-        # Writing: the writer on the direct path; and whether a hub's connection has the socket, so that the
-        # hub disconnects a client that does not read.
-        self._writer: DirectWriter | None = None
+        # Writing: the transport on the direct path; and whether a hub's connection has the socket, so that
+        # the hub disconnects a client that does not read.
+        self._direct: SocketTransport | None = None
         self._has_connection = False
         # Pings since the transport was last empty: their bytes, the answer to the latest one, and whether
         # reading is paused because there were too many.
@@ -132,7 +130,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._abort_timer.cancel()
         self._cut()
         # Break the reference cycle: the scope's extension references this protocol.
-        self._writer = None
+        self._direct = None
         if hasattr(self, "scope"):
             self.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
@@ -158,8 +156,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
-        if self._writer is not None:
-            self._writer.pause()
+        if self._direct is not None:
+            self._direct.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -173,8 +171,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self._is_flooded = False
             if not self.read_paused:
                 self.transport.resume_reading()
-        if self._writer is not None and self.writable is _WRITABLE:
-            self._writer.resume()
+        if self._direct is not None and self.writable is _WRITABLE:
+            self._direct.resume()
 
     # Handshake
 
@@ -263,7 +261,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
             self._fail(CloseCode.INVALID_DATA, "invalid UTF-8")
             return
-        if self._writer is None or self.read_paused:
+        if self._direct is None or self.read_paused:
             super().send_receive_event_to_app()
             return
         self._ahead += sum([len(part) for part in self.frames])
@@ -324,7 +322,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         return event
 
     async def run_asgi(self) -> None:
-        self.scope["extensions"][EXTENSION] = {"writer": self._make_writer}
+        self.scope["extensions"][EXTENSION] = {"transport": self._make_transport}
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
@@ -351,14 +349,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self._bound()
 
-    def _make_writer(
-        self,
-        connection_id: str,
-        websocket: WebSocket,
-        outbox: Outbox,
-        on_end: Callable[[int, str], None],
-        max_message_size: int,
-    ) -> Writer:
+    def _make_transport(self, websocket: WebSocket, max_message_size: int) -> Transport:
         if self._has_connection:
             raise has_connection()
         self._has_connection = True
@@ -366,16 +357,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
         limit = self.conn.max_message_size
         self.conn.max_message_size = max_message_size if limit is None else min(limit, max_message_size)
         if self._is_watched(websocket):
-            return QueuedWriter(connection_id, websocket, outbox, on_end)
-        compress = self._deflate is not None
-        self._writer = DirectWriter(
-            connection_id, websocket, outbox, on_end, self.transport, compress=compress
-        )
+            return ASGITransport(websocket)
+        self._direct = SocketTransport(self.transport, websocket, compress=self._deflate is not None)
         if not self.writable.is_set():
-            self._writer.pause()
+            self._direct.pause()
         if self.close_sent or self.disconnected or self.transport.is_closing():
-            self._writer.cut()
-        return self._writer
+            self._direct.lost()
+        return self._direct
 
     def _is_watched(self, websocket: WebSocket) -> bool:
         """Whether a middleware between the application and this protocol must see every message sent."""
@@ -400,15 +388,15 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def _shutdown(self) -> None:
         if self.disconnected:
             return
-        if self._writer is not None:
-            self._writer.flush()
+        if self._direct is not None:
+            self._direct.flush()
         self._cut()
         super().shutdown()
         self._bound()
 
     def _cut(self) -> None:
-        if self._writer is not None:
-            self._writer.cut()
+        if self._direct is not None:
+            self._direct.lost()
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection because of data that the client has sent (RFC 6455, section 7.1.7)."""

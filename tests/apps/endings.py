@@ -18,8 +18,8 @@ from hubbub.core.feed import Feed
 from hubbub.core.outbox import Outbox
 from hubbub.node import node, subscriptions
 from hubbub.node.control import CONTROL
-from hubbub.transports.asgi import QueuedWriter
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.socket import SocketTransport
 
 # Channels without subscribers are left at once, so that tests need not wait for that.
 node.TICK = 0.05
@@ -65,7 +65,7 @@ async def teapot(request: Request, exc: ForHTTPError) -> JSONResponse:
 async def remains() -> dict[str, Any]:
     """Return the objects of connections that are alive in this process."""
     gc.collect()
-    kinds = (Connection, DirectWriter, Feed, Outbox, QueuedWriter)
+    kinds = (Connection, SocketTransport, Feed, Outbox, ASGITransport)
     alive = Counter(
         type(thing).__name__
         for thing in gc.get_objects()

@@ -15,8 +15,8 @@ from websockets.server import ServerProtocol
 
 from hubbub import Connection, Hub
 from hubbub.servers.uvicorn import HubProtocol
-from hubbub.transports.asgi import QueuedWriter
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.socket import SocketTransport
 
 hub = Hub(max_message_size=100_000, outbox_limit=4_000_000, send_timeout=3, close_timeout=1)
 other_hub = Hub()
@@ -37,7 +37,7 @@ def _kib(key: str) -> int:
 
 @app.get("/stats")
 async def stats() -> dict[str, Any]:
-    kinds = (Connection, DirectWriter, HubProtocol, QueuedWriter, ServerProtocol, WebSocket)
+    kinds = (Connection, SocketTransport, HubProtocol, ASGITransport, ServerProtocol, WebSocket)
     alive = Counter(type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), kinds))
     return {**asdict(hub.stats()), "alive": alive, "peak_kib": _kib("VmHWM"), "resident_kib": _kib("VmRSS")}
 

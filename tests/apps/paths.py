@@ -18,8 +18,8 @@ from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub import Hub
-from hubbub.transports.asgi import QueuedWriter
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.socket import SocketTransport
 
 hub = Hub("memory://?alone=yes")
 app = FastAPI()
@@ -61,7 +61,7 @@ if wraps := os.environ.get("WRAPS"):
 @app.get("/paths")
 async def paths() -> dict[str, Any]:
     """Return the number of writers by class, and the messages that the middleware has seen."""
-    kinds = (DirectWriter, QueuedWriter)
+    kinds = (SocketTransport, ASGITransport)
     writers = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
     return {"writers": writers, "seen": Counter(seen), "pid": os.getpid()}
 

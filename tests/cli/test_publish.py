@@ -126,7 +126,7 @@ def test_wrong_arguments_are_an_error_and_publish_nothing(
         ),
         ("redis://app:s3cret@host:port:0", 2, "Expected host:port"),
         ("unknown://app:s3cret@host", 2, "Expected a URL with one of the schemes"),
-        ("memory://", 2, "which stays within one: nobody would hear"),
+        ("memory://", 2, "which stays within one: no subscriber would receive anything"),
     ],
 )
 def test_an_engine_that_cannot_be_used_is_one_line_without_the_password(

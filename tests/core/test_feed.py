@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from sys import maxsize
 
 import pytest
 
 from hubbub.core.feed import Feed
-from hubbub.core.frames import Batch, Frame
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame, Message
 from hubbub.core.publication import Position, Publication
+from hubbub.core.subscriber import Start
+from hubbub.protocols.plain import PLAIN
 
 
 class Loop:
@@ -31,7 +34,9 @@ def no_repair(feed: Feed) -> None:
 
 
 class Recorder:
-    """A member that keeps what it was handed."""
+    """A subscriber that keeps what it was handed."""
+
+    recovers_in_pieces = True
 
     def __init__(self, name: str) -> None:
         self.id = name
@@ -47,16 +52,19 @@ class Recorder:
     async def ready(self) -> int:
         return maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        assert not missed
+
+    def broken(self, channel: str, position: Position) -> bool:
         raise AssertionError("nothing was lost")
 
     @property
-    def frames(self) -> list[Frame]:
-        return [frame for batch in self.batches for frame in batch.frames]
+    def messages(self) -> list[Message]:
+        return [message for batch in self.batches for message in batch.messages]
 
     @property
     def received(self) -> list[str]:
-        return [frame.data.decode() for frame in self.frames]
+        return [message.data.decode() for message in self.messages]
 
 
 class Failing(Recorder):
@@ -103,7 +111,7 @@ def ben(feed: Feed) -> Recorder:
 
 
 def joined(feed: Feed, member: Recorder) -> Recorder:
-    feed.join(member)
+    feed.join(member, PLAIN)
     return member
 
 
@@ -138,7 +146,7 @@ def test_every_turn_is_scheduled_anew(feed: Feed, loop: Loop, ann: Recorder) -> 
     say(feed, "2")
     assert len(loop.asked) == 1
     loop.turn()
-    assert [[frame.data for frame in batch.frames] for batch in ann.batches] == [[b"1"], [b"2"]]
+    assert [[message.data for message in batch.messages] for batch in ann.batches] == [[b"1"], [b"2"]]
 
 
 def test_nothing_is_scheduled_when_nothing_is_published(feed: Feed, loop: Loop, ann: Recorder) -> None:
@@ -157,8 +165,8 @@ def test_publish_returns_the_frame_that_members_are_sent(feed: Feed, loop: Loop,
     frame = feed.publish(Publication("chat", b"\x00", "binary"))
     assert frame is not None
     loop.turn()
-    assert (frame.kind, frame.data) == ("binary", b"\x00")
-    assert ann.frames == [frame]
+    assert (frame.publication.kind, frame.publication.data) == ("binary", b"\x00")
+    assert ann.messages == [frame.encoded(PLAIN.codec)]
 
 
 def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
@@ -167,8 +175,9 @@ def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Reco
     frames = [*say(feed, "1"), *say(feed, "2", exclude="cid"), *say(feed, "3")]
     loop.turn()
     assert ann.batches[0] is ben.batches[0]
-    assert ann.frames == frames
-    assert cid.frames == [frames[0], frames[2]]
+    messages = [frame.encoded(PLAIN.codec) for frame in frames]
+    assert ann.messages == messages
+    assert cid.messages == [messages[0], messages[2]]
 
 
 # Members
@@ -177,8 +186,8 @@ def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Reco
 def test_a_feed_counts_its_members(feed: Feed) -> None:
     ann, ben = Recorder("ann"), Recorder("ben")
     assert len(feed) == 0
-    feed.join(ann)
-    feed.join(ben)
+    feed.join(ann, PLAIN)
+    feed.join(ben, PLAIN)
     assert len(feed) == 2
     feed.leave(ann)
     assert len(feed) == 1
@@ -207,13 +216,13 @@ def test_who_leaves_gets_what_was_published_before_and_nothing_after(
 
 def test_a_change_of_members_writes_to_everyone_at_once(feed: Feed, ann: Recorder, ben: Recorder) -> None:
     say(feed, "1")
-    feed.join(Recorder("cid"))
+    feed.join(Recorder("cid"), PLAIN)
     assert ann.received == ben.received == ["1"]
 
 
 def test_a_flush_that_came_early_is_not_repeated_by_the_turn(feed: Feed, loop: Loop, ann: Recorder) -> None:
     say(feed, "1")
-    feed.join(Recorder("ben"))
+    feed.join(Recorder("ben"), PLAIN)
     loop.turn()
     assert len(ann.batches) == 1
 
@@ -222,7 +231,7 @@ def test_what_follows_an_early_flush_in_the_same_turn_is_not_forgotten(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     say(feed, "1")
-    feed.join(Recorder("ben"))
+    feed.join(Recorder("ben"), PLAIN)
     say(feed, "2")
     loop.turn()
     assert ann.received == ["1", "2"]
@@ -230,7 +239,7 @@ def test_what_follows_an_early_flush_in_the_same_turn_is_not_forgotten(
 
 def test_joining_twice_is_joining_once(feed: Feed, loop: Loop, ann: Recorder) -> None:
     say(feed, "1")
-    feed.join(ann)
+    feed.join(ann, PLAIN)
     say(feed, "2")
     loop.turn()
     assert len(feed) == 1
@@ -250,7 +259,7 @@ def test_who_comes_back_gets_what_is_published_from_then_on(feed: Feed, loop: Lo
     say(feed, "1")
     feed.leave(ann)
     say(feed, "2")
-    feed.join(ann)
+    feed.join(ann, PLAIN)
     say(feed, "3")
     loop.turn()
     assert ann.received == ["1", "3"]
@@ -334,7 +343,7 @@ def test_a_member_that_raises_does_not_keep_the_others_from_theirs(
     # Who is in a channel is for others to decide.
     assert failing.received == ["1", "2"]
     assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
-        ("hubbub.feed", logging.ERROR, "Could not write to connection failing.")
+        ("hubbub.core.subscriber", logging.ERROR, "Could not write to connection failing.")
     ] * 2
     assert all(record.exc_info for record in caplog.records)
 
@@ -397,7 +406,7 @@ class Breaking(Partial):
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise RuntimeError("no way out")
 
-    def broken(self, channel: str, position: Position) -> None:
+    def broken(self, channel: str, position: Position) -> bool:
         self.breaks.append(position)
         raise RuntimeError("no way to tell")
 
@@ -417,14 +426,14 @@ def test_a_member_whose_rest_is_lost_is_told_and_keeps_nobody_else_from_theirs(
 ) -> None:
     first, breaking, last = Recorder("first"), Breaking("breaking"), Recorder("last")
     for member in (first, breaking, last):
-        stream.join(member)
+        stream.join(member, PLAIN)
     stream.publish(streamed(1))
     loop.turn()
     assert first.received == last.received == ["no. 1"]
     assert breaking.breaks == [Position(1, "e")]
     assert [record.getMessage() for record in caplog.records] == [
         "Could not write to connection breaking.",
-        "Could not tell connection breaking that something in 'chat' is lost.",
+        "Could not notify connection breaking that publications in 'chat' are lost to it.",
     ]
     stream.publish(streamed(2))
     loop.turn()
@@ -433,8 +442,8 @@ def test_a_member_whose_rest_is_lost_is_told_and_keeps_nobody_else_from_theirs(
 
 def test_a_member_that_cannot_be_told_keeps_nobody_else_from_being_told(stream: Feed) -> None:
     one, two = Breaking("one"), Breaking("two")
-    stream.join(one)
-    stream.join(two)
+    stream.join(one, PLAIN)
+    stream.join(two, PLAIN)
     stream.verify()
     stream.repaired((), Position(5, "another"))
     assert one.breaks == two.breaks == [Position(5, "another")]
@@ -444,13 +453,13 @@ def test_what_cannot_be_encoded_is_told_and_the_feed_goes_on(
     stream: Feed, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = Breaking("told")
-    stream.join(member)
+    stream.join(member, PLAIN)
 
     def fail(*args: object, **options: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("hubbub.core.feed.Batch", fail)
+        patch.setattr("hubbub.protocols.websocket.WebSocketBatch", fail)
         stream.publish(streamed(1))
         loop.turn()
         assert member.breaks == [Position(1, "e")]
@@ -458,7 +467,7 @@ def test_what_cannot_be_encoded_is_told_and_the_feed_goes_on(
         # Whoever leaves, or joins, flushes first.
         stream.leave(member)
     recorder = Recorder("later")
-    stream.join(recorder)
+    stream.join(recorder, PLAIN)
     stream.publish(streamed(3))
     loop.turn()
     assert recorder.received == ["no. 3"]

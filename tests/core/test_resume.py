@@ -15,12 +15,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from hubbub.core.feed import Feed, frame_of
-from hubbub.core.forms import ENVELOPE, PLAIN
-from hubbub.core.frames import Batch
+from hubbub.core.feed import Feed
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame, Message
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.resume import Resume
+from hubbub.core.subscriber import Start
 from hubbub.exceptions import Unrecoverable
+from hubbub.protocols.envelope import ENVELOPE
+from hubbub.protocols.plain import PLAIN
 from tests.core import test_feed_recovery
 from tests.core.test_feed_recovery import Engine, Recovery, Subscriber
 
@@ -37,9 +40,18 @@ class Client(Subscriber):
 
     def write(self, batch: Batch) -> int:
         if not self.is_broken:
-            for frame in batch.frames:
-                self.hears(json.loads(frame.data))
+            self.take(*batch.messages)
         return len(batch)
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        # As a connection does.
+        opening = form.opening(channel, start)
+        assert opening is not None
+        self.take(opening, *(frame.encoded(form.codec) for frame in missed))
+
+    def take(self, *messages: Message) -> None:
+        for message in messages:
+            self.hears(json.loads(message.data))
 
     def hears(self, message: dict[str, Any]) -> None:
         position = Position.parse(message["id"])
@@ -97,7 +109,7 @@ class InPieces(Recovery):
         if arrival.wanted is not None:
             return
         arrival.wanted = arrival.joining.step(limit)
-        if arrival.joining.has_joined:
+        if arrival.joining.is_complete:
             self.arrivals.remove(arrival)
             self.members.append(arrival.client)
             if not arrival.client.is_broken:
@@ -122,7 +134,7 @@ class InPieces(Recovery):
             return
         self.feed.remember(history, top)
         if not self.feed.is_repairing:
-            arrival.joining.take([frame_of(each) for each in history])
+            arrival.joining.take([Frame(each) for each in history])
             arrival.wanted = None
 
     @rule(data=st.data())
@@ -159,7 +171,7 @@ class InPieces(Recovery):
                     history, top = self.engine.read(arrival.wanted)
                     self.feed.remember(history[:4], top)
                     if not self.feed.is_repairing:
-                        arrival.joining.take([frame_of(each) for each in history[:4]])
+                        arrival.joining.take([Frame(each) for each in history[:4]])
                         arrival.wanted = None
         assert not self.arrivals, "Expected every client to have joined, or to have been told."
         super().teardown()
@@ -190,7 +202,7 @@ class Plain(Subscriber):
 def read(engine: Engine, feed: Feed, joining: Resume, after: Position, limit: int) -> None:
     history, top = engine.read(after)
     feed.remember(history[:limit], top)
-    joining.take([frame_of(each) for each in history[:limit]])
+    joining.take([Frame(each) for each in history[:limit]])
 
 
 def test_what_was_missed_goes_out_in_pieces_and_the_last_one_joins(engine: Engine, feed: Feed) -> None:
@@ -200,11 +212,11 @@ def test_what_was_missed_goes_out_in_pieces_and_the_last_one_joins(engine: Engin
     assert after == Position(4, engine.epoch)
     read(engine, feed, joining, after, 100)
     sizes = []
-    while not joining.has_joined:
+    while not joining.is_complete:
         before = len(member.received)
         assert joining.step(600) is None
         sizes.append(len(member.received) - before)
-        assert len(feed) == joining.has_joined
+        assert len(feed) == joining.is_complete
     assert sizes == [2, 2, 2]
     feed.publish(engine.publish())
     feed.flush()
@@ -223,7 +235,7 @@ def test_what_is_published_between_two_pieces_comes_once(engine: Engine, feed: F
     member = Plain()
     joining = Resume(feed, member, PLAIN, Position(8, engine.epoch), 0)
     read(engine, feed, joining, joining.step(1) or START, 100)
-    while not joining.has_joined:
+    while not joining.is_complete:
         joining.step(1)
         if engine.offset < 14:
             feed.publish(engine.publish())
@@ -248,14 +260,14 @@ def test_history_that_is_trimmed_after_the_first_piece_breaks_the_run(engine: En
     joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
     read(engine, feed, joining, joining.step(1000) or START, 2)
     assert joining.step(1000) is None
-    assert not joining.has_joined
+    assert not joining.is_complete
     after = joining.step(1000)
     engine.kept = engine.kept[-2:]
     read(engine, feed, joining, after or START, 100)
     joining.step(1000)
     # As a member: it is told, and leaves in a while.
     assert member.is_broken
-    assert joining.has_joined
+    assert joining.is_complete
     assert len(feed) == 1
     assert member.received == [b"6", b"7"]
 
@@ -281,7 +293,7 @@ def test_a_client_with_envelopes_is_told_that_its_position_is_of_no_use(
         # It may have been on a node that was further on.
         read(engine, feed, joining, after, 100)
         joining.step(1000)
-    assert joining.has_joined
+    assert joining.is_complete
     assert client.opening == {
         "type": "subscribed",
         "channel": "chat",
@@ -301,7 +313,7 @@ def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed)
         engine.publish()
     joining = Resume(feed, member, PLAIN, top, 0)
     assert joining.step(10_000) is None
-    assert joining.has_joined
+    assert joining.is_complete
     assert joining.position == engine.top
     assert member.received == [b"x", b"x"]
 
@@ -309,7 +321,7 @@ def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed)
 def test_a_client_that_is_far_ahead_of_a_node_costs_no_member_its_run(engine: Engine, feed: Feed) -> None:
     """The history does not lead from the node to the client: the rest may be on its way to the members."""
     there = Plain()
-    feed.join(there)
+    feed.join(there, PLAIN)
     announced = [engine.publish() for _ in range(20)]
     engine.kept = engine.kept[-5:]
     joining = Resume(feed, Plain(2), PLAIN, engine.top, 0)
@@ -333,6 +345,6 @@ def test_a_position_that_never_was_is_found_out_with_one_read(engine: Engine, fe
     assert after is not None
     history, top = engine.read(after)
     feed.publish(engine.publish())
-    joining.take([frame_of(each) for each in history], top)
+    joining.take([Frame(each) for each in history], top)
     with pytest.raises(Unrecoverable):
         joining.step(1000)

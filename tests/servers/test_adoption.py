@@ -82,7 +82,7 @@ async def test_the_path_is_direct_however_uvicorn_is_started(starter: str, start
     async with start(command=STARTERS[starter], env={"UVICORN_RELOAD_DELAY": "1"}) as server:
         async with subscriber(server) as client:
             if workers == 1:
-                assert (await paths(server))["writers"] == {"DirectWriter": 1}
+                assert (await paths(server))["writers"] == {"SocketTransport": 1}
             await publish(client)
         await eventually(lambda: len(lines(server, DIRECT)) == workers)
         assert not lines(server, QUEUED)
@@ -107,7 +107,7 @@ async def test_otherwise_the_path_is_queued_and_one_line_says_why(
 ) -> None:
     async with start(command=UVICORN, args=args, env=env) as server:
         async with subscriber(server) as first, subscriber(server) as second:
-            assert (await paths(server))["writers"] == {"QueuedWriter": 2}
+            assert (await paths(server))["writers"] == {"ASGITransport": 2}
             await publish(second)
             assert await receive(first) == "hello"
         (line,) = lines(server, QUEUED)
@@ -116,7 +116,10 @@ async def test_otherwise_the_path_is_queued_and_one_line_says_why(
 
 @pytest.mark.parametrize(
     ("wrapped", "writer", "seen"),
-    [("send", "QueuedWriter", {"websocket.send": 2}), ("receive", "DirectWriter", {"websocket.receive": 1})],
+    [
+        ("send", "ASGITransport", {"websocket.send": 2}),
+        ("receive", "SocketTransport", {"websocket.receive": 1}),
+    ],
 )
 async def test_a_middleware_sees_every_message(
     wrapped: str, writer: str, seen: dict[str, int], start: Start
@@ -134,7 +137,7 @@ async def test_a_hub_that_starts_outside_of_the_lifespan_adopts_the_server_with_
     command = (*UVICORN, "--lifespan", "off")
     async with start(command=command, env={"NO_ROUTER": "yes"}) as server:
         async with subscriber(server) as first, subscriber(server) as second:
-            assert (await paths(server))["writers"] == {"QueuedWriter": 1, "DirectWriter": 1}
+            assert (await paths(server))["writers"] == {"ASGITransport": 1, "SocketTransport": 1}
             await publish(second)
             assert await receive(first) == "hello"
         assert lines(server, DIRECT)
@@ -158,7 +161,7 @@ async def test_the_path_is_direct_over_tls(start: Start, tmp_path: Path) -> None
         async with connect(url, ssl=context) as client, http_client(verify=context) as http:
             assert await receive(client) == "ready"
             answer = await http.get(f"https://127.0.0.1:{server.port}/paths")
-            assert answer.json()["writers"] == {"DirectWriter": 1}
+            assert answer.json()["writers"] == {"SocketTransport": 1}
             await publish(client)
 
 
@@ -167,7 +170,7 @@ async def test_a_client_that_offers_compression_receives_the_same_messages(
     compression: str | None, start: Start
 ) -> None:
     async with start(command="uvicorn") as server, subscriber(server, compression=compression) as client:
-        assert (await paths(server))["writers"] == {"DirectWriter": 1}
+        assert (await paths(server))["writers"] == {"SocketTransport": 1}
         for size in (1, 1000, 100_000):
             await publish(client, "x" * size)
 

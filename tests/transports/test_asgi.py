@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,20 +11,26 @@ import anyio
 import pytest
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from hubbub.core.forms import Form
 from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position, Publication
+from hubbub.core.subscriber import Start
 from hubbub.engines.memory import MemoryEngine
 from hubbub.node.node import Node
-from hubbub.transports.asgi import QueuedWriter
+from hubbub.protocols.plain import PLAIN
+from hubbub.protocols.websocket import WebSocketBatch, WebSocketMessage
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.writer import Writer
 from hubbub.types import SlowConsumer
 from tests.clients import DEADLINE
+from tests.transports.owner import SlowOwner
 
 COST = len("1") + 256
 
 
 def batch(*texts: str, channel: str | None = "chat") -> Batch:
-    return Batch([Frame("text", text.encode()) for text in texts], channel)
+    return WebSocketBatch([WebSocketMessage("text", text.encode()) for text in texts], channel)
 
 
 class Socket:
@@ -68,11 +75,10 @@ class Rig:
         always_suspends: bool = False,
     ) -> None:
         self.socket = Socket(always_suspends=always_suspends)
-        self.slow: list[int] = []
+        self.owner = SlowOwner()
         websocket: WebSocket = self.socket  # type: ignore[assignment]
-        self.writer = QueuedWriter(
-            "ann", websocket, Outbox(limit, policy), lambda code, reason: self.slow.append(code)
-        )
+        self.writer = Writer("ann", ASGITransport(websocket), Outbox(limit, policy), self.owner)
+        self.owner.writer = self.writer
 
     @property
     def sent(self) -> list[str | tuple[int, str]]:
@@ -134,9 +140,9 @@ async def test_the_outbox_bounds_what_waits_behind_a_suspended_send() -> None:
     rig.socket.takes.clear()
     for number in range(3):
         rig.writer.send(batch(str(number)))
-    assert rig.slow == []
+    assert rig.owner.slow_disconnects == 0
     rig.writer.send(batch("3"))
-    assert rig.slow == [3008]
+    assert rig.owner.slow_disconnects == 1
     rig.socket.takes.set()
     await rig.writer.ended(20)
     # What was under way arrives; the close frame is the last.
@@ -253,6 +259,7 @@ async def test_publications_are_sent_in_the_context_of_the_node() -> None:
 
     class Subscriber:
         id = "ann"
+        recovers_in_pieces = True
 
         def write(self, batch: Batch) -> int:
             seen.append(place.get())
@@ -264,12 +271,15 @@ async def test_publications_are_sent_in_the_context_of_the_node() -> None:
         async def ready(self) -> int:
             raise AssertionError
 
-        def broken(self, channel: str, position: Position) -> None:
+        def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+            assert not missed
+
+        def broken(self, channel: str, position: Position) -> bool:
             raise AssertionError
 
     node = Node(MemoryEngine("memory://"))
     await node.start()
-    await node.join("chat", Subscriber())
+    await node.join("chat", Subscriber(), form=PLAIN)
     place.set("publisher")
     await node.publish(Publication("chat", b"0", "text"))
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What ``hub.health()`` says while an engine answers and accepts nothing: a full disk, a full memory."""
+"""Health: outages, and engines that answer and accept nothing because their disk or memory is full."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ from hubbub.engines.sqlite import SQLiteEngine
 from hubbub.engines.sqlite.store import Store
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.control import Disconnect
+from hubbub.node.health import HEALTH
 from hubbub.node.node import Node
-from hubbub.node.presence import encode_member
+from hubbub.node.presence import encode_entry
 from hubbub.testing.engine_contract import DEADLINE, publication
-from hubbub.types import PresenceEntry
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
+from hubbub.types import Health, PresenceEntry
+from tests.clock import FakeClock
 from tests.engines.redis.server import RedisServer, redis_server
+from tests.subscriber import Subscriber
 
-#: No error may show it.
+#: A payload, a user and a password that no error may contain.
 SECRET = "s3cret"
 
 Work = Callable[[Node], Awaitable[object]]
 
 
 @asynccontextmanager
-async def running(engine: Engine) -> AsyncIterator[Node]:
-    node = Node(engine, lambda name: ChannelDeclaration(name, history=History(size=1000), presence=True))
+async def running(engine: Engine, clock: FakeClock | None = None) -> AsyncIterator[Node]:
+    declaration = ChannelDeclaration("chat", history=History(size=1000), presence=True)
+    node = Node(engine, lambda name: declaration, clock=clock)
     await node.start()
     try:
         yield node
@@ -48,7 +53,7 @@ def server() -> Iterator[RedisServer]:
 
 @contextmanager
 def full(server: RedisServer) -> Iterator[None]:
-    """It reads, and writes nothing."""
+    """Let the server read, and refuse all writes."""
     with server.client(SECRET) as client:
         client.config_set("maxmemory", 1)
         try:
@@ -70,26 +75,64 @@ async def disconnect(node: Node) -> None:
     await node.command(Disconnect(4000, "bye", SECRET))
 
 
-async def enter(node: Node) -> None:
-    await node.enter("chat", "a", encode_member(PresenceEntry("a", SECRET)))
+async def join(node: Node, name: str = "a") -> None:
+    await node.join("chat", Subscriber(name), entry=encode_entry(PresenceEntry(name, SECRET)))
 
 
-async def until_well(node: Node) -> None:
+async def until_ok(node: Node) -> None:
     async with asyncio.timeout(DEADLINE):
         while not (await node.health(DEADLINE)).ok:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("write", [publish, disconnect, enter])
+# Outages
+
+
+async def test_an_outage_is_in_health_and_stats() -> None:
+    server, clock = FakeServer(), FakeClock()
+    async with running(FakeEngine(server), clock) as node:
+        health = await node.health(1)
+        assert health == Health(ok=True, latency=0, engine_outage_seconds=0, error="")
+        assert (node.stats()["engine_outages"], node.stats()["engine_outage_seconds"]) == (0, 0)
+        server.disconnect()
+        clock.advance(7)
+        health = await node.health(1)
+        assert not health.ok
+        assert health.engine_outage_seconds == 7
+        assert "Lost the fake server" in health.error
+        assert (node.stats()["engine_outages"], node.stats()["engine_outage_seconds"]) == (1, 7)
+        server.reconnect()
+        assert (await node.health(1)).ok
+        assert (node.stats()["engine_outages"], node.stats()["engine_outage_seconds"]) == (1, 0)
+
+
+async def test_an_engine_that_does_not_answer_is_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(FakeServer())
+
+    async def never(*args: object, **options: object) -> None:
+        await asyncio.Event().wait()
+
+    async with running(engine) as node:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "history", never)
+            health = await node.health(0.05)
+        assert not health.ok
+        assert health.error == "The engine did not answer within 0.05 s."
+
+
+# Engines that accept nothing
+
+
+@pytest.mark.parametrize("write", [publish, disconnect, join])
 async def test_redis_without_memory(server: RedisServer, write: Work) -> None:
     engine = engine_for(f"redis://:{SECRET}@127.0.0.1:{server.port}")
     async with running(engine) as node:
         await write(node)
         assert (await node.health(DEADLINE)).ok
         with full(server):
-            if write is enter:
-                # Entering does not wait for an engine that is in trouble.
-                await node.enter("chat", "b", encode_member(PresenceEntry("b", SECRET)))
+            if write is join:
+                # Joining does not wait for an engine that refuses the presence entry.
+                await join(node, "b")
             else:
                 with pytest.raises(EngineUnavailable):
                     await write(node)
@@ -99,8 +142,8 @@ async def test_redis_without_memory(server: RedisServer, write: Work) -> None:
                 assert health.engine_outage_seconds == 0
                 assert "maxmemory" in health.error
                 assert SECRET not in health.error
-        # Nothing is published: the health check itself finds out.
-        await until_well(node)
+        # The application publishes nothing: the health check writes itself.
+        await until_ok(node)
         await write(node)
 
 
@@ -120,7 +163,7 @@ async def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
             assert not health.ok
             assert "full" in health.error
             assert SECRET not in health.error
-        # A smaller one fits.
+        # There is room for a smaller publication.
         await node.publish(publication("chat", "hello"))
         assert (await node.health(DEADLINE)).ok
         with pytest.raises(EngineUnavailable):
@@ -144,11 +187,11 @@ async def test_a_health_check_writes_nothing_unless_a_write_has_failed(tmp_path:
         assert written == []
 
 
-async def test_a_failed_write_of_any_size_is_tried_again_with_little(server: RedisServer) -> None:
+async def test_a_health_check_writes_65536_bytes_at_most(server: RedisServer) -> None:
     engine = engine_for(f"redis://:{SECRET}@127.0.0.1:{server.port}")
     async with running(engine) as node:
         with full(server), pytest.raises(EngineUnavailable):
             await node.publish(publication("chat", "x" * 1_000_000))
         assert (await node.health(DEADLINE)).ok
-        (written,) = (await engine.history("\x01health")).publications
+        (written,) = (await engine.history(HEALTH)).publications
         assert len(written.data) == 65_536
