@@ -111,7 +111,8 @@ class FanOut:
     ) -> None:
         batch = form.batch(frames, self.channel, lossless=self.lossless)
         if not excluded:
-            self._deliver(batch, subscribers.values(), frames)
+            if (failed := deliver(batch, subscribers.values())) and batch.lossless:
+                self._break(failed, last_position(frames))
             return
         self._deliver(batch, [each for each in subscribers.values() if each.id not in excluded], frames)
         for id_, without in excluded.items():
