@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from hubbub.core.frames import Frame
+from hubbub.core.frames import Frame, Message
 from hubbub.core.history import History
 from hubbub.core.publication import Publication
 from hubbub.core.ring import RING_BYTES, RING_SIZE, STORM, Ring
+from hubbub.protocols.envelope import ENVELOPE
+from hubbub.protocols.plain import PLAIN
 
 
 class Clock:
@@ -118,3 +120,34 @@ def test_there_is_room_for_older_ones_as_far_as_the_channel_keeps_them() -> None
     append(ring, publication(5))
     ring.prepend(map(publication, (4, 3, 2)))
     assert kept(ring) == [3, 4, 5]
+
+
+def test_encodings_count_as_well() -> None:
+    ring = Ring()
+    append(ring, *(publication(offset, size=100_000) for offset in range(1, 9)))
+    assert kept(ring) == list(range(1, 9))
+    frames = ring.newest(8)
+    for each in frames:
+        each.encoded(ENVELOPE.codec)
+    assert ring.cost == sum(each.cost for each in frames) > RING_BYTES
+    # There is room for fewer now.
+    ring.trim()
+    assert kept(ring) == [4, 5, 6, 7, 8]
+    assert ring.cost <= RING_BYTES
+    # A frame that has left counts no more, whatever becomes of it.
+    frames[0].encoded(Other())
+    assert ring.cost == sum(each.cost for each in frames[3:])
+
+
+def test_the_payload_itself_counts_once() -> None:
+    ring = Ring()
+    append(ring, publication(1, size=100_000))
+    before = ring.cost
+    (frame,) = ring.newest(1)
+    frame.encoded(PLAIN.codec)
+    assert ring.cost == before
+
+
+class Other:
+    def encode(self, publication: Publication) -> Message:
+        return Message(publication.data * 2, publication)

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.core.forms import Form
 from hubbub.core.frames import Batch, Frame
@@ -299,3 +299,71 @@ async def test_a_writer_that_is_given_up_leaves_no_task() -> None:
         await rig.writer.ended(0)
         assert asyncio.all_tasks() == before
         assert rig.sent == []
+
+
+class Server:
+    """The server's side of a WebSocket of Starlette: takes what is sent, or fails."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.error: Exception | None = None
+        self.websocket = WebSocket({"type": "websocket", "headers": []}, self.receive, self.send)
+        self.websocket.application_state = WebSocketState.CONNECTED
+
+    async def receive(self) -> Any:
+        raise AssertionError
+
+    async def send(self, message: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message["type"] if "text" not in message else message["text"])
+
+    def writer(self) -> Writer:
+        return Writer("ann", ASGITransport(self.websocket), Outbox(1000, "disconnect"), SlowOwner())
+
+
+async def test_a_socket_of_starlette_is_in_the_state_in_which_its_own_send_leaves_it() -> None:
+    server = Server()
+    writer = server.writer()
+    writer.send(batch("0"))
+    server.error = OSError("reset")
+    writer.send(batch("1"))
+    assert writer.is_gone
+    assert server.websocket.application_state is WebSocketState.DISCONNECTED
+    assert server.sent == ["0"]
+
+
+async def test_nothing_is_sent_on_a_socket_that_the_application_has_closed() -> None:
+    server = Server()
+    writer = server.writer()
+    await server.websocket.close()
+    writer.send(batch("0"))
+    await writer.ended(20)
+    assert writer.is_gone
+    assert server.sent == ["websocket.close"]
+
+
+async def test_a_send_that_the_application_has_wrapped_is_used() -> None:
+    """By a method of its own class, or of the object itself."""
+    seen: list[str] = []
+
+    class Traced(WebSocket):
+        async def send(self, message: Any) -> None:
+            seen.append(message["text"])
+            await super().send(message)
+
+    server = Server()
+    server.websocket = Traced(server.websocket.scope, server.receive, server.send)
+    server.websocket.application_state = WebSocketState.CONNECTED
+    server.writer().send(batch("0"))
+    server = Server()
+    send = server.websocket.send
+
+    async def traced(message: Any) -> None:
+        seen.append(message["text"])
+        await send(message)
+
+    server.websocket.send = traced  # type: ignore[method-assign]
+    server.writer().send(batch("1"))
+    assert seen == ["0", "1"]
+    assert server.sent == ["1"]
