@@ -13,7 +13,7 @@ policy decides:
     for dashboards and tickers, where only the present state counts. If one publication per channel is too
     much, the oldest of them are dropped.
 
-Lossless batches, such as those of channels with a history, are under ``disconnect`` whatever the policy:
+Lossless batches, such as those of channels with a history, are always under ``disconnect``:
 their clients reconnect for the publications that they missed. Before such a client is disconnected, waiting
 publications that may be dropped give way.
 
@@ -36,7 +36,7 @@ class Outbox:
 
     :param limit: bytes that may wait (payloads plus a fixed charge for each message). One batch is taken
         however large it is when nothing else waits, so that a message larger than the bound can be sent.
-    :param policy: what is done when there is no room.
+    :param policy: decides when there is no room.
     """
 
     __slots__ = ("_droppable", "_keys", "_waiting", "dropped", "limit", "policy", "size")
@@ -93,7 +93,7 @@ class Outbox:
         return True
 
     def take(self) -> Batch | None:
-        """Return the batch that goes out next, if one waits. It counts until :meth:`sent` is called with it."""
+        """Return the batch that goes out next, if one waits; it counts until :meth:`sent` is called."""
         if not self._waiting:
             return None
         key, batch = self._waiting.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Subscribers: what a feed asks of the connections, sessions and parts of a node that are in its channel."""
+"""Subscribers: the connections, sessions and parts of a node that are in a channel, as a feed sees them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class WebSocketMessage(Message):
     __slots__ = ("_compressed", "_event", "kind")
 
     def __init__(self, kind: Kind, data: bytes, publication: Publication | None = None) -> None:
-        # What the base class does, without another call: it is done for each publication.
+        # Not by the base class: the call would be made for each publication.
         self.data = data
         self.publication = publication
         self.cost = len(data) + FRAME_OVERHEAD

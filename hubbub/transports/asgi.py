@@ -69,7 +69,7 @@ _DONE = object()
 class Suspended:
     """An awaitable that has run up to its first suspension, for a task to await the rest of it.
 
-    :param steps: what its ``__await__`` has returned. It has been started.
+    :param steps: the iterator of its ``__await__``, which has been started.
     :param awaited: the future that it waits for.
     """
 
@@ -80,7 +80,7 @@ class Suspended:
         self._awaited = awaited
 
     def __await__(self) -> Generator[Any, Any, None]:
-        # Does what ``yield from`` does, entered in the middle.
+        # ``yield from``, entered in the middle.
         awaited = self._awaited
         while True:
             try:
@@ -221,7 +221,7 @@ class ASGITransport(Transport):
                 await self._websocket.close(*self._close)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
             # The client is gone, or the server has closed the socket by itself (a failed ping, a protocol
-            # error) and reports that by refusing to send. The handler learns it from what it receives.
+            # error) and reports that by refusing to send. The handler learns it when it receives.
             self._fail(exc)
         except asyncio.CancelledError:
             self.lost()
