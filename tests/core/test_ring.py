@@ -31,14 +31,14 @@ def kept(ring: Ring) -> list[int]:
     return [each.publication.offset for each in ring.newest(RING_SIZE)]
 
 
-def test_it_keeps_what_the_channel_keeps() -> None:
+def test_it_keeps_as_many_publications_as_the_channel() -> None:
     ring = Ring(History(size=2, ttl=60))
     append(ring, *map(publication, range(1, 6)))
     assert kept(ring) == [4, 5]
     assert [each.publication.data for each in ring.newest(1)] == [b"5"]
 
 
-def test_it_keeps_what_has_come_as_long_as_the_channel_does() -> None:
+def test_it_keeps_live_publications_as_long_as_the_channel() -> None:
     clock = Clock()
     ring = Ring(History(ttl=0.3), clock)
     append(ring, publication(1))
@@ -51,7 +51,7 @@ def test_it_keeps_what_has_come_as_long_as_the_channel_does() -> None:
     assert kept(ring) == []
 
 
-def test_what_was_read_from_history_is_kept_for_a_moment() -> None:
+def test_publications_read_from_history_are_kept_for_a_moment() -> None:
     clock = Clock()
     ring = Ring(History(ttl=3600), clock)
     ring.prepend(map(publication, (3, 2, 1)))
@@ -60,7 +60,7 @@ def test_what_was_read_from_history_is_kept_for_a_moment() -> None:
     assert kept(ring) == []
 
 
-def test_what_a_repair_has_read_is_kept_for_a_moment() -> None:
+def test_publications_read_by_a_repair_are_kept_for_a_moment() -> None:
     clock = Clock()
     ring = Ring(History(ttl=3600), clock)
     for offset in (1, 2):
@@ -69,7 +69,7 @@ def test_what_a_repair_has_read_is_kept_for_a_moment() -> None:
     append(ring, publication(3))
     clock.now += STORM
     assert kept(ring) == [3]
-    # But not for a shorter time than what is older.
+    # But not for a shorter time than older ones.
     missed = publication(4)
     ring.append(Frame(missed), is_live=False)
     clock.now += 2 * STORM
@@ -134,7 +134,7 @@ def test_encodings_count_as_well() -> None:
     ring.trim()
     assert kept(ring) == [4, 5, 6, 7, 8]
     assert ring.cost <= RING_BYTES
-    # A frame that has left counts no more, whatever becomes of it.
+    # A frame that has left counts no more, also when it is encoded once again.
     frames[0].encoded(Other())
     assert ring.cost == sum(each.cost for each in frames[3:])
 
