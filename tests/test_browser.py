@@ -1,4 +1,4 @@
-"""The demo's page and the examples' pages, in a real browser on real servers."""
+"""The pages of the demo and of the examples, in a real browser on real servers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from playwright.async_api import (
 
 from tests.browser import chromium
 from tests.clients import DEADLINE
-from tests.uvicorn_process import Server, free_port, serve
+from tests.uvicorn_process import ROOT, Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEMO = "hubbub.demo.app:app"
 
-#: The demo behind a prefix, so that every page here shows that it finds its socket relative to itself. The
-#: test that kills the server has it at the root.
+#: The demo and the examples behind prefixes, so that every page shows that it finds its socket relative to
+#: itself. The tests that kill a server have them at the root.
 OUTER = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from hubbub.demo.app import app as demo
+import chat, echo, items, manager
 
 @asynccontextmanager
 async def lifespan(app):
@@ -48,6 +49,10 @@ async def lifespan(app):
 
 app = FastAPI(lifespan=lifespan)
 app.mount("/chats", demo)
+for example in (chat, echo, items, manager):
+    app.mount(f"/examples/{example.__name__}", example.app)
+# The lifespan of a mounted app does not run: this app starts and stops its hub.
+app.include_router(chat.hub.router, prefix="/examples/chat")
 """
 
 numbers = count()
@@ -105,7 +110,8 @@ async def windows() -> AsyncIterator[Windows]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("browser")
     (folder / "outer.py").write_text(OUTER)
-    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/") as server:
+    env = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "examples")])}
+    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/", env=env) as server:
         yield server
 
 
@@ -531,8 +537,6 @@ async def test_all_come_back_after_the_server_was_killed(
         demo = Demo(open_page, f"{server.http}/")
         ann = await demo.come_in(room, "Ann")
         bob = await demo.come_in(room, "Bob")
-        example = await open_page(f"{server.http}/examples/chat/")
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
         await ann.say("before")
         await expect(bob.said("before")).to_be_visible()
         await bob.text.fill("half a sen")
@@ -541,12 +545,9 @@ async def test_all_come_back_after_the_server_was_killed(
             banner = tab.page.get_by_text(re.compile(r"^Connection lost\. Trying again in \d+ s…$"))
             await expect(banner).to_be_visible()
             await expect(tab.status).to_have_text("Not connected")
-        await expect(example.get_by_role("status")).to_have_text("Connection lost. Trying again…")
         await ann.say("while it was away")
         await expect(ann.said("while it was away")).to_contain_text("will be sent when connected")
         await expect(bob.text).to_have_value("half a sen")
-        await example.get_by_role("textbox").fill("kept")
-        await example.get_by_role("textbox").press("Enter")
     async with serve(DEMO, tmp_path / "log", port=port):
         for tab in (ann, bob):
             await expect(tab.status).to_have_text("Connected")
@@ -559,9 +560,6 @@ async def test_all_come_back_after_the_server_was_killed(
         await bob.text.press_sequentially("tence")
         await bob.text.press("Enter")
         await expect(ann.said("half a sentence")).to_be_visible()
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
-        await example.get_by_role("textbox").press("Enter")
-        await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
 
 
 async def test_a_server_that_has_lost_its_memory_is_noticed(
@@ -844,9 +842,8 @@ async def test_the_log_stays_at_the_end_unless_one_reads_further_up(demo: Demo, 
 # The examples
 
 
-async def open_example(demo: Demo, link: str) -> Page:
-    page = await demo.open_page(demo.url)
-    await page.get_by_role("link", name=link, exact=True).click()
+async def open_example(open_page: OpenPage, server: Server, name: str) -> Page:
+    page = await open_page(f"{server.http}/examples/{name}/")
     await expect(page.get_by_role("status")).to_be_visible()
     return page
 
@@ -859,8 +856,8 @@ async def talk(page: Page, text: str, *answers: str) -> None:
         await expect(page.get_by_role("log").get_by_text(answer, exact=True)).to_be_visible()
 
 
-async def test_echo(demo: Demo) -> None:
-    page = await open_example(demo, "echo")
+async def test_echo(open_page: OpenPage, server: Server) -> None:
+    page = await open_example(open_page, server, "echo")
     await expect(page.get_by_role("status")).to_have_text("Connected.")
     await talk(page, "<b>hello</b>", "The server heard: <b>hello</b>")
 
@@ -888,9 +885,9 @@ async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) ->
         assert "since=1" in routes[-1].url
 
 
-async def test_items(demo: Demo, watched: Watched) -> None:
+async def test_items(open_page: OpenPage, server: Server, watched: Watched) -> None:
     watched.expects_errors = True
-    page = await open_example(demo, "items")
+    page = await open_example(open_page, server, "items")
     log, status = page.get_by_role("log"), page.get_by_role("status")
     proof, connect = page.get_by_label("Come in"), page.get_by_role("button", name="Connect")
     question = page.get_by_label("Question")
@@ -911,9 +908,9 @@ async def test_items(demo: Demo, watched: Watched) -> None:
     await expect(status).to_contain_text("The server refused.")
 
 
-@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
-async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
-    pages = [await open_example(demo, link) for _ in range(2)]
+@pytest.mark.parametrize("name", ["manager", "chat"])
+async def test_chat_with_and_without_the_hub(open_page: OpenPage, server: Server, name: str) -> None:
+    pages = [await open_example(open_page, server, name) for _ in range(2)]
     ids = []
     for page in pages:
         await expect(page.get_by_role("status")).to_have_text(re.compile(r"You are client #\d+\."))
@@ -923,3 +920,22 @@ async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} says: <i>")
     await pages[0].close()
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} left the chat")
+
+
+async def test_the_chat_reconnects_after_the_server_was_killed(
+    open_page: OpenPage, tmp_path: Path, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    port = free_port()
+    async with serve("chat:app", tmp_path / "log", port=port) as server:
+        page = await open_page(server.http)
+        text, status = page.get_by_role("textbox"), page.get_by_role("status")
+        await expect(status).to_contain_text("You are client")
+        await server.stop(signal.SIGKILL)
+        await expect(status).to_have_text("Connection lost. Trying again…")
+        await text.fill("kept")
+        await text.press("Enter")
+    async with serve("chat:app", tmp_path / "log", port=port):
+        await expect(status).to_contain_text("You are client")
+        await text.press("Enter")
+        await expect(page.get_by_role("log")).to_contain_text("You wrote: kept")
