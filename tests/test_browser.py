@@ -525,6 +525,37 @@ async def test_a_message_beyond_the_rate_limit_says_so_while_it_waits(demo: Demo
     assert len(sent) == 1
 
 
+async def test_an_answer_that_comes_late_does_not_change_the_order(demo: Demo, room: str) -> None:
+    """Another worker's message may overtake the one that this page waits for."""
+    page = await demo.open_page()
+    late: list[str | bytes] = []
+    routes: list[WebSocketRoute] = []
+
+    def hold(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        routes.append(route)
+
+        def pass_on(message: str | bytes) -> None:
+            if any(word in str(message) for word in ("earlier", '"accepted"')):
+                late.append(message)
+            else:
+                route.send(message)
+
+        server.on_message(pass_on)
+
+    await page.route_web_socket(re.compile(r"/chat\?"), hold)
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    await ann.say("earlier")
+    await expect(bob.said("earlier")).to_be_visible()
+    await bob.say("later")
+    await expect(ann.said("later")).to_be_visible()
+    for message in late:
+        routes[-1].send(message)
+    await expect(ann.log.locator(".waiting")).to_have_count(0)
+    await expect(ann.log.locator(".said .text")).to_have_text(["earlier", "later"])
+
+
 # Losing the connection
 
 
