@@ -11,6 +11,7 @@ from secrets import token_hex
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import tiers
 from tests.engines.postgres.server import postgres, postgres_url
 from tests.engines.redis.server import redis_cluster, redis_server
 from tests.uvicorn_process import SERVERS
@@ -21,6 +22,51 @@ __all__ = ["log", "postgres", "postgres_url", "server_name"]
 # How long one example takes says nothing on a busy machine.
 settings.register_profile("hubbub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hubbub")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here and not beside the tests: only what pytest finds at once may add options.
+    group = parser.getgroup("tiers", "which tests run")
+    group.addoption("--fast", action="store_true", help="only tests without servers, processes and browsers")
+    group.addoption("--benchmarks", action="store_true", help="also tests that run the load generator")
+    group = parser.getgroup("faults", "fault suite (tests/faults)")
+    group.addoption("--fault-rounds", type=int, default=1, metavar="N", help="play each fault N times")
+    group.addoption(
+        "--fault-seed", metavar="TEXT", help="decides all that is left to chance; default: a new one"
+    )
+    group.addoption(
+        "--soak",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="play random faults for so long, on each engine",
+    )
+
+
+# Before -m selects by markers.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out: frozenset[str] = frozenset() if config.option.benchmarks else frozenset({"benchmark"})
+    if config.option.fast:
+        left_out = tiers.NOT_FAST
+    selected, deselected = [], []
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for marker in tiers.needs(item):
+                item.add_marker(marker)
+        is_left_out = any(marker.name in left_out for marker in item.iter_markers())
+        (deselected if is_left_out else selected).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = selected
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # xdist's controller starts the processes that run the tests.
+    if session.config.option.fast and (
+        not session.config.option.numprocesses or "PYTEST_XDIST_WORKER" in os.environ
+    ):
+        tiers.forbid_processes()
 
 
 def pytest_collection_finish() -> None:
@@ -79,13 +125,3 @@ def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'hub.db'}"
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    # Here and not beside the tests: only what pytest finds at once may add options.
-    group = parser.getgroup("faults", "fault suite (tests/faults)")
-    group.addoption("--fault-rounds", type=int, default=1, metavar="N", help="play each fault N times")
-    group.addoption("--fault-seed", metavar="TEXT", help="of what is left to chance; by default a new one")
-    group.addoption(
-        "--soak", type=float, default=0.0, metavar="SECONDS", help="random faults for so long, on each engine"
-    )
