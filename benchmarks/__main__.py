@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from benchmarks.build import PROGRAMS, BuildFailed, build
+from benchmarks.build import BUILD, PROGRAMS, BuildFailed, build
 from benchmarks.load import LoadFailed
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import TooFewCores, cores
-from benchmarks.report import NotInstalled, Report, number, times, versions
+from benchmarks.report import CHARTS, NotInstalled, Report, number, times, versions
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.server import ServerFailed
 
 DOCS = Path(__file__).parent.parent / "docs"
-#: Between these lines of docs/benchmarks.md stand the results.
+#: All that was measured for the docs on this machine, in a folder that git ignores.
+RESULTS = BUILD / "results.json"
+#: The results are between these lines of docs/benchmarks.md.
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 QUICK_PEERS = ("reference", "hubbub", "manager")
 
@@ -154,20 +156,23 @@ def split_page() -> tuple[Path, str, str]:
 
 
 def write_docs(report: Report) -> None:
-    """Put the results in their place in docs/benchmarks.md, and the charts beside it. Scenarios that this run
-    has left out keep what an earlier one has measured."""
+    """Put the results into docs/benchmarks.md, and the charts beside it.
+
+    Scenarios that this run has left out keep the results of an earlier run on this machine, whose numbers are
+    in a file outside the repository.
+    """
+    report = report.completed(SCENARIOS, RESULTS.read_text() if RESULTS.exists() else "")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(report.as_json())
     charts = DOCS / "benchmarks"
     charts.mkdir(exist_ok=True)
-    earlier = charts / "results.json"
-    report = report.completed(SCENARIOS, earlier.read_text() if earlier.exists() else "")
     for old in charts.glob("*.svg"):
         old.unlink()
     for scenario in report.scenarios:
-        (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
-    earlier.write_text(report.as_json())
+        if scenario.name in CHARTS:
+            (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
     page, before, after = split_page()
-    results = report.as_markdown([scenario.name for scenario in report.scenarios])
-    page.write_text(f"{before}{BEGIN}\n\n{results}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{report.as_markdown()}\n{END}{after}")
 
 
 def is_installed(peer: Peer) -> bool:

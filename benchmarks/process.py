@@ -46,7 +46,7 @@ def siblings(core: int) -> set[int]:
 def start(
     command: Sequence[str], core: int, user: str = "", **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run ``command`` on CPU ``core`` for the length of a block, then kill it and the processes it has started.
+    """Run ``command`` on CPU ``core`` for the length of a block, then kill it and its processes.
 
     :param user: the user to run it as, if not this process's.
     :param options: of ``subprocess.Popen``.
@@ -74,8 +74,8 @@ def _become(core: int, user: str, command: list[str]) -> None:
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
-    # If the process that has started this one ends, even by SIGKILL, this one ends too. Changing the user would
-    # forget that.
+    # If the process that has started this one ends, even by SIGKILL, this one ends too. Changing the user
+    # would forget that.
     _end_with_parent(signal.SIGKILL)
     os.execvp(command[0], command)
 

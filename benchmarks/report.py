@@ -1,4 +1,4 @@
-"""Results as JSON, as tables, and as charts."""
+"""Results as JSON, as tables and as charts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files, version
@@ -158,47 +158,42 @@ class Report:
             indent=1,
         )
 
-    def as_markdown(self, charts: Iterable[str] = ()) -> str:
-        """The machine, the versions, and a table for each scenario; with an image where there is a chart."""
+    def as_markdown(self) -> str:
+        """Return the machine, the versions, and a table for each group of scenarios."""
         lines = [f"Measured on {', '.join(machine().values())}.", "", *self.check()]
-        lines += ["", "| server | made of |", "|---|---|"]
-        lines += [
-            f"| {peer.title} | {', '.join(f'{name} {number}' for name, number in versions(peer).items())} |"
-            for peer in self.peers
-        ]
-        for scenario in self.scenarios:
-            lines += ["", f"### {scenario.title}", ""]
-            if scenario.name in charts:
-                lines += [f"![{scenario.title}, {scenario.unit}](benchmarks/{scenario.name}.svg)", ""]
-            lines += self._table(scenario)
+        for title, names in TABLES.items():
+            scenarios = [each for each in self.scenarios if each.name in names]
+            if scenarios:
+                lines += ["", f"### {title}", "", *self._table(scenarios)]
+        lines += ["", "### Versions", "", *self._versions()]
         return "\n".join(lines) + "\n"
 
-    def _table(self, scenario: Scenario) -> list[str]:
-        outcomes = sorted(self._of(scenario), key=_worth, reverse=True)
-        extra = [
-            name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
+    def _table(self, scenarios: Sequence[Scenario]) -> list[str]:
+        """Return the lines of a table with a row for each server and a column for each scenario."""
+        charts = [each for each in scenarios if each.name in CHARTS]
+        lines = [f"![{each.title}, {each.unit}](benchmarks/{each.name}.svg)\n" for each in charts]
+        titles = ["server", *(f"{each.column} ({each.unit})" for each in scenarios)]
+        lines += [f"| {' | '.join(titles)} |", "|---" + "|---:" * len(scenarios) + "|"]
+        notes = []
+        for peer in self.peers:
+            outcomes = [self.outcome(scenario, peer) for scenario in scenarios]
+            if any(outcomes):
+                lines.append(f"| {' | '.join([peer.title, *map(_cell, outcomes)])} |")
+            notes += [note for outcome in outcomes if outcome for note in _notes(outcome)]
+        command = f"scripts/bench --docs --scenarios {' '.join(each.name for each in scenarios)}"
+        return [
+            *lines,
+            "",
+            *(f"* {note}" for note in notes),
+            *([""] if notes else []),
+            f"Command: `{command}`",
         ]
-        baselines = [f"x {baseline.title}" for baseline in scenario.baselines]
-        titles = ["server", scenario.unit, *baselines, *(EXTRA[name] for name in extra)]
-        lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
-        for outcome in outcomes:
-            if not outcome.rounds:
-                cells = [outcome.peer.title, "failed" if outcome.failure else "not measured"]
-                lines.append(f"| {' | '.join(cells)} |" + " |" * (len(titles) - 2))
-                continue
-            cells = [outcome.peer.title, number(outcome.median())]
-            for to in scenario.baselines:
-                ratio = self.ratio(scenario, outcome.peer, to)
-                cells.append("" if ratio is None else times(ratio))
-            cells += [(percent if name in SHARES else number)(outcome.median(name)) for name in extra]
-            lines.append(f"| {' | '.join(cells)} |")
-        for outcome in outcomes:
-            if outcome.failure:
-                lines += [
-                    "",
-                    f"{outcome.peer.title} failed after {len(outcome.rounds)} rounds: `{outcome.failure}`",
-                ]
-        return lines
+
+    def _versions(self) -> list[str]:
+        found: dict[str, str] = {}
+        for peer in self.peers:
+            found |= versions(peer)
+        return [", ".join(f"{name} {number}" for name, number in found.items()) + "."]
 
     def as_svg(self, scenario: Scenario) -> str:
         """A bar for each peer, the best on top."""
@@ -212,31 +207,52 @@ class Report:
         return [outcome for outcome in self._outcomes.values() if outcome.scenario is scenario]
 
 
-#: What tables show of a run besides its value.
-EXTRA = {
-    "p50_ms": "median ms",
-    "p99_ms": "p99 ms",
-    "max_ms": "max ms",
-    "own_p50_ms": "own worker, median ms",
-    "own_p99_ms": "own worker, p99 ms",
-    "joining": "only joining, s",
-    "reads": "reads of the history",
-    "deliveries": "messages delivered",
-    "grown_mib": "server grew by MiB",
-    "let_go": "stalled client let go",
-    "seconds": "seconds",
-    "outstanding": "on their way at the end",
-    "not_in_order": "lost, doubled or out of order",
-    "lost": "lost",
-    "expected": "of",
-    "misordered": "not the next one",
-    "lost_clients": "others lost",
-    "server_cpu": "server's CPU",
-    "listener_cpu": "second worker's CPU",
-    "load_cpu": "load generator's CPU",
-    "load_idle": "load generator idle",
+#: The tables of docs/benchmarks.md, each with its scenarios.
+TABLES = {
+    "One worker: fan-out": (
+        *("fanout-1000-1-128", "fanout-1000-8-128", "fanout-1000-32-128", "fanout-1000-8-4096"),
+        *("fanout-10-8-128", "fanout-10000-8-128"),
+    ),
+    "One worker: the rest": ("latency", "connect", "memory", "stalled", "many", "echo"),
+    "Servers other than uvicorn": ("queued-1", "queued-8"),
+    "Two workers": (
+        *("across-latency-100", "across-latency-1000", "across-fanout-8", "across-fanout-256"),
+        *("publish-1", "publish-100"),
+    ),
+    "A history": ("history", "resume"),
 }
-SHARES = {"server_cpu", "listener_cpu", "load_cpu", "load_idle"}
+#: The scenarios that have a chart there.
+CHARTS = ("fanout-1000-8-128", "memory", "across-fanout-8")
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    if not outcome.rounds:
+        return "failed" if outcome.failure else "not measured"
+    return number(outcome.median())
+
+
+def _notes(outcome: Outcome) -> Iterator[str]:
+    """Yield a sentence for each thing that went wrong."""
+    where = f"{outcome.peer.title}, {outcome.scenario.column}"
+    if outcome.failure:
+        yield f"{where}: failed after {len(outcome.rounds)} rounds (`{outcome.failure}`)."
+    if not outcome.rounds:
+        return
+    for name, description in WRONG.items():
+        if name in outcome.rounds[0] and (count := outcome.median(name)):
+            total = f" of {number(outcome.median('expected'))}" if name == "lost" else ""
+            yield f"{where}: {number(count)}{total} {description}."
+
+
+#: What can be wrong with the messages of a run.
+WRONG = {
+    "not_in_order": "messages lost, doubled or out of order",
+    "lost": "deliveries lost",
+    "misordered": "deliveries doubled, out of order or after a gap",
+    "lost_clients": "clients that read lost their connection",
+}
 
 
 def _worth(outcome: Outcome) -> float:
