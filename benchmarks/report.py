@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files, version
@@ -30,16 +30,25 @@ REFERENCE = "reference"
 LEAST_IDLE = 0.05
 
 
+#: Errors that the load generator counts.
+ERRORS = {
+    "not_in_order": "messages lost, doubled or out of order",
+    "lost": "deliveries lost",
+    "misordered": "deliveries doubled, out of order or after a gap",
+    "lost_clients": "clients that read lost their connection",
+}
+
+
 class NotInstalled(Exception):
-    """A package that a peer is made of is missing, or is not what it says. The message names it."""
+    """A package of a peer is missing, or another package has overwritten its files. The message names it."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one peer did in one scenario.
+    """The results of one peer in one scenario.
 
-    :param rounds: one for each run.
-    :param failure: why there are no more of them, if so; in one line.
+    :param rounds: the numbers of each run.
+    :param failure: the error that ended the rounds, in one line, if any.
     """
 
     scenario: Scenario
@@ -51,8 +60,21 @@ class Outcome:
         return median([measured[name] for measured in self.rounds])
 
     @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of error."""
+        where = f"{self.peer.title}, {self.scenario.column}"
+        found = []
+        if self.failure:
+            found.append(f"{where}: failed after {len(self.rounds)} rounds (`{self.failure}`).")
+        for name, description in ERRORS.items():
+            if self.rounds and name in self.rounds[0] and (count := self.median(name)):
+                total = f" of {number(self.median('expected'))}" if name == "lost" else ""
+                found.append(f"{where}: {number(count)}{total} {description}.")
+        return found
+
+    @property
     def is_held_up(self) -> bool:
-        """Whether the load generator was busy all the time, so that the server may be capable of more."""
+        """Whether the load generator was always busy, so that the server may be capable of more."""
         return any(measured.get("load_idle", 1) < LEAST_IDLE for measured in self.rounds)
 
 
@@ -71,12 +93,14 @@ class Report:
         }
 
     def outcome(self, scenario: Scenario, peer: Peer) -> Outcome | None:
-        """``None`` where the peer has not what the scenario needs."""
+        """Return ``None`` if the peer does not offer what the scenario needs."""
         return self._outcomes.get((scenario.name, peer.name))
 
     def ratio(self, scenario: Scenario, peer: Peer, to: Baseline) -> float | None:
-        """How many times the value of what ``peer`` is compared with: the median of the ratios within each
-        round, so that what slows the machine down for a while slows both."""
+        """Return the value of ``peer`` divided by that of its baseline.
+
+        It is the median of the ratios within each round: a machine that is slow for a while slows both.
+        """
         own, other = (self._outcomes.get((scenario.name, name)) for name in (peer.name, to.name_for(peer)))
         if own is None or other is None:
             return None
@@ -85,7 +109,7 @@ class Report:
         return median(ratios) if ratios else None
 
     def check(self) -> list[str]:
-        """What tells whether the load generator held any server up, a sentence each."""
+        """Return sentences that say whether the load generator was the limit of a server."""
         outcomes = [outcome for outcome in self._outcomes.values() if outcome.rounds]
         fan_outs = [
             outcome
@@ -98,9 +122,9 @@ class Report:
             if among:
                 most = max(among, key=Outcome.median)
                 lines.append(
-                    f"The most that the load generator took from {source} was {number(most.median())} "
-                    f"{most.scenario.unit}, with {percent(most.median('load_cpu'))} of its core: "
-                    f"{most.peer.title}, {most.scenario.title}."
+                    f"The load generator received at most {number(most.median())} {most.scenario.unit} "
+                    f"from {source}, with {percent(most.median('load_cpu'))} of its core "
+                    f"({most.peer.title}; {most.scenario.title})."
                 )
         held_up = [
             f"{outcome.peer.title} ({outcome.scenario.title})" for outcome in outcomes if outcome.is_held_up
@@ -113,10 +137,10 @@ class Report:
         return lines
 
     def completed(self, scenarios: Sequence[Scenario], earlier: str) -> Report:
-        """This report together with those of ``scenarios`` that only an earlier run has measured.
+        """Return this report with the results of ``scenarios`` that only an earlier run has.
 
-        :param earlier: what that run has written as JSON. It counts only if it was on the same machine, and a
-            scenario only if the versions of all its peers are the same.
+        :param earlier: the JSON of that run. It is used only if it was on the same machine, and a scenario
+            only if the versions of all its peers are the same.
         """
         before = json.loads(earlier) if earlier else {}
         now = json.loads(self.as_json())
@@ -133,7 +157,7 @@ class Report:
         whole.scenarios = [each for each in scenarios if any(outcome.rounds for outcome in whole._of(each))]
         return whole
 
-    # Forms
+    # Output
 
     def as_json(self) -> str:
         return json.dumps(
@@ -179,7 +203,7 @@ class Report:
             outcomes = [self.outcome(scenario, peer) for scenario in scenarios]
             if any(outcomes):
                 lines.append(f"| {' | '.join([peer.title, *map(_cell, outcomes)])} |")
-            notes += [note for outcome in outcomes if outcome for note in _notes(outcome)]
+            notes += [note for outcome in outcomes if outcome for note in outcome.notes]
         command = f"scripts/bench --docs --scenarios {' '.join(each.name for each in scenarios)}"
         return [
             *lines,
@@ -196,7 +220,7 @@ class Report:
         return [", ".join(f"{name} {number}" for name, number in found.items()) + "."]
 
     def as_svg(self, scenario: Scenario) -> str:
-        """A bar for each peer, the best on top."""
+        """Return a chart with a bar for each peer, the best on top."""
         outcomes = sorted((each for each in self._of(scenario) if each.rounds), key=_worth, reverse=True)
         return chart(
             f"{scenario.title} ({scenario.unit})",
@@ -233,28 +257,6 @@ def _cell(outcome: Outcome | None) -> str:
     return number(outcome.median())
 
 
-def _notes(outcome: Outcome) -> Iterator[str]:
-    """Yield a sentence for each thing that went wrong."""
-    where = f"{outcome.peer.title}, {outcome.scenario.column}"
-    if outcome.failure:
-        yield f"{where}: failed after {len(outcome.rounds)} rounds (`{outcome.failure}`)."
-    if not outcome.rounds:
-        return
-    for name, description in WRONG.items():
-        if name in outcome.rounds[0] and (count := outcome.median(name)):
-            total = f" of {number(outcome.median('expected'))}" if name == "lost" else ""
-            yield f"{where}: {number(count)}{total} {description}."
-
-
-#: What can be wrong with the messages of a run.
-WRONG = {
-    "not_in_order": "messages lost, doubled or out of order",
-    "lost": "deliveries lost",
-    "misordered": "deliveries doubled, out of order or after a gap",
-    "lost_clients": "clients that read lost their connection",
-}
-
-
 def _worth(outcome: Outcome) -> float:
     if not outcome.rounds:
         return float("-inf")
@@ -262,7 +264,7 @@ def _worth(outcome: Outcome) -> float:
 
 
 def number(value: float) -> str:
-    """``value`` with as many digits as mean something."""
+    """Format ``value`` with at least three digits."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -277,9 +279,9 @@ def percent(share: float) -> str:
 
 
 def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
-    """Horizontal bars as SVG, readable on light and on dark pages.
+    """Return horizontal bars as SVG, for light and dark pages.
 
-    :param bars: a label, a value, and a name that tells which bars are ours.
+    :param bars: a label, a value, and the name of the peer, which decides the colour.
     """
     width, left, right, row = 760, 210, 90, 24
     height = 44 + row * len(bars)
@@ -307,7 +309,7 @@ def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on."""
+    """Return a description of this machine."""
     model = "an unknown CPU"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -323,7 +325,7 @@ def machine() -> dict[str, str]:
 
 
 def versions(peer: Peer) -> dict[str, str]:
-    """Of the packages that ``peer`` names, of Node if it runs on that, and of the store that it needs.
+    """Return the versions of the packages of ``peer``, of Node if it runs on Node, and of its store.
 
     :raises NotInstalled: one of them is missing.
     """
@@ -349,8 +351,10 @@ def versions(peer: Peer) -> dict[str, str]:
 
 @cache
 def is_overwritten(name: str) -> bool:
-    """Whether the Python files of the package ``name`` are not those it came with: forks that keep the name
-    of the module put theirs over them."""
+    """Return whether another package has overwritten the Python files of the package ``name``.
+
+    Forks that keep the name of the module do.
+    """
     for file in files(name) or ():
         if file.suffix == ".py" and file.hash is not None:
             path = Path(str(file.locate()))

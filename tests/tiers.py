@@ -11,11 +11,12 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks import stores
 from tests import browser, commands, uvicorn_process
 from tests.engines.postgres import server as postgres_server
 from tests.engines.redis import server as redis_server
@@ -36,6 +37,7 @@ STARTS: dict[Any, str] = {
     uvicorn_process.serve: "process",
     commands.hubbub: "process",
     commands.running: "process",
+    stores.store: "process",
     subprocess: "process",
     multiprocessing: "process",
 }
@@ -73,14 +75,25 @@ def _needs(thing: Any, seen: set[int]) -> set[str]:
     if not isinstance(function, FunctionType) or id(function) in seen:
         return set()
     seen.add(id(function))
+    names = list(_names(function.__code__))
+    # What a name is: a global, or an attribute of one of our modules.
+    spaces = [function.__globals__]
+    spaces += [vars(each) for name in names if _is_ours(each := function.__globals__.get(name), ModuleType)]
     found: set[str] = set()
-    for name in _names(function.__code__):
-        used = function.__globals__.get(name)
-        if marker := NAMES.get(name) or _starts(used):
-            found.add(marker)
-        elif str(getattr(used, "__module__", "")).startswith("tests."):
-            found |= _needs(used, seen)
+    for name in names:
+        for used in [space[name] for space in spaces if name in space]:
+            if marker := _starts(used):
+                found.add(marker)
+            elif _is_ours(used, FunctionType | type):
+                found |= _needs(used, seen)
+        if name in NAMES:
+            found.add(NAMES[name])
     return found
+
+
+def _is_ours(thing: Any, kind: Any) -> bool:
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
+    return isinstance(thing, kind) and str(name).startswith(("tests.", "benchmarks."))
 
 
 def _starts(used: Any) -> str | None:
