@@ -21,6 +21,8 @@ from tests import browser, commands, uvicorn_process
 from tests.engines.postgres import server as postgres_server
 from tests.engines.redis import server as redis_server
 
+#: Modules whose tests start nothing, but take seconds.
+SLOW = ("test_fanout_properties.py",)
 #: Markers that ``--fast`` leaves out.
 NOT_FAST = frozenset({"redis", "postgres", "browser", "process", "benchmark", "slow"})
 
@@ -58,6 +60,7 @@ def needs(item: pytest.Function) -> set[str]:
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     found = {VALUES[value] for value in values if isinstance(value, str) and value in VALUES}
     found |= {NAMES[name] for name in item.fixturenames if name in NAMES}
+    found |= {"slow" for name in SLOW if item.path.name == name}
     seen: set[int] = set()
     found |= _needs(item.function, seen)
     for definitions in item._fixtureinfo.name2fixturedefs.values():
