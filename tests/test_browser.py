@@ -1,4 +1,4 @@
-"""The demo's page and the examples' pages, in a real browser on real servers."""
+"""The pages of the demo and of the examples, in a real browser on real servers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from playwright.async_api import (
 
 from tests.browser import chromium
 from tests.clients import DEADLINE
-from tests.uvicorn_process import Server, free_port, serve
+from tests.uvicorn_process import ROOT, Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEMO = "hubbub.demo.app:app"
 
-#: The demo behind a prefix, so that every page here shows that it finds its socket relative to itself. The
-#: test that kills the server has it at the root.
+#: The demo and the examples behind prefixes, so that every page shows that it finds its socket relative to
+#: itself. The tests that kill a server have them at the root.
 OUTER = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from hubbub.demo.app import app as demo
+import chat, echo, items, manager
 
 @asynccontextmanager
 async def lifespan(app):
@@ -48,6 +49,10 @@ async def lifespan(app):
 
 app = FastAPI(lifespan=lifespan)
 app.mount("/chats", demo)
+for example in (chat, echo, items, manager):
+    app.mount(f"/examples/{example.__name__}", example.app)
+# The lifespan of a mounted app does not run: this app starts and stops its hub.
+app.include_router(chat.hub.router, prefix="/examples/chat")
 """
 
 numbers = count()
@@ -105,7 +110,8 @@ async def windows() -> AsyncIterator[Windows]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("browser")
     (folder / "outer.py").write_text(OUTER)
-    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/") as server:
+    env = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "examples")])}
+    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/", env=env) as server:
         yield server
 
 
@@ -517,6 +523,37 @@ async def test_a_message_beyond_the_rate_limit_is_marked_while_it_waits(demo: De
     assert len(sent) == 1
 
 
+async def test_an_answer_that_comes_late_does_not_change_the_order(demo: Demo, room: str) -> None:
+    """Another worker's message may overtake the one that this page waits for."""
+    page = await demo.open_page()
+    late: list[str | bytes] = []
+    routes: list[WebSocketRoute] = []
+
+    def hold(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        routes.append(route)
+
+        def pass_on(message: str | bytes) -> None:
+            if any(word in str(message) for word in ("earlier", '"accepted"')):
+                late.append(message)
+            else:
+                route.send(message)
+
+        server.on_message(pass_on)
+
+    await page.route_web_socket(re.compile(r"/chat\?"), hold)
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    await ann.say("earlier")
+    await expect(bob.said("earlier")).to_be_visible()
+    await bob.say("later")
+    await expect(ann.said("later")).to_be_visible()
+    for message in late:
+        routes[-1].send(message)
+    await expect(ann.log.locator(".waiting")).to_have_count(0)
+    await expect(ann.log.locator(".said .text")).to_have_text(["earlier", "later"])
+
+
 # Losing the connection
 
 
@@ -529,8 +566,6 @@ async def test_pages_reconnect_after_the_server_was_killed(
         demo = Demo(open_page, f"{server.http}/")
         ann = await demo.come_in(room, "Ann")
         bob = await demo.come_in(room, "Bob")
-        example = await open_page(f"{server.http}/examples/chat/")
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
         await ann.say("before")
         await expect(bob.said("before")).to_be_visible()
         await bob.text.fill("half a sen")
@@ -539,12 +574,9 @@ async def test_pages_reconnect_after_the_server_was_killed(
             banner = tab.page.get_by_text(re.compile(r"^Connection lost\. Trying again in \d+ s…$"))
             await expect(banner).to_be_visible()
             await expect(tab.status).to_have_text("Not connected")
-        await expect(example.get_by_role("status")).to_have_text("Connection lost. Trying again…")
         await ann.say("while it was away")
         await expect(ann.said("while it was away")).to_contain_text("will be sent when connected")
         await expect(bob.text).to_have_value("half a sen")
-        await example.get_by_role("textbox").fill("kept")
-        await example.get_by_role("textbox").press("Enter")
     async with serve(DEMO, tmp_path / "log", port=port):
         for tab in (ann, bob):
             await expect(tab.status).to_have_text("Connected")
@@ -557,9 +589,6 @@ async def test_pages_reconnect_after_the_server_was_killed(
         await bob.text.press_sequentially("tence")
         await bob.text.press("Enter")
         await expect(ann.said("half a sentence")).to_be_visible()
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
-        await example.get_by_role("textbox").press("Enter")
-        await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
 
 
 async def test_a_server_that_has_lost_its_history_is_noticed(
@@ -842,9 +871,8 @@ async def test_the_log_follows_new_messages_unless_the_user_has_scrolled_up(demo
 # The examples
 
 
-async def open_example(demo: Demo, link: str) -> Page:
-    page = await demo.open_page(demo.url)
-    await page.get_by_role("link", name=link, exact=True).click()
+async def open_example(open_page: OpenPage, server: Server, name: str) -> Page:
+    page = await open_page(f"{server.http}/examples/{name}/")
     await expect(page.get_by_role("status")).to_be_visible()
     return page
 
@@ -857,8 +885,8 @@ async def talk(page: Page, text: str, *answers: str) -> None:
         await expect(page.get_by_role("log").get_by_text(answer, exact=True)).to_be_visible()
 
 
-async def test_echo(demo: Demo) -> None:
-    page = await open_example(demo, "echo")
+async def test_echo(open_page: OpenPage, server: Server) -> None:
+    page = await open_example(open_page, server, "echo")
     await expect(page.get_by_role("status")).to_have_text("Connected.")
     await talk(page, "<b>hello</b>", "The server heard: <b>hello</b>")
 
@@ -886,9 +914,9 @@ async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) ->
         assert "since=1" in routes[-1].url
 
 
-async def test_items(demo: Demo, watched: Watched) -> None:
+async def test_items(open_page: OpenPage, server: Server, watched: Watched) -> None:
     watched.expects_errors = True
-    page = await open_example(demo, "items")
+    page = await open_example(open_page, server, "items")
     log, status = page.get_by_role("log"), page.get_by_role("status")
     proof, connect = page.get_by_label("Come in"), page.get_by_role("button", name="Connect")
     question = page.get_by_label("Question")
@@ -909,9 +937,9 @@ async def test_items(demo: Demo, watched: Watched) -> None:
     await expect(status).to_contain_text("The server refused.")
 
 
-@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
-async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
-    pages = [await open_example(demo, link) for _ in range(2)]
+@pytest.mark.parametrize("name", ["manager", "chat"])
+async def test_chat_with_and_without_the_hub(open_page: OpenPage, server: Server, name: str) -> None:
+    pages = [await open_example(open_page, server, name) for _ in range(2)]
     ids = []
     for page in pages:
         await expect(page.get_by_role("status")).to_have_text(re.compile(r"You are client #\d+\."))
@@ -921,3 +949,22 @@ async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} says: <i>")
     await pages[0].close()
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} left the chat")
+
+
+async def test_the_chat_reconnects_after_the_server_was_killed(
+    open_page: OpenPage, tmp_path: Path, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    port = free_port()
+    async with serve("chat:app", tmp_path / "log", port=port) as server:
+        page = await open_page(server.http)
+        text, status = page.get_by_role("textbox"), page.get_by_role("status")
+        await expect(status).to_contain_text("You are client")
+        await server.stop(signal.SIGKILL)
+        await expect(status).to_have_text("Connection lost. Trying again…")
+        await text.fill("kept")
+        await text.press("Enter")
+    async with serve("chat:app", tmp_path / "log", port=port):
+        await expect(status).to_contain_text("You are client")
+        await text.press("Enter")
+        await expect(page.get_by_role("log")).to_contain_text("You wrote: kept")

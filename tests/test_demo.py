@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect as Connect  # noqa: N812
 from websockets.exceptions import InvalidStatus
 
 from hubbub.demo import app as demo
-from tests.clients import DEADLINE, connect, http_client, receive, receive_json, reset
+from tests.clients import DEADLINE, connect, http_client, receive_json, reset
 from tests.uvicorn_process import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -198,13 +198,12 @@ async def test_the_demo_answers_only_to_its_own_host_names(
     words = ("hubbub", "demo", "--port", "{port}", *options)
     async with serve("", tmp_path / "log", command=words, env=env) as server:
         query = urlencode({"room": "a", "name": "Ann", "token": token("Ann")})
-        for path in [f"chat?{query}", "examples/chat/ws/1"]:
-            for name in names:
-                async with connect(f"ws://{name}:8000/{path}", host="127.0.0.1", port=server.port):
-                    pass
-            with pytest.raises(InvalidStatus) as refused:
-                await connect(f"ws://evil.example/{path}", host="127.0.0.1", port=server.port)
-            assert refused.value.response.status_code == 403
+        for name in names:
+            async with connect(f"ws://{name}:8000/chat?{query}", host="127.0.0.1", port=server.port):
+                pass
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://evil.example/chat?{query}", host="127.0.0.1", port=server.port)
+        assert refused.value.response.status_code == 403
     assert (tmp_path / "demo.db").exists()
 
 
@@ -466,7 +465,7 @@ async def test_pages_of_other_hosts_are_refused(server: Server) -> None:
     assert refused.value.response.status_code == 403
 
 
-# The page, the examples, the memory
+# The page, the memory
 
 
 async def test_the_page_shows_the_line_count_and_loads_no_other_resource(server: Server) -> None:
@@ -476,18 +475,3 @@ async def test_the_page_shows_the_line_count_and_loads_no_other_resource(server:
     assert f" {lines} lines of Python" in page
     for word in ("https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", " src="):
         assert word not in page
-
-
-@pytest.mark.parametrize("name", ["echo", "items", "manager", "chat"])
-async def test_the_examples_are_mounted(server: Server, name: str) -> None:
-    async with http_client(follow_redirects=True) as client:
-        response = await client.get(f"{server.http}/examples/{name}")
-    assert response.status_code == 200
-    assert response.url.path == f"/examples/{name}/"
-    assert "<!doctype html>" in response.text
-
-
-async def test_the_hub_of_the_mounted_chat_runs(server: Server) -> None:
-    async with connect(f"{server.ws}/examples/chat/ws/7") as client:
-        await client.send("hello")
-        assert {await receive(client), await receive(client)} == {"You wrote: hello", "Client #7 says: hello"}

@@ -1,4 +1,4 @@
-"""What README and docs show is what runs: each block of code is in ``examples/``, which tests drive."""
+"""README and docs show code that runs: each block is in ``examples/``, and tests run the examples."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.uvicorn_process import ROOT, free_port, serve
 
 expect.set_options(timeout=DEADLINE * 1000)
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
 
-#: Commands in the docs, and nothing else, and what runs them.
+#: All commands in the docs, and the place where each is run.
 COMMANDS = {
     "pip install /path/to/hubbub": "test_wheel.py, but for the installation",
     "hubbub run quickstart:app": "below",
@@ -40,8 +40,8 @@ COMMANDS = {
     "hubbub tail sqlite:///deploys.db deploys --history 10": "below",
     "hubbub doctor sqlite:///deploys.db": "below",
     "scripts/test": "CI",
-    "scripts/bench --quick": "test_benchmarks.py, but for the installation",
-    "scripts/bench": "the same",
+    "scripts/bench --quick": "tests/benchmarks, without the installation",
+    "scripts/bench": "likewise",
 }
 
 
@@ -228,15 +228,15 @@ async def test_the_orders_example_publishes_from_a_route(log: Path) -> None:
         connect(f"{server.ws}/orders/7/live") as watcher,
         http_client(base_url=server.http) as http,
     ):
-        # The socket is accepted a moment before it subscribes, and a change may come in between.
-        hearing = asyncio.create_task(receive_json(watcher))
-        while not hearing.done():
+        # The socket is accepted a moment before it subscribes, and a change may be published in between.
+        received = asyncio.create_task(receive_json(watcher))
+        while not received.done():
             await http.put("/orders/7", json={"status": "packed"})
-            await asyncio.wait([hearing], timeout=0.05)
-        assert hearing.result() == {"status": "packed"}
+            await asyncio.wait([received], timeout=0.05)
+        assert received.result() == {"status": "packed"}
 
 
-async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
+async def test_the_board_example_validates_messages(log: Path) -> None:
     async with (
         serve("board:app", log, probe="/docs") as server,
         connect(f"{server.ws}/boards/1") as ann,
@@ -297,7 +297,7 @@ async def test_the_lobby_example_knows_who_is_online_in_all_processes(log: Path,
     ):
         ann = await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=ann"))
         assert [each["user"] for each in (await receive_json(ann))["entries"]] == ["ann"]
-        # Enough of them to be with both workers.
+        # Enough connections to reach both workers.
         bobs = [await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=bob")) for _ in range(8)]
         joined = await receive_json(ann)
         assert (joined["type"], joined["entries"][0]["user"]) == ("join", "bob")
@@ -314,7 +314,7 @@ async def test_the_lobby_example_knows_who_is_online_in_all_processes(log: Path,
         assert (await http.get("/health")).json()["ok"]
 
 
-async def test_the_shop_example_announces_what_is_committed(postgres_url: str, log: Path) -> None:
+async def test_the_shop_example_publishes_with_the_commit(postgres_url: str, log: Path) -> None:
     env = {"SHOP_DATABASE": postgres_url}
     async with (
         serve("shop:app", log, command="hubbub run", probe="/docs", env=env) as server,
@@ -326,7 +326,7 @@ async def test_the_shop_example_announces_what_is_committed(postgres_url: str, l
         assert await receive_json(client) == {"item": "lamp"}
 
 
-async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Path) -> None:
+async def test_the_deploys_example_publishes_from_each_kind_of_process(log: Path, tmp_path: Path) -> None:
     env = {"DEPLOYS_HUB": f"sqlite:///{tmp_path / 'deploys.db'}"}
 
     async def script(*words: str) -> str:
@@ -342,7 +342,7 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         assert (done.returncode, done.stderr) == (0, "")
         return str(done.stdout)
 
-    *_, shell, sick = blocks(ROOT / "docs" / "publishing.md")
+    *_, shell, doctor = blocks(ROOT / "docs" / "publishing.md")
     text, json, tail = (shlex.split(line)[1:] for line in shell.code.splitlines())
     async with (
         serve("deploys:app", log, command="hubbub run", probe="/docs", env=env) as server,
@@ -353,9 +353,9 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         assert (await http.post("/deploys", params={"version": "v1"})).json() == 2
         assert await receive_json(client) == {"version": "v1", "status": "planned"}
         await script("tasks.py", "v1", "v2")
-        told = [await receive_json(client) for _ in range(4)]
+        received = [await receive_json(client) for _ in range(4)]
         for version in ("v1", "v2"):
-            assert [each["status"] for each in told if each["version"] == version] == ["building", "done"]
+            assert [each["status"] for each in received if each["version"] == version] == ["building", "done"]
         assert await script("announce.py", "v3 soon") == "This was message 7.\n"
         assert await receive(client) == "v3 soon"
         for words in (text, json):
@@ -365,5 +365,5 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         with running(*tail, cwd=tmp_path) as watching:
             printed = [await asyncio.to_thread(watching.out) for _ in range(9)]
         assert printed[6].endswith("  v3 soon")
-        examined = await asyncio.to_thread(hubbub, *shlex.split(sick.code)[1:], cwd=tmp_path)
+        examined = await asyncio.to_thread(hubbub, *shlex.split(doctor.code)[1:], cwd=tmp_path)
         assert examined.out.endswith("All is well.\n")

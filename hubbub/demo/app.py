@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal, TypeAlias
 from unicodedata import category, normalize
 
@@ -196,34 +193,6 @@ async def chat(websocket: WebSocket, room: RoomName, user: User, since: Since | 
 async def check(room: RoomName, user: User) -> None:
     """Validate the parameters over HTTP, since browsers hide the reason why a WebSocket was refused."""
 
-
-def examples_folder() -> Path:
-    """The folder of the examples: in this package where it is installed, beside ``hubbub`` in a checkout."""
-    package = Path(__file__).resolve().parent
-    folders = [package / "examples", package.parents[1] / "examples"]
-    for folder in folders:
-        if (folder / "chat.py").is_file():
-            return folder
-    raise FileNotFoundError(f"Expected the examples in one of {', '.join(map(str, folders))}.")
-
-
-def load_example(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"hubbub.demo.examples.{name}", examples_folder() / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-for example in ("echo", "items", "manager", "chat"):
-    module = load_example(example)
-    app.mount(f"/examples/{example}", module.app)
-    if example == "chat":
-        # Its own hub is for one process only. The lifespan of a mounted app does not run, so this app starts
-        # and stops the hub.
-        example_hub = vars(module)["hub"] = Hub(URL, namespace="example", hosts=HOSTS)
-        app.include_router(example_hub.router, prefix="/examples/chat")
 
 LINES = len(Path(__file__).read_text(encoding="utf-8").splitlines())
 PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8").replace("{lines}", str(LINES))
