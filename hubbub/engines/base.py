@@ -32,6 +32,9 @@ ANSWER_TIMEOUT = 5.0
 #: Seconds within which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
 
+#: Seconds that a stream is remembered after its last publication has expired. After that it has a new epoch.
+STREAM_TTL = 3600.0
+
 
 class Top(NamedTuple):
     """The end of a channel's stream, and the publication there.
