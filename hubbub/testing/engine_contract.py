@@ -108,8 +108,8 @@ class EngineContract:
     def make(self) -> Engine:
         """Return an engine that has not been started, on the server of this test."""
         raise TypeError(
-            f"Expected {type(self).__name__} to define make(), but it does not. Return an engine that has not "
-            "been started."
+            f"Expected {type(self).__name__} to define make(), but it does not. Return an engine that has "
+            "not been started."
         )
 
     async def elapse(self, seconds: float) -> None:

@@ -338,8 +338,8 @@ class Worker(Thread):
             return exc
         if isinstance(exc, sqlite3.DataError | OverflowError):
             return InvalidData(
-                f"Expected values that SQLite can store, but got others ({exc}). Publish less data at once, or "
-                "declare a smaller history."
+                f"Expected values that SQLite can store, but got others ({exc}). Publish less data at once, "
+                "or declare a smaller history."
             )
         if isinstance(exc, sqlite3.Error | OSError | Unusable):
             return EngineUnavailable(f"SQLite at {self._path!r} cannot be used: {exc}.")
