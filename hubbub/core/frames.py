@@ -1,117 +1,156 @@
-"""Frames and batches: what goes to clients, encoded and compressed once however many clients there are."""
+"""Frames, messages and batches: publications on their way to clients, encoded once however many there are.
+
+A *frame* is one publication in a feed. A *message* is a frame in one codec, or something else that is sent to
+a client. A *batch* is messages in one carrier, to be written in one go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
-from hubbub.core.compression import deflate
-from hubbub.core.publication import Publication
-from hubbub.types import Kind
+from hubbub.core.publication import START, Position, Publication
 
-#: What a waiting frame is charged on top of its payload: roughly what Python keeps for the object, its
-#: encoded form and its place in a queue. Without it a million empty messages would weigh nothing.
+if TYPE_CHECKING:
+    from hubbub.core.forms import Codec
+
+#: Bytes that a frame or a message is charged on top of its payload: roughly the size of the Python objects
+#: that it consists of and of its place in a queue. Without it a million empty messages would weigh nothing.
 FRAME_OVERHEAD = 256
 
-# FIN and the opcode (RFC 6455, section 5.2).
-_TEXT = 0x81
-_BINARY = 0x82
-# "This message is compressed" (RFC 7692, section 6).
-_RSV1 = 0x40
+
+class Message:
+    """One message in one encoding. Messages are shared by all batches that contain them.
+
+    :param data: the encoded message, without its carrier.
+    :param publication: the publication that is encoded, if it is one.
+    """
+
+    __slots__ = ("cost", "data", "publication")
+
+    def __init__(self, data: bytes, publication: Publication | None = None) -> None:
+        self.data = data
+        self.publication = publication
+        #: Bytes that the message counts for while it waits in an outbox.
+        self.cost = len(data) + FRAME_OVERHEAD
+
+
+class Weight:
+    """The bytes of frames that are kept together. It grows when one of them is encoded in another codec."""
+
+    __slots__ = ("cost",)
+
+    def __init__(self) -> None:
+        self.cost = 0
 
 
 class Frame:
-    """One message as every client gets it.
+    """One publication in a feed, with its encodings. All subscribers are sent from the same frame."""
 
-    Frames are shared: all members of a channel are sent the same object, and each wire form is made on
-    first use and kept.
+    __slots__ = ("_codec", "_message", "_others", "_weight", "cost", "publication")
 
-    :param publication: what it is of, if it was published, for members that want to know more of it.
+    def __init__(self, publication: Publication) -> None:
+        self.publication = publication
+        #: Bytes that the frame keeps in memory: the payload, its encodings and a fixed charge.
+        self.cost = len(publication.data) + FRAME_OVERHEAD
+        self._weight: Weight | None = None
+        # The first encoding has its own place: nearly all frames have one, and a dict is as large as all
+        # else.
+        self._codec: Codec | None = None
+        self._message: Message | None = None
+        self._others: dict[Codec, Message] | None = None
+
+    @property
+    def position(self) -> Position:
+        """The position of the publication."""
+        return self.publication.position
+
+    def encoded(self, codec: Codec) -> Message:
+        """Return the publication as ``codec`` encodes it. It is encoded once."""
+        if self._codec is codec:
+            assert self._message is not None
+            return self._message
+        if self._others is not None and codec in self._others:
+            return self._others[codec]
+        message = codec.encode(self.publication)
+        if self._codec is None:
+            self._codec, self._message = codec, message
+        else:
+            self._others = self._others or {}
+            self._others[codec] = message
+        if message.data is not self.publication.data:
+            self._grow(message.cost)
+        return message
+
+    def weigh(self, weight: Weight | None) -> None:
+        """Count this frame in ``weight`` from now on, and no longer where it was counted before."""
+        if self._weight is not None:
+            self._weight.cost -= self.cost
+        self._weight = weight
+        if weight is not None:
+            weight.cost += self.cost
+
+    def _grow(self, cost: int) -> None:
+        self.cost += cost
+        if self._weight is not None:
+            self._weight.cost += cost
+
+
+class EncodedFrame(Frame):
+    """A frame that needs no codec: its message is the same in all forms that it is written in.
+
+    :param message: sent to all subscribers. It is not the encoding of a publication.
     """
 
-    __slots__ = ("_compressed", "_message", "cost", "data", "envelope", "kind", "publication")
+    __slots__ = ("_only",)
 
-    def __init__(self, kind: Kind, data: bytes, publication: Publication | None = None) -> None:
-        self.kind = kind
-        self.data = data
-        self.publication = publication
-        #: Bytes that this frame counts for while it waits in an outbox.
-        self.cost = len(data) + FRAME_OVERHEAD
-        #: The same in the form of envelopes, once it has been made; see :mod:`hubbub.core.forms`.
-        self.envelope: Frame | None = None
-        self._message: dict[str, Any] | None = None
-        self._compressed: bytes | None = None
+    def __init__(self, channel: str, message: Message) -> None:
+        super().__init__(Publication(channel, message.data, "json"))
+        self._only = message
 
-    @property
-    def message(self) -> dict[str, Any]:
-        """The ``websocket.send`` event of ASGI. Servers read it and leave it as it is."""
-        if self._message is None:
-            if self.kind == "binary":
-                self._message = {"type": "websocket.send", "bytes": self.data}
-            else:
-                self._message = {"type": "websocket.send", "text": self.data.decode()}
-        return self._message
-
-    @property
-    def header(self) -> bytes:
-        """What precedes ``data`` in a WebSocket frame from a server, whose frames are not masked: the same
-        bytes for every client (:rfc:`6455#section-5.2`)."""
-        opcode = _BINARY if self.kind == "binary" else _TEXT
-        length = len(self.data)
-        if length < 126:
-            return bytes((opcode, length))
-        if length < 65_536:
-            return bytes((opcode, 126)) + length.to_bytes(2, "big")
-        return bytes((opcode, 127)) + length.to_bytes(8, "big")
-
-    @property
-    def compressed(self) -> bytes:
-        """The whole frame for clients that have negotiated compression. What does not get smaller is in it
-        as it is, which they take as well (:rfc:`7692#section-6`)."""
-        if self._compressed is None:
-            payload = deflate(self.data)
-            if payload is None:
-                self._compressed = self.header + self.data
-            else:
-                first, *rest = Frame(self.kind, payload).header
-                self._compressed = bytes((first | _RSV1, *rest)) + payload
-        return self._compressed
+    def encoded(self, codec: Codec) -> Message:
+        return self._only
 
 
 class Batch(bytes):
-    """Frames that are written to a client in one go: what one channel collected in one turn of the loop.
+    """Messages that are written to a client in one go: those of a channel in one turn of the event loop.
 
     A batch *is* its bytes on the wire, so that a transport's own ``write`` takes it: delivering it to a
-    client that keeps up is that one call.
+    client that keeps up is that one call. This class joins messages as they are encoded; carriers that put
+    something around each message override :meth:`on_wire`.
+
+    :param messages: at least one, in the order in which they go out.
+    :param channel: where they were published, or ``None`` for messages sent to one client directly.
+    :param lossless: whether none of the messages may be dropped. A client that does not keep up with them is
+        disconnected. So it is in channels with a history, and for presence events.
     """
 
-    #: In the order in which they go out.
-    frames: Sequence[Frame]
-    #: Where they were published, or ``None`` for what was sent to one client directly.
+    messages: Sequence[Message]
     channel: str | None
+    lossless: bool
     #: Bytes that the batch counts for while it waits in an outbox.
     cost: int
-    #: Whether its publications have positions, so that none of them may be left out without a word.
-    has_positions: bool
 
     def __new__(
-        cls, frames: Sequence[Frame], channel: str | None = None, *, has_positions: bool = False
+        cls, messages: Sequence[Message], channel: str | None = None, *, lossless: bool = False
     ) -> Self:
-        if len(frames) == 1:
-            frame = frames[0]
-            batch = super().__new__(cls, frame.header + frame.data)
-            batch.cost = frame.cost
-        else:
-            parts = [part for frame in frames for part in (frame.header, frame.data)]
-            batch = super().__new__(cls, b"".join(parts))
-            batch.cost = sum([frame.cost for frame in frames])
-        batch.frames = frames
+        batch = super().__new__(cls, cls.on_wire(messages))
+        batch.cost = messages[0].cost if len(messages) == 1 else sum([each.cost for each in messages])
+        batch.messages = messages
         batch.channel = channel
-        batch.has_positions = has_positions
+        batch.lossless = lossless
         return batch
 
-    @cached_property
-    def compressed(self) -> bytes:
-        """What goes over the wire instead to clients that have negotiated compression."""
-        return b"".join([frame.compressed for frame in self.frames])
+    @staticmethod
+    def on_wire(messages: Sequence[Message]) -> bytes:
+        """Return ``messages`` as the bytes that go over the wire."""
+        return b"".join([message.data for message in messages])
+
+    def newest(self) -> Self:
+        """Return a batch of the last message alone."""
+        return type(self)(self.messages[-1:], self.channel, lossless=self.lossless)
+
+
+def last_position(frames: Sequence[Frame]) -> Position:
+    """Return the position of the last of ``frames`` that has one; otherwise :data:`START`."""
+    return next((frame.position for frame in reversed(frames) if frame.publication.offset), START)

@@ -9,19 +9,23 @@ from typing import NamedTuple
 from hubbub.core.publication import Position, Publication
 from hubbub.types import check_count, check_seconds
 
-#: Publications that one channel can keep, and seconds that it can keep them: what all engines can store.
+#: Publications that one channel can keep, and seconds for which it can keep them, on all engines.
 MAX_SIZE = 2**31 - 1
 MAX_TTL = 100 * 365.25 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a channel keeps of what was published to it, so that a client that was away can catch up.
+    """How many publications a channel keeps, and for how long, for clients that reconnect.
 
-    :param size: publications kept, the newest ones; at most ``2**31 - 1``.
-    :param ttl: seconds that each of them is kept; at most 100 years.
-    :raises TypeError: ``size`` is no ``int``, or ``ttl`` no number.
-    :raises ValueError: one of them is out of range.
+    ::
+
+        hub.channel("room:{room_id}", history=History(size=200, ttl=3600))
+
+    :param size: publications, of which the newest are kept; at most ``2**31 - 1``.
+    :param ttl: seconds for which each publication is kept; at most 100 years.
+    :raises TypeError: ``size`` is not an ``int``, or ``ttl`` not a number.
+    :raises ValueError: a parameter is out of range.
     """
 
     size: int = 100
@@ -35,8 +39,9 @@ class History:
 class HistoryPage(NamedTuple):
     """A piece of a channel's history, read in one go.
 
-    :param publications: in the order asked for, without a gap.
-    :param position: where the channel stood at that moment, which may be further on.
+    :param publications: in the order that was asked for, without a gap.
+    :param position: the channel's position at the moment of the read. It may be further on than the last
+        publication.
     """
 
     publications: Sequence[Publication]

@@ -1,21 +1,26 @@
-"""Joining: a subscriber on its way into a feed, after it has been handed what it missed.
+"""Resume: a subscriber on its way into a feed, after it has been handed the publications that it missed.
 
-What was missed goes out in pieces. The last piece and becoming a member are one step, so that nothing can be
-published in between. What happens to the feed between two pieces is found out with the next one: if what
-follows the last piece is not there any more, the subscriber is told so, as a member would be.
+Missed publications go out in pieces. The last piece and joining the feed are one step, so nothing can be
+published in between. Changes of the feed between two pieces are detected with the next one: if the
+publications after the last piece are gone by then, the subscriber is notified as one that has joined would
+be.
 
-A joining has no engine and does not wait. It is asked for one step after another, and answers which part of
-the history has to be read before the next.
+A subscriber that does not recover in pieces is handed everything when it joins, or else begins at the feed's
+position and has not recovered.
+
+A resume has no engine and does not wait. It is asked for one step after another, and answers which part of
+the history must be read before the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubbub.core.feed import Feed, Subscriber
+from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.publication import START, Position
+from hubbub.core.subscriber import Start, Subscriber, is_kept_after_break
 from hubbub.exceptions import Unrecoverable
 
 
@@ -24,29 +29,32 @@ class Resume:
 
     :param form: how it is written to.
     :param since: the position up to which it has everything; ``None`` for a subscriber that is new.
-    :param history: of the last publications, so many are handed to a subscriber that is new.
+    :param history: how many of the last publications a new subscriber is handed.
     """
 
     def __init__(
-        self, feed: Feed, member: Subscriber, form: Form, since: Position | None, history: int
+        self, feed: Feed, subscriber: Subscriber, form: Form, since: Position | None, history: int
     ) -> None:
         self._feed = feed
-        self._member = member
+        self._subscriber = subscriber
         self._form = form
         self._since = since
         self._history = history
-        # Up to where the member has everything; ``None`` as long as that follows from ``history``.
+        # Up to where the subscriber has everything; ``None`` until that is computed from ``history``.
         self._reached = since
-        # The position after which history is to be read; the one after which it was read last, and that.
+        # The frames after that, for a subscriber that is handed everything at once.
+        self._gathered: list[Frame] = []
+        # The position after which history must be read; the one after which it was read last, and the result.
         self._wanted: Position | None = None
         self._read_after: Position | None = None
         self._frames: Sequence[Frame] = ()
         # Whether the engine itself has not come as far as ``since``.
         self._is_beyond = False
-        #: Whether something has been handed over.
+        #: Whether the subscriber has been told that it joins, so that it cannot be refused any more.
         self.has_begun = False
-        #: Whether the subscriber is a member of the feed.
-        self.has_joined = False
+        #: Whether the subscriber has joined, or was dropped because its run is broken. There are no more
+        #: steps.
+        self.is_complete = False
 
     @property
     def position(self) -> Position:
@@ -56,10 +64,10 @@ class Resume:
     def step(self, limit: float) -> Position | None:
         """Hand over the next piece, and join with the last.
 
-        :param limit: bytes of the piece.
-        :return: the position after which history is to be read for :meth:`take` before the next step;
-            ``None`` if that is not needed.
-        :raises Unrecoverable: not everything since ``since`` is there, and the form has no way to say so.
+        :param limit: bytes that may be handed over.
+        :return: the position after which history must be read for :meth:`take` before the next step; ``None``
+            if that is not needed.
+        :raises Unrecoverable: not everything since ``since`` is there, and the form cannot report that.
             Nothing has been handed over.
         """
         feed = self._feed
@@ -67,29 +75,21 @@ class Resume:
         if self._reached is None:
             self._reached = Position(max(0, feed.position.offset - self._history), feed.position.epoch)
         if self._is_ahead(self._reached) and not self._is_beyond and self._read_after != feed.position:
-            # It was on a node that was further on. The feed catches up with what is read. A position that
-            # never was is found out with the first read, however much is published meanwhile.
+            # The client was on a node that was further on. The feed catches up with the history that is read.
+            # A position that never existed is detected with the first read, however much is published
+            # meanwhile.
             self._wanted = feed.position
             return self._wanted
         try:
-            reached = self._resume(self._reached, limit)
+            if self._subscriber.recovers_in_pieces:
+                return self._hand_over_piece(self._reached, limit)
+            return self._hand_over_all(self._reached, limit)
         except Unrecoverable:
             self._give_up()
             return None
-        if reached is None:
-            self._wanted = self._reached
-            return self._wanted
-        self._reached = reached
-        # What is not needed any more is not to be held while the client takes its time.
-        self._frames = [
-            each for each in self._frames if each.publication and each.publication.offset > reached.offset
-        ]
-        self.has_begun = True
-        self.has_joined = reached == feed.position
-        return None
 
     def take(self, frames: Sequence[Frame], top: Position | None = None) -> None:
-        """What was read, in order, without a gap, up to any point.
+        """Take the history that was read: frames in order, without a gap, up to any point.
 
         :param top: where the channel stood when that was read; ``None`` if it was read before the step.
         """
@@ -97,47 +97,99 @@ class Resume:
         if top is not None and self._reached is not None and top.epoch == self._reached.epoch:
             self._is_beyond = top.offset < self._reached.offset
 
-    # Inside
+    # Internal
 
     def _is_ahead(self, position: Position) -> bool:
         top = self._feed.position
         return position.epoch == top.epoch and position.offset > top.offset
 
-    def _resume(self, reached: Position, limit: float) -> Position | None:
+    def _hand_over_piece(self, reached: Position, limit: float) -> Position | None:
         feed = self._feed
-        opening = None
-        if not self.has_begun:
-            has_positions = feed.position != START
-            begin = Position(0, feed.position.epoch) if reached == START else reached
-            recovered = None if self._since is None else has_positions
-            opening = self._form.opening(feed.channel, begin, recovered)
-        handed = feed.resume(self._member, reached, self._form, self._frames, limit, opening)
-        if handed is None and self._read_after == reached:
-            # It has been read, and was not there.
-            raise Unrecoverable(feed.channel, *feed.position)
-        return handed
+        start = None if self.has_begun else self._start(reached)
+        handed = feed.resume(self._subscriber, reached, self._form, self._frames, limit, start)
+        if handed is None:
+            return self._read(reached)
+        self._reached = handed
+        # Frames that are not needed any more must not be held while the client takes its time.
+        self._frames = [each for each in self._frames if each.publication.offset > handed.offset]
+        self.has_begun = True
+        self.is_complete = handed == feed.position
+        return None
+
+    def _hand_over_all(self, reached: Position, limit: float) -> Position | None:
+        feed, gathered = self._feed, self._gathered
+        while True:
+            at = gathered[-1].position if gathered else reached
+            frames = feed.missed(at, self._frames)
+            if frames is None:
+                return self._read(at)
+            gathered += frames
+            reached = self._reached = self._fit(reached, limit)
+            if at.offset + len(frames) == feed.position.offset:
+                break
+        missed = [frame for frame in gathered if frame.publication.exclude != self._subscriber.id]
+        feed.join(self._subscriber, self._form, self._start(reached), missed)
+        self._complete()
+        return None
+
+    def _fit(self, reached: Position, limit: float) -> Position:
+        """Return the position from which everything gathered fits into ``limit`` bytes.
+
+        :raises Unrecoverable: that is not the position that the subscriber has given.
+        """
+        codec, gathered = self._form.codec, self._gathered
+        costs = [
+            0 if frame.publication.exclude == self._subscriber.id else frame.encoded(codec).cost
+            for frame in gathered
+        ]
+        cost, skip = sum(costs), 0
+        while cost > limit:
+            if self._since is not None:
+                raise Unrecoverable(self._feed.channel, *self._feed.position)
+            # A new subscriber gets the last publications that fit.
+            reached, cost, skip = gathered[skip].position, cost - costs[skip], skip + 1
+        del gathered[:skip]
+        return reached
+
+    def _start(self, reached: Position) -> Start:
+        top = self._feed.position
+        recovered = None if self._since is None else top != START
+        return Start(Position(0, top.epoch) if reached == START else reached, recovered)
+
+    def _read(self, after: Position) -> Position:
+        """Ask for the history after ``after``.
+
+        :raises Unrecoverable: it has been read, and the next publication was not there.
+        """
+        if self._read_after == after:
+            raise Unrecoverable(self._feed.channel, *self._feed.position)
+        self._wanted = after
+        return after
 
     def _give_up(self) -> None:
-        """What follows is not there: go on from somewhere else, and say so."""
-        feed, member = self._feed, self._member
+        """Continue from another position, because publications are gone, and report that."""
+        feed, subscriber = self._feed, self._subscriber
+        self._gathered = []
         if self.has_begun:
-            feed.join(member, self._form)
-            member.broken(feed.channel, feed.position)
+            if is_kept_after_break(subscriber, feed.channel, feed.position):
+                feed.add(subscriber, self._form)
         elif self._since is None:
             # The last publications are those that are there.
             self._reached = self._first_kept()
             self._read_after = None
             return
+        elif self._form.reports_recovery:
+            feed.join(subscriber, self._form, Start(feed.position, recovered=False))
         else:
-            opening = self._form.opening(feed.channel, feed.position, recovered=False)
-            if opening is None:
-                raise  # the Unrecoverable that is being handled
-            feed.join(member, self._form, opening)
-        self._reached = feed.position
-        self.has_begun = self.has_joined = True
+            raise  # the Unrecoverable that is being handled
+        self._complete()
+
+    def _complete(self) -> None:
+        self._reached, self._gathered, self._frames = self._feed.position, [], ()
+        self.has_begun = self.is_complete = True
 
     def _first_kept(self) -> Position | None:
-        """The position before the first publication that was read; ``None`` to begin anew."""
+        """Return the position before the first publication that was read; ``None`` to begin again."""
         top = self._feed.position
         if self._reached is None or self._reached.epoch != top.epoch:
             return None

@@ -1,24 +1,26 @@
-"""The way out of a WebSocket: the server's own where it has one, or else ASGI's ``websocket.send``."""
+"""The queued path: ASGI's ``websocket.send``, on any server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from asyncio import current_task
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.core.frames import Batch
-from hubbub.core.outbox import Outbox
-from hubbub.transports.writer import Writer
+from hubbub.protocols.websocket import WebSocketBatch
+from hubbub.transports.base import Transport
 
-logger = logging.getLogger("hubbub.websocket")
+logger = logging.getLogger(__name__)
 
-#: The scope extension by which a server offers a writer of its own: ``{"writer": make_writer}``, called with
-#: the parameters of :func:`open_writer`.
+#: The scope extension by which a server offers a transport of its own: ``{"transport": make_transport}``,
+#: called with the parameters of :func:`open_transport`.
 EXTENSION = "hubbub"
 
 # The key of the scope that says that a connection has, or has had, the socket.
@@ -26,7 +28,7 @@ _CLAIM = "hubbub.connection.connection"
 
 
 def claim(websocket: WebSocket) -> None:
-    """Take ``websocket`` for one connection, for good: it closes the socket when it ends.
+    """Take ``websocket`` for one connection, for good: the connection closes it when it ends.
 
     :raises RuntimeError: another connection has it, or has had it.
     """
@@ -36,205 +38,218 @@ def claim(websocket: WebSocket) -> None:
 
 
 def has_connection() -> RuntimeError:
-    """What a second connection on one socket is refused with. Each of the two would write into what the other
-    writes, and close it."""
+    """Return the error that refuses a second connection on one socket.
+
+    Each of the two would write between the frames of the other, and close the socket of the other.
+    """
     return RuntimeError(
         "Expected a socket without a connection, but this one has one, or had one that has closed it. Enter "
         "hub.connection(websocket) once for each socket, and subscribe that connection to all its channels."
     )
 
 
-def open_writer(
-    connection_id: str,
-    websocket: WebSocket,
-    outbox: Outbox,
-    on_end: Callable[[int, str], None],
-    max_message_size: int,
-) -> Writer:
-    """The best way out that the server has for ``websocket``.
+def open_transport(websocket: WebSocket, max_message_size: int) -> Transport:
+    """Return the best transport that the server has for ``websocket``, which is accepted.
 
-    :param max_message_size: bytes that a message from the client may have, for a server that looks at them
+    :param max_message_size: bytes that a message from the client may have, for a server that checks them
         while they arrive.
     """
     if offered := websocket.scope.get("extensions", {}).get(EXTENSION):
-        make: Callable[..., Writer] = offered["writer"]
-        return make(connection_id, websocket, outbox, on_end, max_message_size)
-    return QueuedWriter(connection_id, websocket, outbox, on_end)
+        make: Callable[[WebSocket, int], Transport] = offered["transport"]
+        return make(websocket, max_message_size)
+    return ASGITransport(websocket)
 
 
-# In place of what a coroutine waits for, if it has come to its end.
+_CONNECTED = WebSocketState.CONNECTED
+
+# In place of the future that a coroutine waits for, when the coroutine has ended.
 _DONE = object()
 
 
 class Suspended:
-    """A coroutine that has been run up to its first suspension, for a task to await the rest of it.
+    """An awaitable that has run up to its first suspension, for a task to await the rest of it.
 
-    :param coroutine: that has been started.
-    :param awaited: the future that the coroutine waits for.
+    :param steps: the iterator of its ``__await__``, which has been started.
+    :param awaited: the future that it waits for.
     """
 
-    __slots__ = ("_awaited", "_coroutine")
+    __slots__ = ("_awaited", "_steps")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
-        self._coroutine = coroutine
+    def __init__(self, steps: Generator[Any, Any, None], awaited: object) -> None:
+        self._steps = steps
         self._awaited = awaited
 
     def __await__(self) -> Generator[Any, Any, None]:
-        # What ``yield from`` does, entered in the middle.
+        # ``yield from``, entered in the middle.
         awaited = self._awaited
         while True:
             try:
                 value = yield awaited
             except BaseException as exc:
-                step = partial(self._coroutine.throw, exc)
+                step = partial(self._steps.throw, exc)
             else:
-                step = partial(self._coroutine.send, value)
+                step = partial(self._steps.send, value)
             try:
                 awaited = step()
             except StopIteration:
                 return
 
 
-class QueuedWriter(Writer):
-    """Writes over ``websocket.send``, on any server.
+class ASGITransport(Transport):
+    """Writes over ``websocket.send``.
 
     ``send`` is a coroutine, but on most servers it never suspends while the client keeps up (uvicorn,
-    hypercorn). So ``write`` runs it itself, without a task, up to its end or its first suspension. What
-    has been suspended is continued by a task; publications wait in the outbox meanwhile, and the task sends
-    them and ends when the outbox is empty. On servers whose ``send`` always suspends (granian) this is one
-    task for each burst.
+    hypercorn). So ``write`` runs it without a task, up to its end or its first suspension. A coroutine that
+    is suspended is continued by a task; batches wait in the outbox meanwhile, and the task sends them and
+    ends when the outbox is empty. On servers whose ``send`` always suspends (granian) this is one task for
+    each burst.
 
-    What is begun here may end in another task. So it is begun in none, also where a handler's task writes,
-    and in a context that this writer keeps: a copy of its connection's. Code in ``send`` that must run inside
-    a task, such as a time limit in a middleware, raises when it is run like this. Then the connection's
-    messages are left to tasks altogether.
+    A coroutine that begins here may end in another task. So it begins in none, also where a handler's task
+    writes, and in a context that this transport keeps: a copy of its connection's. Code in ``send`` that must
+    run inside a task, such as a time limit in a middleware, raises when it is run like this. Then the
+    connection's messages are left to tasks altogether.
 
     Everything leaves in the order in which it was written, the close frame last.
     """
 
-    __slots__ = ("_close", "_context", "_flow", "_sending_since", "_task")
+    __slots__ = ("_close", "_context", "_loop", "_needs_task", "_send", "_sending_since", "_websocket")
 
-    def __init__(
-        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
-    ) -> None:
-        super().__init__(connection_id, websocket, outbox, on_end)
-        # What ``write`` is while no task is sending.
-        self._flow = self._send_now
-        self.write = self._flow
+    def __init__(self, websocket: WebSocket) -> None:
+        super().__init__()
+        self._websocket = websocket
+        self._send = _send_of(websocket)
+        self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        # Sends what waits. There is one only while something does.
-        self._task: asyncio.Task[None] | None = None
-        # The close frame that is to go out once nothing else waits.
+        self._needs_task = False
+        # The close frame that goes out once nothing else waits.
         self._close: tuple[int, str] | None = None
-        # When the send that is under way began, on the loop's clock.
+        # When the send that is under way began, by the loop's clock.
         self._sending_since: float | None = None
 
-    async def ended(self, timeout: float) -> None:
-        task = self._task
-        try:
-            if task is not None:
-                await asyncio.wait([task], timeout=timeout)
-        finally:
-            self.cut()
-            if task is not None and task.cancel():
-                await asyncio.wait([task], timeout=1.0)
-
-    def stalled(self, now: float) -> float:
-        return 0.0 if self._sending_since is None else now - self._sending_since
+    @property
+    def write(self) -> Callable[[Any], int]:
+        return self._send_in_task if self._needs_task else self._send_now
 
     def write_rest(self, batch: Batch, taken: int) -> None:
         raise AssertionError("Expected all of a batch to be taken by write().")
 
+    def close(self, code: int, reason: str) -> None:
+        self._close = (code, reason)
+        if self._task is None:
+            self._start(None)
+
+    def abort(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def stalled(self, now: float) -> float:
+        return 0.0 if self._sending_since is None else now - self._sending_since
+
     # Without a task
 
-    def _send_now(self, batch: Batch) -> int:
+    def _send_now(self, batch: WebSocketBatch) -> int:
         """Send ``batch`` as far as that needs no waiting."""
-        task = asyncio.current_task()
-        if task is None:
-            return self._send_outside_tasks(batch)
-        # As event loops of other libraries do ("Extending asyncio" in Python's documentation).
-        asyncio.tasks._leave_task(self._loop, task)
-        try:
-            return self._send_outside_tasks(batch)
-        finally:
-            asyncio.tasks._enter_task(self._loop, task)
-
-    def _send_outside_tasks(self, batch: Batch) -> int:
-        for number, frame in enumerate(batch.frames):
-            sending = self._websocket.send(frame.message)
+        # Given the loop, this takes a third of the time.
+        if (task := current_task(self._loop)) is not None:
+            # As event loops of other libraries do ("Extending asyncio" in Python's documentation).
+            _leave_task(self._loop, task)
             try:
-                # Half the time of sending.send(None), which ends with an exception.
-                awaited = self._context.run(next, sending.__await__(), _DONE)
+                return self._send_now(batch)
+            finally:
+                _enter_task(self._loop, task)
+        send, websocket = self._send, self._websocket
+        if send is None or websocket.application_state is not _CONNECTED:
+            send = websocket.send
+        for number, event in enumerate(batch.events):
+            steps = send(event).__await__()
+            try:
+                # Half the time of steps.send(None), which ends with an exception.
+                awaited = self._context.run(next, steps, _DONE)
                 if awaited is _DONE:
                     continue
             except (WebSocketDisconnect, OSError, asyncio.CancelledError) as exc:
-                logger.debug("Could not send to connection %s: %r", self.id, exc)
-                self.cut()
+                self._fail(exc)
             except Exception as exc:
-                sending.close()
-                logger.debug("Connection %s is sent to in tasks from now on: %r", self.id, exc)
-                self._flow = self._send_in_task
+                steps.close()
+                logger.debug(
+                    "Could not send without a task; using tasks for this client from now on: %r", exc
+                )
+                self._needs_task = True
                 self._begin(batch, number, None)
             else:
-                self._begin(batch, number, Suspended(sending, awaited))
+                self._begin(batch, number, Suspended(steps, awaited))
             break
         return len(batch)
 
     # In a task
 
-    def _send_in_task(self, batch: Batch) -> int:
+    def _send_in_task(self, batch: WebSocketBatch) -> int:
         self._begin(batch, 0, None)
         return len(batch)
 
-    def _begin(self, batch: Batch, number: int, suspended: Suspended | None) -> None:
-        """Have a task send ``batch`` from its frame ``number`` on, whose sending may be suspended."""
-        # The outbox is empty, so it takes any batch. What is being sent counts until it is sent.
-        self._outbox.push(batch)
-        self._outbox.take()
+    def _begin(self, batch: WebSocketBatch, number: int, suspended: Suspended | None) -> None:
+        """Have a task send ``batch`` from its message ``number`` on, whose sending may be suspended."""
+        assert self._source is not None
+        self._source.hold(batch)
         self._sending_since = self._loop.time()
-        self.write = self._hold
         self._start(batch, number, suspended)
 
-    def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
-        self._close = close
-        if self._task is None and close is not None:
-            self._start(None)
-
-    def _start(self, batch: Batch | None, number: int = 0, suspended: Suspended | None = None) -> None:
+    def _start(
+        self, batch: WebSocketBatch | None, number: int = 0, suspended: Suspended | None = None
+    ) -> None:
         self._task = self._loop.create_task(self._run(batch, number, suspended), context=self._context)
 
-    async def _run(self, batch: Batch | None, number: int, suspended: Suspended | None) -> None:
+    async def _run(self, batch: WebSocketBatch | None, number: int, suspended: Suspended | None) -> None:
+        source = self._source
+        assert source is not None
         try:
-            while batch := batch or self._outbox.take():
+            # The outbox holds batches of this carrier only.
+            while batch is not None or (batch := cast(WebSocketBatch | None, source.take())) is not None:
                 try:
                     if suspended is not None:
                         await suspended
                         suspended = None
                         number += 1
-                    for frame in batch.frames[number:]:
+                    for event in batch.events[number:]:
                         self._sending_since = self._loop.time()
-                        await self._websocket.send(frame.message)
+                        await self._websocket.send(event)
                 finally:
                     self._sending_since = None
-                    self._outbox.sent(batch)
-                self._has_changed()
+                    source.sent(batch)
                 batch, number = None, 0
             if self._close is not None:
                 await self._websocket.close(*self._close)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
             # The client is gone, or the server has closed the socket by itself (a failed ping, a protocol
-            # error) and says so by refusing to send. The handler learns it from what it receives.
-            logger.debug("Could not send to connection %s: %r", self.id, exc)
-            self.cut()
+            # error) and reports that by refusing to send. The handler learns it when it receives.
+            self._fail(exc)
         except asyncio.CancelledError:
-            self.cut()
+            self.lost()
             raise
         except Exception:
-            self.cut()
-            logger.exception("The server could not send to connection %s.", self.id)
+            self.lost()
+            logger.exception("Could not send to a client, because the server's send failed.")
         # Nothing was awaited since the outbox was found empty.
         self._task = None
-        if self._ending:
-            self.cut()
+        if self._close is not None:
+            # Its close frame is out.
+            self.lost()
         else:
-            self.write = self._flow
+            source.flow()
+
+    def _fail(self, exc: BaseException) -> None:
+        logger.debug("Could not send to a client, since it is gone: %r", exc)
+        if isinstance(exc, OSError):
+            # As Starlette's own send does.
+            self._websocket.application_state = WebSocketState.DISCONNECTED
+        self.lost()
+
+
+def _send_of(websocket: WebSocket) -> Callable[[Any], Awaitable[None]] | None:
+    """Return the ``send`` that Starlette's ``WebSocket.send`` calls after it has checked state and message.
+
+    The check takes longer than all else here. An object whose ``send`` is not Starlette's has none.
+    """
+    if type(websocket).send is WebSocket.send and "send" not in vars(websocket):
+        return getattr(websocket, "_send", None)
+    return None

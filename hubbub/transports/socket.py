@@ -1,91 +1,84 @@
-"""The way out straight into the socket: one system call per client and batch, and no task."""
+"""The direct path: straight into the socket, with one system call per client and batch, and no task."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from asyncio import Transport
 from collections.abc import Callable
 from socket import socket
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hubbub.core.frames import Batch
-from hubbub.core.outbox import Outbox
+from hubbub.protocols.websocket import WebSocketBatch
+from hubbub.transports.base import Source, Transport
 from hubbub.transports.tcp import progress
-from hubbub.transports.writer import Writer
 
-logger = logging.getLogger("hubbub.direct")
+logger = logging.getLogger(__name__)
 
 
-class DirectWriter(Writer):
-    """Writes into the socket while it takes, and into the outbox while it does not.
+class SocketTransport(Transport):
+    """Writes into the socket that is under an asyncio transport.
 
-    ``write`` is ``socket.send`` in the one case and ``_hold`` in the other, so that flow control costs
-    nothing as long as it is not needed. It goes past the transport, whose own ``write`` takes a good part of
-    the time of the system call it makes. Two rules make that safe:
+    ``write`` is ``socket.send`` itself. It goes past the asyncio transport, whose own ``write`` takes a good
+    part of the time of the system call it makes. Two rules make that safe:
 
-    * The transport pauses us as soon as it holds a single byte (its high-water mark is 0), so that nothing
-      overtakes what it holds. What the socket does not take at once is handed to the transport, and so is
-      what it refused with an error: the transport knows what to do about that.
-    * Nothing is written once the connection is lost (``cut``), which the protocol learns before the
-      transport closes the file descriptor.
+    * The asyncio transport pauses this one as soon as it holds a single byte (its high-water mark is 0), so
+      nothing overtakes what it holds. The rest that the socket does not take at once is handed to the asyncio
+      transport, and so is a batch that the socket refused with an error: the asyncio transport knows how to
+      handle errors.
+    * Nothing is written once the connection is lost (:meth:`lost`), which the protocol learns before the
+      asyncio transport closes the file descriptor.
 
-    Where there is no plain socket (TLS, or not POSIX), it writes into the transport. For a client that has
-    negotiated compression, ``write`` is a method that writes the compressed form.
+    Where there is no plain socket (TLS, or not POSIX), it writes into the asyncio transport. For a client
+    that has negotiated compression, ``write`` is a method that writes the compressed form.
 
     :param transport: of the accepted socket.
+    :param websocket: sends the close frame.
     :param compress: whether the client has negotiated permessage-deflate, with the window of
         :mod:`hubbub.core.compression`.
     """
 
-    __slots__ = ("_closing", "_compress", "_flow", "_is_paused", "_socket", "_stalled_at", "_transport")
+    __slots__ = ("_compress", "_is_paused", "_socket", "_stalled_at", "_transport", "_websocket")
 
-    def __init__(
-        self,
-        connection_id: str,
-        websocket: WebSocket,
-        outbox: Outbox,
-        on_end: Callable[[int, str], None],
-        transport: Transport,
-        *,
-        compress: bool = False,
-    ) -> None:
-        super().__init__(connection_id, websocket, outbox, on_end)
+    def __init__(self, transport: asyncio.Transport, websocket: WebSocket, *, compress: bool = False) -> None:
+        super().__init__()
         self._transport = transport
+        self._websocket = websocket
         self._compress = compress
         self._socket = _socket_of(transport)
-        # What ``write`` is as long as the socket takes.
-        self._flow: Callable[[Batch], int] = self._write_form
         if self._socket is not None:
             transport.set_write_buffer_limits(high=0)
-            if not compress:
-                self._flow = self._socket.send
-        self.write = self._flow
         self._is_paused = False
-        # While paused: how much the transport held, and the peer had acknowledged, when it last took
+        # While paused: how much the asyncio transport held, and the peer had acknowledged, when it last took
         # something, and when that was.
         self._stalled_at = (0, 0, 0.0)
-        self._closing: asyncio.Task[None] | None = None
 
     def __del__(self) -> None:
-        # The file descriptor is the transport's to close, even if nobody has said that it is lost.
-        self._release()
+        # Closing the file descriptor is left to the asyncio transport, also if this one was never lost.
+        self._detach()
 
-    async def ended(self, timeout: float) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await self._flushed()
-                if self._closing is not None:
-                    await asyncio.wait([self._closing])
-        except TimeoutError:
-            # It does not read. Closing the transport would wait for it, for as long as the kernel does.
-            self._transport.abort()
-        finally:
-            self.cut()
-            if self._closing is not None and self._closing.cancel():
-                await asyncio.wait([self._closing], timeout=1.0)
+    def open(self, source: Source) -> None:
+        super().open(source)
+        if self._is_paused:
+            source.hold()
+
+    @property
+    def write(self) -> Callable[[Any], int]:
+        if self._socket is not None and not self._compress:
+            return self._socket.send
+        return self._write_form
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        self._hand_over(memoryview(batch)[taken:])
+
+    def close(self, code: int, reason: str) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._close(code, reason))
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     def stalled(self, now: float) -> float:
         if not self._is_paused:
@@ -97,54 +90,52 @@ class DirectWriter(Writer):
             return 0.0
         return now - since
 
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        self._hand_over(memoryview(batch)[taken:])
-
-    def cut(self) -> None:
-        super().cut()
-        # It is a method of this object, where it is not the socket's.
-        self._flow = self.write
-        self._release()
+    def release(self) -> None:
+        super().release()
+        self._detach()
 
     # For the protocol
 
     def pause(self) -> None:
-        """The transport holds something: write nothing past it."""
+        """Write nothing past the asyncio transport: it holds something."""
         self._is_paused = True
-        self._stalled_at = (*self._progress(), self._loop.time())
-        if not self._ending:
-            self.write = self._hold
+        self._stalled_at = (*self._progress(), asyncio.get_running_loop().time())
+        if self._source is not None:
+            self._source.hold()
 
     def resume(self) -> None:
-        """The transport takes again, first of all what waits."""
+        """Write the batches that wait, because the asyncio transport is empty."""
         self._is_paused = False
-        while not self._is_paused and (batch := self._outbox.take()):
-            self._write_form(batch)  # which may pause again
-            self._outbox.sent(batch)
-        if not self._is_paused and not self._ending:
-            self.write = self._flow
-        self._has_changed()
+        source: Any = self._source
+        while not self._is_paused and source is not None and (batch := source.take()) is not None:
+            self._write_form(batch)  # which may pause again, or lose the connection
+            source.sent(batch)
+        if self._source is not None and not self._is_paused:
+            self._source.flow()
 
     def flush(self) -> None:
-        """Write what waits although the transport holds enough: its connection is about to be closed."""
-        while batch := self._outbox.take():
+        """Write the batches that wait to the asyncio transport, because it is about to be closed."""
+        source: Any = self._source
+        while source is not None and (batch := source.take()) is not None:
             self._transport.write(self._form(batch))
-            self._outbox.sent(batch)
+            source.sent(batch)
 
-    # Inside
+    # Internal
 
     def _progress(self) -> tuple[int, int]:
-        """What the transport holds, and what the peer has acknowledged. The kernel takes megabytes from the
-        transport at once, which a slow peer may be longer busy with than it may take nothing at all."""
+        """Return how many bytes the asyncio transport holds, and the peer has acknowledged.
+
+        The kernel takes megabytes from the transport at once. A slow peer may need more time for them than it
+        may take nothing at all.
+        """
         peer = progress(self._transport.get_extra_info("socket"))
         return self._transport.get_write_buffer_size(), 0 if peer is None else peer.taken
 
-    def _form(self, batch: Batch) -> bytes:
+    def _form(self, batch: WebSocketBatch) -> bytes:
         return batch.compressed if self._compress else batch
 
-    def _write_form(self, batch: Batch) -> int:
-        """Write ``batch`` in the form that the client takes: into the socket what goes in, then into the
-        transport."""
+    def _write_form(self, batch: WebSocketBatch) -> int:
+        """Write ``batch`` in the form that the client takes."""
         form = self._form(batch)
         taken = 0
         if self._socket is not None:
@@ -157,36 +148,26 @@ class DirectWriter(Writer):
         return len(batch)
 
     def _hand_over(self, rest: memoryview) -> None:
-        """Leave to the transport what the socket does not take. As a rule, it pauses us."""
+        """Give the rest of a batch to the asyncio transport. As a rule, it pauses this transport."""
         self._transport.write(rest)
         if self._transport.is_closing():
-            # The connection is lost. A handler that sends without ever waiting would keep the event loop from
-            # telling the protocol.
-            self.cut()
+            # A handler that sends without ever waiting would keep the event loop from notifying the protocol.
+            self.lost()
 
-    def _release(self) -> None:
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            await self._websocket.close(code, reason)
+        except (WebSocketDisconnect, RuntimeError, OSError) as exc:
+            logger.debug("Could not send a close frame, since the client is gone: %r", exc)
+
+    def _detach(self) -> None:
         if self._socket is not None:
             self._socket.detach()
             self._socket = None
 
-    def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
-        if close is not None:
-            self._closing = self._loop.create_task(self._close(*close))
 
-    async def _flushed(self) -> None:
-        while len(self._outbox) and not self._gone:
-            await self._changed()
-
-    async def _close(self, code: int, reason: str) -> None:
-        try:
-            await self._flushed()
-            await self._websocket.close(code, reason)
-        except (WebSocketDisconnect, RuntimeError, OSError) as exc:
-            logger.debug("The client is gone: %r", exc)
-
-
-def _socket_of(transport: Transport) -> socket | None:
-    """The socket under ``transport`` as an object that can send, if what is sent on it is what arrives."""
+def _socket_of(transport: asyncio.Transport) -> socket | None:
+    """Return the socket under ``transport`` as an object that can send, if it is not encrypted."""
     inner = transport.get_extra_info("socket")
     is_encrypted = transport.get_extra_info("sslcontext") is not None
     if inner is None or is_encrypted or transport.is_closing() or os.name != "posix":

@@ -1,23 +1,42 @@
-"""The seam between a connection and the socket it writes to."""
+"""A writer: a transport with an outbox in front of it, which feeds hold as the subscriber."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from starlette.websockets import WebSocket
-
-from hubbub.codes import CloseCode, clip_reason
-from hubbub.core.feed import deliver
-from hubbub.core.frames import Batch
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position
+from hubbub.core.subscriber import Start, deliver
+from hubbub.transports.base import Transport
 
 
-class _Member:
-    """What a feed touches of a writer, at the front of the object: with thousands of members, each cache line
-    that a delivery needs more is felt."""
+class Owner(Protocol):
+    """Decides for a writer how subscriptions are answered and how the connection ends."""
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        """See :meth:`hubbub.core.subscriber.Subscriber.joined`."""
+
+    def broken(self, channel: str, position: Position) -> bool:
+        """See :meth:`hubbub.core.subscriber.Subscriber.broken`."""
+
+    def slow(self, reason: str) -> None:
+        """End the connection: the client is so slow that its outbox has no room.
+
+        The batches in the outbox have been dropped.
+
+        It does not change the subscribers of any feed.
+        """
+
+
+class _Front:
+    """The attributes of a writer that a feed uses, at the front of the object.
+
+    With thousands of subscribers, each cache line that a delivery needs more makes it slower.
+    """
 
     __slots__ = ("id", "write")
 
@@ -25,37 +44,40 @@ class _Member:
     write: Callable[[Batch], int]
 
 
-class Writer(_Member, ABC):
-    """The way out to one client, and thereby its membership in feeds.
+class Writer(_Front):
+    """Writes to one client, as the subscriber of its channels.
 
-    ``write`` is not a method but whatever is right at the moment: it sends a batch after what was written
-    before, as :class:`hubbub.core.feed.Member` describes it. When the client is gone, it drops.
-
-    :class:`hubbub.transports.asgi.QueuedWriter` works on any server,
-    :class:`hubbub.transports.socket.DirectWriter` where the server offers its transport.
+    ``write`` is not a method but the callable that is right at the moment: the transport's own while the
+    client keeps up, the outbox's while it does not, and one that drops batches when nothing can be written
+    any more.
 
     :param connection_id: the id of the connection that is written to.
-    :param websocket: an accepted socket.
-    :param outbox: where batches wait while the socket takes no more.
-    :param on_end: called once, when the writer by itself decided to let a slow client go.
+    :param transport: the way out to the client.
+    :param outbox: holds batches while the transport takes no more.
+    :param owner: decides how subscriptions begin and how the connection ends.
     """
 
-    __slots__ = ("_change", "_ending", "_gone", "_loop", "_on_end", "_outbox", "_websocket")
+    __slots__ = ("_change", "_close", "_ending", "_gone", "_outbox", "_owner", "_transport")
 
-    def __init__(
-        self, connection_id: str, websocket: WebSocket, outbox: Outbox, on_end: Callable[[int, str], None]
-    ) -> None:
+    #: Missed publications may wait in the outbox, piece by piece.
+    recovers_in_pieces = True
+
+    def __init__(self, connection_id: str, transport: Transport, outbox: Outbox, owner: Owner) -> None:
         self.id = connection_id
-        self._websocket = websocket
+        self._transport = transport
         self._outbox = outbox
-        self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self._owner = owner
         # Nothing more is taken; and nothing that was taken can get out any more.
         self._ending = False
         self._gone = False
-        # For whoever waits until the socket has taken something, or takes nothing any more. Nobody does for
-        # a client that keeps up, and an event is as large as all else here.
+        # The code and reason to close with once the outbox is empty.
+        self._close: tuple[int, str] | None = None
+        # Set when the transport has taken something, or takes nothing any more. It is made by tasks that wait
+        # for that. There are none for a client that keeps up, and an event is as large as all else here.
         self._change: asyncio.Event | None = None
+        self.write = transport.write
+        # Which may hold or cut this writer at once.
+        transport.open(self)
 
     @property
     def backlog(self) -> int:
@@ -64,7 +86,7 @@ class Writer(_Member, ABC):
 
     @property
     def dropped(self) -> int:
-        """Messages that the policy dropped so far because the client was slow."""
+        """Messages that the policy has dropped so far because the client was slow."""
         return self._outbox.dropped
 
     @property
@@ -72,101 +94,153 @@ class Writer(_Member, ABC):
         """Whether nothing that is written can reach the client any more."""
         return self._gone
 
-    def send(self, batch: Batch) -> None:
-        """Write ``batch`` to this client alone."""
-        deliver(batch, (self,))
-
-    @abstractmethod
-    def write_rest(self, batch: Batch, taken: int) -> None:
-        """``write`` took only the first ``taken`` bytes of ``batch``: see to the others."""
-
     @property
     def has_room(self) -> bool:
         """Whether a direct send need not wait."""
         return self._outbox.has_room
 
+    def send(self, batch: Batch) -> None:
+        """Write ``batch`` to this client alone."""
+        deliver(batch, (self,))
+
     async def room(self) -> None:
-        """Wait until the client has taken so much that there is room for more, or takes nothing more."""
+        """Wait until the outbox has room for a direct send, or takes nothing any more."""
         while not self._outbox.has_room and not self._ending:
             await self._changed()
 
+    def stalled(self, now: float) -> float:
+        """Return for how many seconds the client has taken none of the bytes that are being sent to it."""
+        return self._transport.stalled(now)
+
+    # Subscriber
+
+    def write_rest(self, batch: Batch, taken: int) -> None:
+        self._transport.write_rest(batch, taken)
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        self._owner.joined(channel, form, start, missed)
+
+    def broken(self, channel: str, position: Position) -> bool:
+        return self._owner.broken(channel, position)
+
     async def ready(self) -> int:
-        """Wait until the client has taken all that it must get. Returns how many bytes of missed publications
-        may be written: half of the outbox, which leaves room for what is published meanwhile; 0 if nothing is
-        taken any more."""
+        """Wait until the client has taken everything that may not be dropped.
+
+        :return: half the bytes of the outbox, so that the other half is left for publications that arrive
+            meanwhile; 0 if the client takes nothing any more.
+        """
         while not self._outbox.is_taken and not self._ending:
             await self._changed()
         return 0 if self._ending else max(1, self._outbox.limit // 2)
 
+    # Ending
+
     def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
-        """Take nothing more; send what waits (unless ``discard``), then a close frame (unless ``code`` is
-        ``None``). Does not wait. Only the first call counts."""
+        """Take no more batches; send those that wait, then a close frame. The first code counts.
+
+        :param code: ``None`` to send no close frame.
+        :param discard: whether the batches that wait are dropped.
+        """
         if discard:
             self._outbox.clear()
-        if self._ending:
-            return
-        self._ending = True
-        self.write = _drop
-        self._has_changed()
-        self._end_after_backlog(None if code is None else (code, reason))
+        if not self._ending:
+            self._ending = True
+            self.write = _drop
+            self._close = None if code is None else (code, reason)
+            self._has_changed()
+        self._close_if_empty()
 
-    @abstractmethod
     async def ended(self, timeout: float) -> None:
-        """Wait until the close frame is out or the client is gone, for at most ``timeout`` seconds; then
-        give up. Nothing of the writer is left when this returns."""
+        """Wait until the close frame is out or the client is gone. Nothing of the writer is left afterwards.
 
-    @abstractmethod
-    def stalled(self, now: float) -> float:
-        """For how many seconds the client has taken nothing of what is being sent to it."""
+        :param timeout: seconds after which the connection is given up.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while len(self._outbox) and not self._gone:
+                    await self._changed()
+                await self._transport.closed()
+        except TimeoutError:
+            # The client does not read. Its transport would wait for it for as long as the kernel does.
+            self._transport.abort()
+        finally:
+            self.cut()
+            await self._transport.stopped()
+
+    # For the transport
+
+    def hold(self, sending: Batch | None = None) -> None:
+        if sending is not None:
+            # The outbox is empty, so it takes any batch.
+            self._outbox.push(sending)
+            self._outbox.take()
+        if not self._ending:
+            self.write = self._hold
+
+    def take(self) -> Batch | None:
+        return self._outbox.take()
+
+    def sent(self, batch: Batch) -> None:
+        self._outbox.sent(batch)
+        self._close_if_empty()
+        self._has_changed()
+
+    def flow(self) -> None:
+        if not self._ending:
+            self.write = self._transport.write
 
     def cut(self) -> None:
-        """The client is gone, or a close frame is out: nothing may be written any more."""
         self._gone = True
         self._ending = True
+        self._close = None
         self.write = _drop
-        # The connection holds its writer.
-        self._on_end = _ignore
+        # It holds its writer.
+        self._owner = _NO_OWNER
         self._outbox.clear()
+        self._transport.release()
         self._has_changed()
 
-    def broken(self, channel: str, position: Position) -> None:
-        """Something that was published to ``channel`` is lost to the client: let it go, so that it comes back
-        and starts afresh."""
-        reason = f"insufficient state: {channel!r} goes on from {position.offset}"
-        self.end(CloseCode.INSUFFICIENT_STATE, clip_reason(reason))
-        self._on_end(CloseCode.INSUFFICIENT_STATE, clip_reason(reason))
+    # Internal
 
-    # For implementations
+    def _hold(self, batch: Batch) -> int:
+        """Let ``batch`` wait in the outbox; the owner ends the connection if the policy refuses it."""
+        if not self._outbox.push(batch):
+            self._owner.slow(f"slow: more than {self._outbox.limit} bytes waiting")
+        return len(batch)
 
-    @abstractmethod
-    def _end_after_backlog(self, close: tuple[int, str] | None) -> None:
-        """Once everything that waits is out, send a close frame if one is given. Does not wait."""
+    def _close_if_empty(self) -> None:
+        if self._close is not None and not len(self._outbox):
+            close, self._close = self._close, None
+            self._transport.close(*close)
 
     def _has_changed(self) -> None:
-        """The socket has taken something, or takes nothing any more."""
+        """Wake the tasks that wait for the transport: it has taken something, or takes nothing any more."""
         if self._change is not None:
             self._change.set()
             self._change = None
 
     async def _changed(self) -> None:
-        """Wait until that happens."""
         if self._change is None:
             self._change = asyncio.Event()
         await self._change.wait()
 
-    def _hold(self, batch: Batch) -> int:
-        """Let ``batch`` wait in the outbox, or let the client go if that is the policy."""
-        if not self._outbox.push(batch):
-            reason = f"slow: more than {self._outbox.limit} bytes waiting"
-            self.end(CloseCode.SLOW, reason)
-            self._on_end(CloseCode.SLOW, reason)
-        return len(batch)
-
 
 def _drop(batch: Batch) -> int:
-    """Takes the place of ``write`` when nothing may be written any more."""
+    """Take the place of ``write`` when nothing can be written any more."""
     return len(batch)
 
 
-def _ignore(code: int, reason: str) -> None:
-    """Takes the place of ``on_end`` when there is nothing to end any more."""
+class _NoOwner:
+    """Takes the place of the owner when there is nothing to decide any more."""
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        return None
+
+    def broken(self, channel: str, position: Position) -> bool:
+        return True
+
+    def slow(self, reason: str) -> None:
+        return None
+
+
+_NO_OWNER = _NoOwner()

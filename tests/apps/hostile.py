@@ -1,4 +1,4 @@
-"""Endpoints for what clients do to the protocol and the application does not see, and a look inside."""
+"""Endpoints for clients that attack the protocol, and the memory and objects of the process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from websockets.server import ServerProtocol
 
 from hubbub import Connection, Hub
 from hubbub.servers.uvicorn import HubProtocol
-from hubbub.transports.asgi import QueuedWriter
-from hubbub.transports.socket import DirectWriter
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.socket import SocketTransport
 
 hub = Hub(max_message_size=100_000, outbox_limit=4_000_000, send_timeout=3, close_timeout=1)
 other_hub = Hub()
@@ -37,7 +37,7 @@ def _kib(key: str) -> int:
 
 @app.get("/stats")
 async def stats() -> dict[str, Any]:
-    kinds = (Connection, DirectWriter, HubProtocol, QueuedWriter, ServerProtocol, WebSocket)
+    kinds = (Connection, SocketTransport, HubProtocol, ASGITransport, ServerProtocol, WebSocket)
     alive = Counter(type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), kinds))
     return {**asdict(hub.stats()), "alive": alive, "peak_kib": _kib("VmHWM"), "resident_kib": _kib("VmRSS")}
 
@@ -64,7 +64,7 @@ async def room(websocket: WebSocket) -> None:
 
 @app.websocket("/bytes/{count}")
 async def replay(websocket: WebSocket, count: int) -> None:
-    """As much at once as a client gets that comes back to a channel with a history."""
+    """Send as much at once as a client gets that resumes in a channel with history."""
     async with hub.connection(websocket) as client:
         await client.send_text("ready")
         for number in range(count // 10_000):
@@ -76,7 +76,7 @@ async def replay(websocket: WebSocket, count: int) -> None:
 
 @app.websocket("/twice/{whose}")
 async def twice(websocket: WebSocket, whose: str) -> None:
-    """A second connection on the socket of the first, which goes on until it is released."""
+    """Open a second connection on the socket of the first, which stays open until the release."""
     second = {"same": hub, "other": other_hub}[whose]
     async with hub.connection(websocket) as client:
         await client.subscribe("room")
@@ -92,7 +92,7 @@ async def twice(websocket: WebSocket, whose: str) -> None:
 
 @app.websocket("/again")
 async def again(websocket: WebSocket) -> None:
-    """A second connection after the first."""
+    """Open a second connection after the first."""
     async with hub.connection(websocket) as client:
         await client.send_text("ready")
     async with other_hub.connection(websocket) as client:

@@ -18,10 +18,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hubbub.core.feed import Feed, frame_of
-from hubbub.core.frames import Batch
+from hubbub.core.feed import Feed
+from hubbub.core.forms import Form
+from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
+from hubbub.core.subscriber import Start
 from hubbub.exceptions import Unrecoverable
+from hubbub.protocols.plain import PLAIN
 
 KEPT = 8
 
@@ -66,6 +69,8 @@ class Engine:
 class Subscriber:
     """Someone in the channel, who counts: after ``position`` comes the next, unless told otherwise."""
 
+    recovers_in_pieces = True
+
     def __init__(self, number: int, position: Position) -> None:
         self.id = f"member{number}"
         self.position = position
@@ -76,7 +81,7 @@ class Subscriber:
 
     def write(self, batch: Batch) -> int:
         if not self.is_broken:
-            self.received += [frame.data for frame in batch.frames]
+            self.received += [message.data for message in batch.messages]
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:
@@ -85,9 +90,13 @@ class Subscriber:
     async def ready(self) -> int:
         return maxsize
 
-    def broken(self, channel: str, position: Position) -> None:
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        self.received += [frame.encoded(form.codec).data for frame in missed]
+
+    def broken(self, channel: str, position: Position) -> bool:
         # As a connection does: it takes nothing more, and leaves in a while.
         self.is_broken = True
+        return True
 
 
 class Sentinel(Subscriber):
@@ -97,8 +106,9 @@ class Sentinel(Subscriber):
         super().__init__(0, START)
         self.on_broken = on_broken
 
-    def broken(self, channel: str, position: Position) -> None:
+    def broken(self, channel: str, position: Position) -> bool:
         self.on_broken()
+        return True
 
 
 class Recovery(RuleBasedStateMachine):
@@ -124,8 +134,8 @@ class Recovery(RuleBasedStateMachine):
             self.accepted.setdefault(self.engine.epoch, []).append(self.engine.publish().data)
         self.feed = Feed("chat", self.asked.append, self.ask)
         self.feed.hold()
-        self.feed.begin(self.engine.top, self.engine.top_id)
-        self.feed.join(Sentinel(self.has_told))
+        self.feed.opened(self.engine.top, self.engine.top_id)
+        self.feed.join(Sentinel(self.has_told), PLAIN)
 
     def has_told(self) -> None:
         self.is_stale = False
@@ -248,7 +258,7 @@ class Recovery(RuleBasedStateMachine):
         self.count += 1
         member = Subscriber(self.count, self.feed.position)
         member.is_to_be_told = self.is_stale
-        self.feed.join(member)
+        self.feed.join(member, PLAIN)
         self.members.append(member)
 
     @precondition(lambda self: self.members)
@@ -268,12 +278,12 @@ class Recovery(RuleBasedStateMachine):
         member = Subscriber(self.count, since)
         member.is_to_be_told = self.is_stale
         try:
-            resumed = self.feed.resume(member, since) is not None
+            resumed = self.resume_from(member, since) is not None
             if not resumed and not self.feed.is_repairing:
                 history, top = self.engine.read(since)
                 self.feed.remember(history, top)
-                frames = [frame_of(each) for each in history]
-                resumed = self.feed.resume(member, since, history=frames) == self.feed.position
+                frames = [Frame(each) for each in history]
+                resumed = self.resume_from(member, since, frames) == self.feed.position
         except Unrecoverable:
             resumed = False
         if resumed:
@@ -282,6 +292,11 @@ class Recovery(RuleBasedStateMachine):
             self.members.append(member)
         else:
             assert member.received == []
+
+    def resume_from(
+        self, member: Subscriber, since: Position, history: Sequence[Frame] = ()
+    ) -> Position | None:
+        return self.feed.resume(member, since, PLAIN, history, start=Start(since, recovered=True))
 
     # What must hold
 
@@ -339,6 +354,11 @@ def feed_at(position: Position) -> tuple[Feed, list[Feed], list[Callable[[], Non
     return Feed("chat", callbacks.append, asked.append, position), asked, callbacks
 
 
+def resume(feed: Feed, subscriber: Subscriber) -> Position | None:
+    start = Start(subscriber.position, recovered=True)
+    return feed.resume(subscriber, subscriber.position, PLAIN, start=start)
+
+
 def test_a_storm_of_clients_that_missed_the_same_is_served_from_memory() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
@@ -346,7 +366,7 @@ def test_a_storm_of_clients_that_missed_the_same_is_served_from_memory() -> None
         feed.publish(engine.publish())
     members = [Subscriber(number, Position(2, engine.epoch)) for number in range(5000)]
     for member in members:
-        assert feed.resume(member, member.position)
+        assert resume(feed, member)
     assert {tuple(member.received) for member in members} == {(b"4", b"5", b"6")}
     assert asked == []
 
@@ -358,11 +378,11 @@ def test_what_was_read_for_one_client_is_there_for_the_next() -> None:
     feed, _, _ = feed_at(engine.top)
     since = Position(1, engine.epoch)
     first, second = Subscriber(1, since), Subscriber(2, since)
-    assert not feed.resume(first, since)
+    assert resume(feed, first) is None
     history, top = engine.read(since)
     feed.remember(history, top)
-    assert feed.resume(first, since)
-    assert feed.resume(second, since)
+    assert resume(feed, first)
+    assert resume(feed, second)
     assert first.received == second.received == [b"3", b"4", b"5", b"6"]
 
 
@@ -372,7 +392,7 @@ def test_an_engine_that_was_set_back_is_noticed_even_when_it_has_caught_up_again
     for _ in range(3):
         feed.publish(engine.publish())
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     engine.offset, engine.kept = 1, engine.kept[:1]
     for _ in range(4):
         engine.publish()
@@ -388,15 +408,15 @@ def test_a_position_that_never_was_is_unrecoverable(since: Position) -> None:
     engine = Engine()
     feed, _, _ = feed_at(engine.top)
     feed.publish(engine.publish())
-    with pytest.raises(Unrecoverable, match="go on from offset 1"):
-        feed.resume(Subscriber(1, since), since)
+    with pytest.raises(Unrecoverable, match="continue from offset 1"):
+        resume(feed, Subscriber(1, since))
 
 
 def test_more_than_may_wait_for_a_repair_is_read_again_afterwards() -> None:
     engine = Engine(size=2000)
     feed, asked, callbacks = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     engine.publish()
     feed.publish(engine.publish())
     page = engine.read(feed.since)
@@ -416,7 +436,7 @@ def test_a_duplicate_is_dropped_without_a_question() -> None:
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     publication = engine.publish()
     for _ in range(3):
         feed.publish(publication)
@@ -429,7 +449,7 @@ def test_the_next_offset_of_another_epoch_is_not_the_next() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     feed.publish(engine.publish())
     engine.begin()
     engine.publish()
@@ -443,7 +463,7 @@ def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     engine.publish()
     feed.publish(engine.publish())
     page = engine.read(feed.since)
@@ -465,7 +485,7 @@ def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_bac
     feed, asked, _ = feed_at(engine.top)
     if learned == "at subscribe":
         feed.hold()
-        feed.begin(engine.top, engine.top_id)
+        feed.opened(engine.top, engine.top_id)
     elif learned == "from a repair":
         feed.verify()
         feed.repaired(*engine.read(feed.since))
@@ -475,7 +495,7 @@ def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_bac
     else:
         assert feed.stands_at(engine.top, engine.top_id)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     engine.offset, engine.kept = 2, engine.kept[:2]
     for _ in range(2):
         engine.publish()
@@ -511,7 +531,7 @@ def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_his
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     feed.publish(Publication("chat", b"lost", "text"))
     # There is no other chance to deliver it.
     callbacks.pop()()
@@ -525,7 +545,7 @@ def test_a_history_that_is_lost_during_a_repair_is_noticed() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     member = Subscriber(1, feed.position)
-    feed.join(member)
+    feed.join(member, PLAIN)
     feed.verify()
     page = engine.read(feed.since)
     feed.publish(Publication("chat", b"lost", "text"))
@@ -558,14 +578,14 @@ def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
     before = engine.read(feed.since)
     feed.forget()
     assert asked == [feed]
-    assert not feed.resume(Subscriber(1, since), since)
+    assert resume(feed, Subscriber(1, since)) is None
     # What was read before the removal does not bring it back.
     feed.forget()
     feed.publish(Publication("chat", b"4", "text", None, "id4", 4, engine.epoch))
     feed.repaired(*before)
     third = Position(3, engine.epoch)
-    assert not feed.resume(Subscriber(1, third), third)
+    assert resume(feed, Subscriber(1, third)) is None
     engine.begin()
     feed.repaired((), engine.top)
     with pytest.raises(Unrecoverable):
-        feed.resume(Subscriber(1, since), since)
+        resume(feed, Subscriber(1, since))

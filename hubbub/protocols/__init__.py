@@ -1,0 +1,1 @@
+"""Wire forms: how publications are encoded and carried to clients."""
