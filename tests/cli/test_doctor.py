@@ -277,7 +277,7 @@ def test_a_server_that_evicts_and_does_not_persist() -> None:
 def test_a_replica(server: RedisServer) -> None:
     with redis_server("replicaof", f"127.0.0.1 {server.port}") as replica:
         out = problems(replica.url)
-    assert "got a replica" in out
+    assert "is a replica" in out
     assert "  → Use the URL of the primary" in out
 
 
