@@ -3,7 +3,7 @@
 ::
 
     from hubbub.engines import Engine
-    from hubbub.testing.engine_contract import EngineContract
+    from hubbub.testing import EngineContract
 
     class TestMyEngine(EngineContract):
         def make(self) -> Engine:
@@ -51,6 +51,8 @@ class Collector:
     """A sink that keeps all publications, and counts outages.
 
     ::
+
+        from hubbub.testing import Collector, publication
 
         collector = Collector()
         await engine.start(collector)

@@ -2,6 +2,8 @@
 
 ::
 
+    from hubbub.testing import Collector, FakeEngine, FakeServer, publication
+
     server = FakeServer()
     first, second = Collector(), Collector()
     engine, other = FakeEngine(server), FakeEngine(server)
@@ -10,9 +12,11 @@
     await engine.subscribe("chat")
     await other.publish(publication("chat", "hello"))
 
-    server.disconnect()         # an outage: every call raises EngineUnavailable
-    await server.restart()      # all data is lost
-    server.reconnect()          # the sinks are notified
+    await first.heard("chat", ["hello"])
+
+    server.disconnect()  # An outage: every call raises EngineUnavailable.
+    await server.restart()  # All data is lost.
+    server.reconnect()  # The sinks are notified.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import ClassVar
 
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Engine, PresenceChange, Sink, Top
+from hubbub.engines.base import Engine, PresenceChange, Sink, Top, hand_over, notify
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import EngineUnavailable
 
@@ -88,7 +92,6 @@ class FakeEngine(Engine):
         self.server = server
         #: The channels that are subscribed to.
         self.channels: set[str] = set()
-        self.sink: Sink | None = None
         #: Whether calls fail and publications are lost. Set it without :meth:`disconnect` for an outage that
         #: the engine does not notice.
         self.is_disconnected = False
@@ -97,36 +100,41 @@ class FakeEngine(Engine):
     def disconnect(self) -> None:
         """Begin an outage, and notify the sink."""
         self.is_disconnected = True
-        if self.sink is not None:
-            self.sink.on_disconnect(LOST)
+        if self._sink is not None:
+            notify(self._sink.on_disconnect, LOST)
 
     def reconnect(self) -> None:
         """End the outage, and notify the sink."""
         self.is_disconnected = False
-        if self.sink is not None:
-            self.sink.on_reconnect()
+        if self._sink is not None:
+            notify(self._sink.on_reconnect)
 
     def receive(self, publication: Publication) -> None:
         """Hand a publication of the server to the sink, if its channel is subscribed to."""
-        if not self.is_disconnected and publication.channel in self.channels and self.sink is not None:
-            self.sink.on_publication(publication)
+        if not self.is_disconnected and publication.channel in self.channels and self._sink is not None:
+            hand_over(self._sink, publication)
 
     async def _request(self) -> MemoryEngine:
+        self._started()
         # A request over a network takes at least one turn of the event loop.
         await asyncio.sleep(0)
-        if self.is_disconnected or self.sink is None:
+        if self.is_disconnected or self._sink is None:
             raise EngineUnavailable(LOST)
         return self.server.memory
 
     # The engine's calls
 
     async def start(self, sink: Sink) -> None:
-        self.sink = sink
-        await self.server.start()
-        await self._request()
+        self._sink = sink
+        try:
+            await self.server.start()
+            await self._request()
+        except BaseException:
+            self._sink = None
+            raise
 
     async def stop(self) -> None:
-        self.sink = None
+        self._sink = None
         self.channels.clear()
 
     async def publish(

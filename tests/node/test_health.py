@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ from hubbub import History
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.publication import Publication
 from hubbub.engines import Engine, engine_for
-from hubbub.engines.sqlite import SQLiteEngine
-from hubbub.engines.sqlite.store import Store
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.control import Disconnect
 from hubbub.node.health import HEALTH
@@ -26,6 +23,7 @@ from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from hubbub.types import Health, PresenceEntry
 from tests.clock import FakeClock
 from tests.engines.redis.server import RedisServer, redis_server
+from tests.engines.sqlite.disk import Disk
 from tests.subscriber import Subscriber
 
 #: A payload, a user and a password that no error may contain.
@@ -147,15 +145,10 @@ async def test_redis_without_memory(server: RedisServer, write: Work) -> None:
         await write(node)
 
 
-async def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
-    engine = engine_for(f"sqlite:///{tmp_path / 'hub.db'}")
-    assert isinstance(engine, SQLiteEngine)
-
-    def limit(pages: int, store: Store, now: float) -> None:
-        store._execute(f"PRAGMA max_page_count = {pages}")
-
-    async with running(engine) as node:
-        await engine._do(partial(limit, 100), writes=False)
+async def test_sqlite_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    async with running(engine_for(f"sqlite:///{tmp_path / 'hub.db'}")) as node:
+        disk.pages = 100
         with pytest.raises(EngineUnavailable):
             await fill(node)
         for _ in range(2):
@@ -168,7 +161,7 @@ async def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
         assert (await node.health(DEADLINE)).ok
         with pytest.raises(EngineUnavailable):
             await publish(node)
-        await engine._do(partial(limit, 1_000_000), writes=False)
+        disk.pages = None
         assert (await node.health(DEADLINE)).ok
 
 
