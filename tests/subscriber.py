@@ -1,4 +1,4 @@
-"""A member of a channel without a socket: takes everything, and keeps it."""
+"""A subscriber without a socket: takes everything, and keeps it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.clients import DEADLINE
 
 
 class Subscriber:
-    """
+    """Receives publications.
+
     :param name: its id.
     """
 
@@ -22,9 +23,9 @@ class Subscriber:
 
     def __init__(self, name: str = "ann") -> None:
         self.id = name
-        #: The payloads that it was handed.
+        #: The payloads that it was handed, the opening included.
         self.received: list[str] = []
-        #: Where the channel went on each time when it was told that something is lost.
+        #: The position at which the channel continued, for each break that it was notified of.
         self.breaks: list[Position] = []
 
     def write(self, batch: Batch) -> int:
@@ -50,7 +51,7 @@ class Subscriber:
         return True
 
     async def hears(self, *texts: str) -> None:
-        """Wait until it was handed just this."""
+        """Wait until it has received ``texts`` and nothing else."""
         async with asyncio.timeout(DEADLINE):
             while self.received != list(texts) and len(self.received) <= len(texts):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)

@@ -1,1 +1,1 @@
-"""The sans-IO heart: no sockets, no FastAPI, no event loop. Plain calls in, plain calls out."""
+"""The sans-IO core: no sockets, no FastAPI, no event loop. It is driven by plain calls."""

@@ -54,13 +54,13 @@ class FanOut:
     # Subscribers
 
     def add(self, subscriber: Subscriber, form: Form) -> None:
-        """Deliver to ``subscriber`` what is put aside from now on. Adding it twice is adding it once."""
+        """Deliver to ``subscriber`` the frames from now on. Adding it twice is adding it once."""
         self.flush()
         self._drop(subscriber)
         self._subscribers.setdefault(form, {})[subscriber.id] = subscriber
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Deliver to ``subscriber`` what was put aside until now, and nothing more."""
+        """Deliver to ``subscriber`` the frames until now, and none after that."""
         self.flush()
         self._drop(subscriber)
 
@@ -83,7 +83,7 @@ class FanOut:
             self._excluded.setdefault(excluded, set()).add(frame)
 
     def flush(self) -> None:
-        """Write what was put aside to all subscribers.
+        """Write the frames that were put aside to all subscribers.
 
         Never raises: other feeds wait to be flushed after this one, and subscribers wait to join or to leave.
         """
@@ -111,7 +111,8 @@ class FanOut:
     ) -> None:
         batch = form.batch(frames, self.channel, lossless=self.lossless)
         if not excluded:
-            self._deliver(batch, subscribers.values(), frames)
+            if (failed := deliver(batch, subscribers.values())) and batch.lossless:
+                self._break(failed, last_position(frames))
             return
         self._deliver(batch, [each for each in subscribers.values() if each.id not in excluded], frames)
         for id_, without in excluded.items():

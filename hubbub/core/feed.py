@@ -1,4 +1,4 @@
-"""A feed: one channel on this node, its position, and what subscribers may miss.
+"""A feed: one channel on this node, its position, and the detection of publications that subscribers miss.
 
 **No publication is missed silently.** In a channel with history, publications carry positions. The feed's
 position is that of every subscriber, so one comparison per publication, not one per subscriber, detects a
@@ -39,7 +39,7 @@ class Feed:
     :param repair: called when publications are missing, or may be. It reads the channel's history since
         :attr:`since` and answers with :meth:`repaired`, once.
     :param position: where the channel stands.
-    :param history: what the channel is declared to keep, if anything.
+    :param history: how many publications the channel is declared to keep, if any.
     :param clock: returns seconds that never go back.
     """
 
@@ -115,7 +115,7 @@ class Feed:
         return None
 
     def flush(self) -> None:
-        """Write to all subscribers what they have yet to be sent. Never raises."""
+        """Write to all subscribers the frames that were put aside. Never raises."""
         self._fan_out.flush()
 
     # Subscribers
@@ -126,9 +126,9 @@ class Feed:
         """Add ``subscriber``. Joining twice is joining once.
 
         :param form: how it is written to.
-        :param start: what :meth:`Subscriber.joined` is given; by default that it begins at the feed's
+        :param start: passed to :meth:`Subscriber.joined`; by default the subscriber begins at the feed's
             position.
-        :param missed: what it is handed first.
+        :param missed: frames that it is handed first.
         """
         self.flush()
         subscriber.joined(self.channel, form, start or Start(self.position), missed)
@@ -147,17 +147,17 @@ class Feed:
         limit: float = inf,
         start: Start | None = None,
     ) -> Position | None:
-        """Hand ``subscriber`` the next piece of what follows ``since``, and add it with the last piece.
+        """Hand ``subscriber`` the next frames after ``since``, and add it with the last of them.
 
         Publications that exclude the subscriber are left out.
 
         :param form: how it is written to.
-        :param history: frames in order, without a gap, for what the recent buffer does not hold.
+        :param history: frames in order, without a gap, which the recent buffer may not hold.
         :param limit: bytes that the piece may have. One frame is handed over however large it is.
         :param start: given with the first piece, which goes to :meth:`Subscriber.joined`.
         :return: the position of the last publication of the piece. The subscriber has joined if that is the
-            feed's :attr:`position`. ``None`` if neither the recent buffer nor ``history`` has what follows
-            ``since``: nothing has been handed over, and it must be read.
+            feed's :attr:`position`. ``None`` if neither the recent buffer nor ``history`` has the frames
+            after ``since``: nothing has been handed over, and it must be read.
         :raises Unrecoverable: the position is of another epoch, or was never reached by this channel.
         """
         frames = self.missed(since, history)
@@ -187,8 +187,8 @@ class Feed:
     def missed(self, since: Position, history: Sequence[Frame] = ()) -> Sequence[Frame] | None:
         """Return the frames after ``since``, up to the feed's position or as far as they are at hand.
 
-        :param history: frames in order, without a gap, for what the recent buffer does not hold.
-        :return: ``None`` if neither the recent buffer nor ``history`` has what follows ``since``.
+        :param history: frames in order, without a gap, which the recent buffer may not hold.
+        :return: ``None`` if neither the recent buffer nor ``history`` has them.
         :raises Unrecoverable: the position is of another epoch, or was never reached by this channel.
         """
         self.flush()
@@ -209,7 +209,7 @@ class Feed:
         return history[skip : skip + count]
 
     def remembers(self, since: Position) -> bool:
-        """Return whether the recent buffer holds what was published after ``since``, which is something."""
+        """Return whether there are frames after ``since`` and the recent buffer holds them all."""
         offset, epoch = self.position
         is_of_epoch = since == START or since.epoch == epoch
         return is_of_epoch and offset - len(self._ring or ()) <= since.offset < offset
@@ -248,7 +248,7 @@ class Feed:
     def hold(self) -> bool:
         """Keep publications that arrive, as during a repair, until :meth:`repaired` is called.
 
-        :return: ``False`` if that is so already. What is being read may be older than the reason for this
+        :return: ``False`` if that is so already. The read under way may be older than the reason for this
             call, so another repair follows.
         """
         if self.is_repairing:
@@ -274,7 +274,7 @@ class Feed:
         self._verify_again()
 
     def trim(self) -> None:
-        """Drop what the recent buffer may not keep any longer."""
+        """Drop the frames that the recent buffer may not keep any longer."""
         if self._ring is not None:
             self._ring.trim()
 
@@ -284,7 +284,7 @@ class Feed:
         It has no publication at the feed's position then, or another one, if it has continued since: offsets
         of this epoch have two meanings.
 
-        :param history: what the channel has kept after :attr:`since`, in order.
+        :param history: the publications that the channel has kept after :attr:`since`, in order.
         :param top: where the channel stood when that was read.
         """
         offset, epoch = self.position
@@ -299,7 +299,7 @@ class Feed:
     def repaired(self, history: Sequence[Publication], top: Position) -> None:
         """Continue after a repair.
 
-        :param history: what the channel has kept after :attr:`since`, in order.
+        :param history: the publications that the channel has kept after :attr:`since`, in order.
         :param top: where the channel stood when that was read.
         """
         self.is_repairing = False
@@ -312,7 +312,7 @@ class Feed:
             elif not self._is_duplicate(publication):
                 is_behind = True
         if is_behind:
-            # What has just been read may be from before a removal.
+            # The history that was just read may be from before a removal.
             self._ring = None
             self.verify()
 
@@ -320,7 +320,7 @@ class Feed:
         """Take a piece of history that was read on behalf of one subscriber.
 
         New publications in it go to all subscribers; old ones are kept for others that resume. If it
-        contradicts what subscribers have been handed, the feed repairs first.
+        contradicts the frames that subscribers have been handed, the feed repairs first.
 
         :param history: publications in order, without a gap.
         :param top: where the channel stood when they were read.
@@ -341,7 +341,7 @@ class Feed:
     # Internal
 
     def _verify_again(self) -> None:
-        """Ask for a repair that reads what the engine has from now on."""
+        """Ask for a repair whose read begins from now on."""
         if self.hold():
             self._repair(self)
 
@@ -371,7 +371,7 @@ class Feed:
             self.last_id = next((each.id for each in history if each.position == self.position), "")
 
     def _missing(self, history: Sequence[Publication], top: Position) -> list[Publication] | None:
-        """Return what of ``history`` comes after our position; ``None`` if it does not lead up to ``top``."""
+        """Return the part of ``history`` after our position; ``None`` if it does not lead up to ``top``."""
         offset, epoch = self.position
         if (epoch != top.epoch and self.position != START) or self.contradicts(history, top):
             return None
@@ -410,7 +410,7 @@ class Feed:
             self._is_stale = True
 
     def _extend_ring(self, history: Sequence[Publication]) -> None:
-        """Put in front of the recent buffer what belongs there, as far as there is room."""
+        """Put older publications in front of the recent buffer, as far as there is room."""
         ring, (offset, epoch) = self._recent(), self.position
         offset -= len(ring)
         older = []

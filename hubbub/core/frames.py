@@ -99,7 +99,7 @@ class Frame:
 class EncodedFrame(Frame):
     """A frame that needs no codec: its message is the same in all forms that it is written in.
 
-    :param message: what subscribers are sent. It is of no publication.
+    :param message: sent to all subscribers. It is not the encoding of a publication.
     """
 
     __slots__ = ("_only",)
@@ -113,7 +113,7 @@ class EncodedFrame(Frame):
 
 
 class Batch(bytes):
-    """Messages that are written to a client in one go: what a channel collects in one turn of the event loop.
+    """Messages that are written to a client in one go: those of a channel in one turn of the event loop.
 
     A batch *is* its bytes on the wire, so that a transport's own ``write`` takes it: delivering it to a
     client that keeps up is that one call. This class joins messages as they are encoded; carriers that put

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hubbub.core.publication import Position, Publication
 from hubbub.types import check_count, check_seconds
 
-#: Publications that one channel can keep, and seconds that it can keep them: what all engines can store.
+#: Publications that one channel can keep, and seconds for which it can keep them, on all engines.
 MAX_SIZE = 2**31 - 1
 MAX_TTL = 100 * 365.25 * 86_400
 
@@ -35,8 +35,9 @@ class History:
 class HistoryPage(NamedTuple):
     """A piece of a channel's history, read in one go.
 
-    :param publications: in the order asked for, without a gap.
-    :param position: where the channel stood at that moment, which may be further on.
+    :param publications: in the order that was asked for, without a gap.
+    :param position: the channel's position at the moment of the read. It may be further on than the last
+        publication.
     """
 
     publications: Sequence[Publication]

@@ -1,23 +1,25 @@
-"""An outbox: what waits for one slow connection, bounded in bytes.
+"""An outbox: the batches that wait for one slow client, bounded in bytes.
 
-A connection that keeps up never has anything waiting. One that does not gets ``limit`` bytes of patience;
-then its policy decides:
+A client that keeps up never has anything waiting. For one that does not, up to ``limit`` bytes wait; then the
+policy decides:
 
 ``disconnect``
-    Let it go. A client that comes back starts afresh, instead of falling ever further behind.
+    The client is disconnected as slow. It reconnects and starts again, instead of falling ever further
+    behind.
 ``drop_oldest``
-    Drop the oldest publications that wait, keep the newest that fit.
+    The oldest waiting publications are dropped, the newest that fit are kept.
 ``latest``
-    When a channel publishes while its last batch still waits, keep the newest publication only. For
-    dashboards and tickers, where nothing but the present counts. Should one publication per channel be
-    too much, the oldest of them give way.
+    When a channel publishes while its last batch still waits, only the newest publication is kept. This is
+    for dashboards and tickers, where only the present state counts. If one publication per channel is too
+    much, the oldest of them are dropped.
 
-A channel with history is under ``disconnect`` whatever the policy: its clients come back for what they have
-missed. Before such a client is disconnected, the publications of other channels that may be dropped give way.
+Lossless batches, such as those of channels with a history, are always under ``disconnect``:
+their clients reconnect for the publications that they missed. Before such a client is disconnected, waiting
+publications that may be dropped give way.
 
-Policies drop publications only, and only publications are refused. What is sent to this client directly is
-never dropped: its sender waits for room first (``Connection.send_*``), so it exceeds the bound by one
-message at the most. Missed publications are sent in this way too, a piece at a time.
+Policies drop publications only, and only publications are refused. Messages that are sent to one client
+directly are never dropped: the sender waits for room first (``Connection.send_*``), so they exceed the bound
+by one message at the most. Missed publications are sent in this way too, a piece at a time.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from hubbub.types import SlowConsumer
 
 
 class Outbox:
-    """What waits for one connection.
+    """The batches that wait for one client.
 
-    :param limit: bytes that may wait (payloads plus a fixed charge for each frame). One batch is taken
+    :param limit: bytes that may wait (payloads plus a fixed charge for each message). One batch is taken
         however large it is when nothing else waits, so that a message larger than the bound can be sent.
-    :param policy: what gives way when there is no room.
+    :param policy: decides when there is no room.
     """
 
     __slots__ = ("_droppable", "_keys", "_waiting", "dropped", "limit", "policy", "size")
@@ -44,16 +46,16 @@ class Outbox:
         self.policy = policy
         #: Bytes that wait or are being sent.
         self.size = 0
-        #: Publications dropped so far by ``drop_oldest`` or ``latest``.
+        #: Publications that ``drop_oldest`` or ``latest`` have dropped so far.
         self.dropped = 0
         # In the order in which they go out. Under ``latest`` a publication's key is its channel.
         self._waiting: OrderedDict[int | str, Batch] = OrderedDict()
         self._keys = count()
-        # Keys of what may be dropped, in the order of ``_waiting``; nothing is under ``disconnect``.
+        # Keys of the batches that may be dropped, in the order of ``_waiting``. ``disconnect`` drops none.
         self._droppable: deque[int | str] | None = None if policy == "disconnect" else deque()
 
     def __len__(self) -> int:
-        """How many batches wait. A batch that has been taken does not wait any more."""
+        """Return how many batches wait. A batch that has been taken does not wait any more."""
         return len(self._waiting)
 
     @property
@@ -63,13 +65,19 @@ class Outbox:
 
     @property
     def is_taken(self) -> bool:
-        """Whether nothing waits but what may be dropped. A client that is always behind, as one may be under
-        ``drop_oldest`` and ``latest``, has taken what counts."""
+        """Whether every waiting batch may be dropped.
+
+        A client that is always behind, as one may be under ``drop_oldest`` and ``latest``, has taken the
+        batches that count.
+        """
         return len(self._waiting) == len(self._droppable or ())
 
     def push(self, batch: Batch) -> bool:
-        """Let ``batch`` wait. ``False`` when there is no room and the policy is to let the connection go;
-        nothing waits then any more."""
+        """Let ``batch`` wait.
+
+        :return: ``False`` if there is no room and the client must be disconnected; nothing waits any more
+            then.
+        """
         if batch.channel is None:
             self._append(next(self._keys), batch)
         elif self.policy == "disconnect" or batch.lossless:
@@ -85,7 +93,7 @@ class Outbox:
         return True
 
     def take(self) -> Batch | None:
-        """The batch that goes out next. It counts until :meth:`sent` is called with it."""
+        """Return the batch that goes out next, if one waits; it counts until :meth:`sent` is called."""
         if not self._waiting:
             return None
         key, batch = self._waiting.popitem(last=False)
@@ -94,21 +102,23 @@ class Outbox:
         return batch
 
     def sent(self, batch: Batch) -> None:
-        """``batch``, which was taken, is on its way: its bytes do not count any more."""
+        """Take note that ``batch``, which was taken, is out: its bytes do not count any more."""
         self.size -= batch.cost
 
     def clear(self) -> None:
-        """Forget everything that waits: there is nobody to send it to any more."""
+        """Drop everything that waits, because it cannot be sent any more."""
         self.size -= sum([batch.cost for batch in self._waiting.values()])
         self._waiting.clear()
         if self._droppable:
             self._droppable.clear()
 
+    # Internal
+
     def _fits(self, batch: Batch) -> bool:
         return self.size == 0 or self.size + batch.cost <= self.limit
 
     def _make_room(self, batch: Batch) -> None:
-        """Drop what may be dropped, the oldest first, until ``batch``, which may not, fits."""
+        """Drop batches that may be dropped, the oldest first, until ``batch`` fits, which may not."""
         while self._droppable and not self._fits(batch):
             self._drop(self._waiting.pop(self._droppable.popleft()))
 
@@ -119,16 +129,16 @@ class Outbox:
     def _append_droppable(self, key: int | str, batch: Batch) -> None:
         assert self._droppable is not None
         if (older := self._waiting.get(key)) is not None:
-            # Under ``latest`` the newer takes the older one's place in the queue: were it put at the end, a
-            # channel that changes all the time would never be sent.
+            # Under ``latest`` the newer batch takes the place of the older one in the queue. At the end of
+            # the queue, a channel that publishes all the time would never be sent.
             self._drop(older)
             self.dropped += len(batch.messages) - 1
             batch = batch.newest()
         else:
             self._droppable.append(key)
         self._append(key, batch)
-        # The oldest first, and the newcomer, which may stand in front, only when it is the last: something
-        # larger than all that is being sent then.
+        # The oldest goes first. The new batch may stand in front, and goes only if it is the last: then a
+        # batch that takes all the room is being sent.
         while self.size > self.limit and self.size > batch.cost and self._droppable:
             oldest = self._droppable[0]
             if oldest == key and len(self._droppable) > 1:

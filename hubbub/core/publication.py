@@ -1,4 +1,4 @@
-"""A publication: one message in one channel, on its way from the engine to the members."""
+"""A publication: one message in one channel, on its way from the engine to the subscribers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hubbub.types import Kind, check_utf8
 MAX_CHANNEL_LENGTH = 255
 MAX_KEY_LENGTH = 255
 
-#: Begins the names of channels in which nodes talk to one another. No other channel's name can.
+#: Begins the names of channels in which nodes talk to each other. No other channel's name can begin with it.
 INTERNAL = "\x01"
 
-# Control characters and line separators would forge lines in logs and in line-based protocols;
-# a lone surrogate cannot be written as UTF-8.
+# Control characters and line separators would forge lines in logs and in line-based protocols; a lone
+# surrogate cannot be written as UTF-8.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
-# Up to 18 digits are less than 2**63, which is what engines can count to.
+# Up to 18 digits are less than 2**63, to which engines can count.
 _POSITION = re.compile("([0-9]{1,18}):([!-~]{0,64})")
 
 
@@ -49,9 +49,9 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The position whose id is ``text``; ``"start"`` is :data:`START`.
+        """Return the position whose id is ``text``; ``"start"`` is :data:`START`.
 
-        :raises InvalidPosition: ``text`` is not an id.
+        :raises InvalidPosition: ``text`` is not the id of a position.
         """
         if text == "start":
             return cls(*START)
@@ -61,7 +61,7 @@ class Position(NamedTuple):
         return cls(int(found[1]), found[2])
 
 
-#: Before everything that was ever published to a channel, whatever its epoch.
+#: The position before every publication of a channel, in any epoch.
 START = Position(0, "")
 
 
@@ -69,14 +69,14 @@ class Publication(Struct, frozen=True, array_like=True):
     """One message in one channel.
 
     Engines carry it as MessagePack (:func:`pack`). It is an array there, so that fields can be added at the
-    end: older readers ignore them, newer ones take the defaults.
+    end: older readers ignore them, newer readers take the defaults.
 
     :param channel: the channel's name.
-    :param data: the payload, already encoded; UTF-8 unless ``kind`` is ``"binary"``.
+    :param data: the encoded payload; UTF-8 unless ``kind`` is ``"binary"``.
     :param kind: how the payload goes out.
-    :param exclude: the id of the one connection that is not to get it, usually the sender's.
-    :param id: unique among all publications. Tells two apart that have the same position because an engine
-        was set back to an earlier state.
+    :param exclude: the id of the one connection that does not get it, usually the sender's.
+    :param id: unique among all publications. It distinguishes publications that have the same position
+        because an engine was set back to an earlier state.
     :param offset: see :class:`Position`; set by the engine.
     :param epoch: see :class:`Position`; set by the engine.
     :param time: when the engine accepted it, in seconds since 1970; set by the engine.
@@ -93,10 +93,14 @@ class Publication(Struct, frozen=True, array_like=True):
 
     @property
     def position(self) -> Position:
+        """Its position; :data:`START` in a channel without history."""
         return Position(self.offset, self.epoch)
 
     def at(self, position: Position, time: float) -> Publication:
-        """The same publication, accepted by an engine."""
+        """Return the publication as an engine has accepted it.
+
+        :param time: seconds since 1970.
+        """
         return replace(self, offset=position.offset, epoch=position.epoch, time=time)
 
 
@@ -105,15 +109,15 @@ _decoder = Decoder(Publication)
 
 
 def pack(publication: Publication) -> bytes:
-    """``publication`` as it travels on engines."""
+    """Return ``publication`` as engines carry it."""
     return _encoder.encode(publication)
 
 
 def unpack(packed: bytes) -> Publication:
-    """The publication that :func:`pack` has packed.
+    """Return the publication that :func:`pack` has packed.
 
-    :raises InvalidData: it is none: something else writes where the engine reads, or a version of Hubbub that
-        does not go with this one.
+    :raises InvalidData: it is not a publication. Another program writes where the engine reads, or a version
+        of Hubbub that is not compatible with this one.
     """
     try:
         return _decoder.decode(packed)
@@ -123,7 +127,7 @@ def unpack(packed: bytes) -> Publication:
         ) from exc
 
 
-# Stands for this process. A child that is forked gets another one.
+# Stands for this process. A child that is forked gets another object.
 _process = object()
 
 
@@ -138,8 +142,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def publication_ids() -> Iterator[str]:
-    """Ids for publications, unique among all processes, also among those that are forked later on. Any thread
-    may take the next one."""
+    """Return an iterator over ids for publications, from which any thread may take.
+
+    They are unique among all processes, also among processes that are forked later on.
+    """
     return _Ids()
 
 
@@ -162,7 +168,8 @@ class _Ids(Iterator[str]):
 def check_channel(name: str) -> str:
     """Return ``name`` if a channel can have it.
 
-    :raises InvalidChannel: it is empty, longer than 255 characters, or contains control characters.
+    :raises InvalidChannel: it is not a ``str``, is empty, is longer than 255 characters, or contains control
+        characters.
     """
     if not isinstance(name, str):
         raise InvalidChannel(f"Expected a channel name as str, but got {type(name).__name__}.")
@@ -184,8 +191,9 @@ def check_channel(name: str) -> str:
 def check_position(position: Position | str) -> Position:
     """Return ``position``, which may be given as its id.
 
-    :raises InvalidPosition: it is text, but not the id of a position; or its offset is negative or too large.
-    :raises TypeError: it is neither text nor a position.
+    :raises InvalidPosition: it is a ``str`` that is not the id of a position; or its offset is negative or
+        too large.
+    :raises TypeError: it is neither a position nor a ``str``.
     """
     if isinstance(position, str):
         return Position.parse(position)
@@ -195,11 +203,11 @@ def check_position(position: Position | str) -> Position:
 
 
 def check_key(key: str | None) -> str | None:
-    """Return ``key`` if it is an idempotency key, or ``None``, which stands for none.
+    """Return ``key`` if it is an idempotency key or ``None``.
 
-    :raises TypeError: it is no ``str``.
-    :raises ValueError: it is empty, longer than 255 characters, or has a character that not all engines can
-        store: NUL or a lone surrogate.
+    :raises TypeError: it is not a ``str``.
+    :raises ValueError: it is empty, longer than 255 characters, or contains a character that not all engines
+        can store: NUL or a lone surrogate.
     """
     if key is None:
         return None
@@ -218,10 +226,10 @@ def check_key(key: str | None) -> str | None:
 
 
 def encode(data: object) -> tuple[Kind, bytes]:
-    """What ``data`` is on the wire: ``str`` is text, ``bytes`` is binary, anything else becomes JSON.
+    """Encode ``data``: ``str`` as text, ``bytes`` as binary, anything else as JSON.
 
-    JSON is written by pydantic, so models, dataclasses, datetimes, UUIDs, enums and the like are taken as
-    FastAPI takes them in responses.
+    JSON is written by pydantic, so models, dataclasses, datetimes, UUIDs and enums are encoded as in
+    responses of FastAPI.
 
     :raises InvalidData: ``data`` cannot be written as JSON or as UTF-8.
     """
@@ -236,9 +244,9 @@ def encode(data: object) -> tuple[Kind, bytes]:
 
 
 def encode_json(data: object) -> bytes:
-    """``data`` as JSON, the way pydantic writes it.
+    """Encode ``data`` as JSON, as pydantic writes it.
 
-    :raises InvalidData: it cannot be written as JSON.
+    :raises InvalidData: ``data`` cannot be written as JSON.
     """
     try:
         return to_json(data, inf_nan_mode="null")

@@ -1,7 +1,7 @@
-"""Resume: a subscriber on its way into a feed, after it has been handed what it missed.
+"""Resume: a subscriber on its way into a feed, after it has been handed the publications that it missed.
 
 Missed publications go out in pieces. The last piece and joining the feed are one step, so nothing can be
-published in between. What happens to the feed between two pieces is detected with the next one: if the
+published in between. Changes of the feed between two pieces are detected with the next one: if the
 publications after the last piece are gone by then, the subscriber is notified as one that has joined would
 be.
 
@@ -42,7 +42,7 @@ class Resume:
         self._history = history
         # Up to where the subscriber has everything; ``None`` until that is computed from ``history``.
         self._reached = since
-        # What follows that, for a subscriber that is handed everything at once.
+        # The frames after that, for a subscriber that is handed everything at once.
         self._gathered: list[Frame] = []
         # The position after which history must be read; the one after which it was read last, and the result.
         self._wanted: Position | None = None
@@ -75,8 +75,9 @@ class Resume:
         if self._reached is None:
             self._reached = Position(max(0, feed.position.offset - self._history), feed.position.epoch)
         if self._is_ahead(self._reached) and not self._is_beyond and self._read_after != feed.position:
-            # The client was on a node that was further on. The feed catches up with what is read. A position
-            # that never existed is detected with the first read, however much is published meanwhile.
+            # The client was on a node that was further on. The feed catches up with the history that is read.
+            # A position that never existed is detected with the first read, however much is published
+            # meanwhile.
             self._wanted = feed.position
             return self._wanted
         try:
@@ -88,7 +89,7 @@ class Resume:
             return None
 
     def take(self, frames: Sequence[Frame], top: Position | None = None) -> None:
-        """Take what was read: frames in order, without a gap, up to any point.
+        """Take the history that was read: frames in order, without a gap, up to any point.
 
         :param top: where the channel stood when that was read; ``None`` if it was read before the step.
         """
@@ -109,7 +110,7 @@ class Resume:
         if handed is None:
             return self._read(reached)
         self._reached = handed
-        # What is not needed any more must not be held while the client takes its time.
+        # Frames that are not needed any more must not be held while the client takes its time.
         self._frames = [each for each in self._frames if each.publication.offset > handed.offset]
         self.has_begun = True
         self.is_complete = handed == feed.position
@@ -158,7 +159,7 @@ class Resume:
     def _read(self, after: Position) -> Position:
         """Ask for the history after ``after``.
 
-        :raises Unrecoverable: it has been read, and what follows was not there.
+        :raises Unrecoverable: it has been read, and the next publication was not there.
         """
         if self._read_after == after:
             raise Unrecoverable(self._feed.channel, *self._feed.position)
@@ -166,7 +167,7 @@ class Resume:
         return after
 
     def _give_up(self) -> None:
-        """Continue from another position, since what follows is not there, and report that."""
+        """Continue from another position, because publications are gone, and report that."""
         feed, subscriber = self._feed, self._subscriber
         self._gathered = []
         if self.has_begun:

@@ -37,7 +37,7 @@ class _Entry(NamedTuple):
 class Ring:
     """The newest publications of a channel as frames, one for each offset up to the position of the feed.
 
-    :param history: what the channel is declared to keep, if that is known.
+    :param history: how many publications the channel is declared to keep, if that is known.
     :param clock: returns seconds that never go back.
     """
 
@@ -74,7 +74,7 @@ class Ring:
         self._trim(now)
 
     def prepend(self, publications: Iterable[Publication]) -> None:
-        """Take what was read from the history just now, as far as there is room.
+        """Take publications that were read from the history just now, as far as there is room.
 
         :param publications: the newest first, beginning with the one before the oldest here.
         """
@@ -97,7 +97,7 @@ class Ring:
         return [entry.frame for entry in islice(self._entries, max(0, len(self) - count), None)]
 
     def trim(self) -> None:
-        """Drop what has expired, and what there is no room for since frames were encoded."""
+        """Drop frames that have expired, or have no room since frames were encoded."""
         self._trim(self._clock())
 
     # Internal

@@ -1,6 +1,6 @@
-"""A rotation: many items, each of which is to have its turn once in an interval, spread evenly over it.
+"""A rotation: many items, each of which has its turn once in an interval, spread evenly over it.
 
-A node that looked after its 10,000 channels at one moment would do nothing else for a second.
+A node that checked its 10,000 channels at one moment would do nothing else for a second.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Rotation(Generic[T]):
-    """Items in the order of their turns. A new one waits for its turn like all others."""
+    """Items in the order of their turns. A new item waits for its turn like all others."""
 
     def __init__(self) -> None:
         # The item whose turn was longest ago comes first.
         self._items: OrderedDict[T, None] = OrderedDict()
         self._last: float | None = None
-        # Turns that time has made due, the beginning of the next one included.
+        # Turns that have become due with time, a fraction of the next one included.
         self._due = 0.0
 
     def __contains__(self, item: T) -> bool:
@@ -32,21 +32,23 @@ class Rotation(Generic[T]):
         return len(self._items)
 
     def add(self, item: T) -> None:
+        """Add ``item``, whose first turn comes within one interval."""
         self._items[item] = None
 
     def discard(self, item: T) -> None:
+        """Remove ``item``, if it is there."""
         self._items.pop(item, None)
 
     def take(self, now: float, interval: float) -> list[T]:
-        """The items whose turn it is by now.
+        """Return the items whose turn it is by now.
 
-        :param now: seconds; never less than before.
+        :param now: seconds that never go back.
         :param interval: seconds between two turns of an item.
         """
         count = len(self._items)
         elapsed = 0.0 if self._last is None else now - self._last
         self._last = now
-        # However long it is since the last call, no item has two turns.
+        # No item has two turns, however long ago the last call was.
         self._due = min(self._due + count * elapsed / interval, count)
         items = []
         for _ in range(int(self._due)):

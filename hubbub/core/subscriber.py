@@ -1,4 +1,4 @@
-"""Subscribers: what a feed asks of the connections, sessions and parts of a node that are in its channel."""
+"""Subscribers: the connections, sessions and parts of a node that are in a channel, as a feed sees them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> Sequence[Subscri
 
     :return: the subscribers to which a part of the batch may be lost.
     """
-    failed: list[Subscriber] = []
+    failed: Sequence[Subscriber] = ()
     size = len(batch)
     for subscriber in subscribers:
         try:
@@ -96,14 +96,14 @@ def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> Sequence[Subscri
             taken = 0
         except Exception:
             _log_failure(subscriber)
-            failed.append(subscriber)
+            failed = (*failed, subscriber)
             continue
         if taken != size:
             try:
                 subscriber.write_rest(batch, taken)
             except Exception:
                 _log_failure(subscriber)
-                failed.append(subscriber)
+                failed = (*failed, subscriber)
     return failed
 
 

@@ -1,4 +1,4 @@
-"""A limit on how often something is logged that a client, or an attacker, can bring about at will."""
+"""A limit on how often an event is logged that a client, or an attacker, can cause at will."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Throttle:
-    """Admit one event per interval, and count the events in between.
+    """Admits one event per interval, and counts the events in between.
 
     ::
 
@@ -15,7 +15,7 @@ class Throttle:
             logger.warning("Refused a page.%s", more)
 
     :param seconds: the interval.
-    :param clock: seconds that never go back.
+    :param clock: returns seconds that never go back.
     """
 
     __slots__ = ("_clock", "_held_back", "_next", "_seconds")
@@ -27,9 +27,10 @@ class Throttle:
         self._held_back = 0
 
     def admit(self) -> str | None:
-        """Count one event; ``None`` if it is not to be logged.
+        """Count one event, and admit it if none was admitted within the interval.
 
-        :return: text for the end of the line: empty, or how many events were held back since the last line.
+        :return: ``None`` if the event must not be logged; otherwise text for the end of the line: empty, or
+            how many events were held back since the last line.
         """
         now = self._clock()
         if now < self._next:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hubbub.core.compression import deflate
-from hubbub.core.frames import Batch, Frame, Message
+from hubbub.core.frames import FRAME_OVERHEAD, Batch, Frame, Message
 from hubbub.core.publication import Publication
 from hubbub.types import Kind
 
@@ -30,7 +30,10 @@ class WebSocketMessage(Message):
     __slots__ = ("_compressed", "_event", "kind")
 
     def __init__(self, kind: Kind, data: bytes, publication: Publication | None = None) -> None:
-        super().__init__(data, publication)
+        # Not by the base class: the call would be made for each publication.
+        self.data = data
+        self.publication = publication
+        self.cost = len(data) + FRAME_OVERHEAD
         self.kind = kind
         self._event: dict[str, Any] | None = None
         self._compressed: bytes | None = None
@@ -80,8 +83,15 @@ class WebSocketBatch(Batch):
         # All of them are WebSocket messages, which the base class cannot know.
         if len(messages) == 1:
             message: WebSocketMessage = messages[0]
-            return message.header + message.data
-        return b"".join([part for each in messages for part in (each.header, each.data)])
+            return _header(message.kind, len(message.data)) + message.data
+        return b"".join(
+            [part for each in messages for part in (_header(each.kind, len(each.data)), each.data)]
+        )
+
+    @cached_property
+    def events(self) -> Sequence[dict[str, Any]]:
+        """The ``websocket.send`` event of each message."""
+        return [message.event for message in self.messages]
 
     @cached_property
     def compressed(self) -> bytes:

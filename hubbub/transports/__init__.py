@@ -1,1 +1,1 @@
-"""Transports: bytes in and out of one client."""
+"""Transports: the ways out to one client, and the writer in front of them."""

@@ -11,7 +11,7 @@ from hubbub.core.frames import Batch
 
 
 class Source(Protocol):
-    """What a transport asks of the writer that has opened it."""
+    """The writer that has opened a transport, as the transport sees it."""
 
     def hold(self, sending: Batch | None = None) -> None:
         """Let batches wait from now on: the transport takes no more.
@@ -44,7 +44,7 @@ class Transport(ABC):
     def __init__(self) -> None:
         self._source: Source | None = None
         self._is_lost = False
-        # Sends what waits, or the close frame. There is one only while it has something to do.
+        # Sends batches that wait, or the close frame. It exists only while there are any.
         self._task: asyncio.Task[None] | None = None
 
     def open(self, source: Source) -> None:
@@ -77,7 +77,7 @@ class Transport(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Give up what has not been sent yet."""
+        """Give up: send nothing of the batches that have not been sent yet."""
 
     async def stopped(self) -> None:
         """Stop sending. No task is left when this returns."""
@@ -86,7 +86,7 @@ class Transport(ABC):
 
     @abstractmethod
     def stalled(self, now: float) -> float:
-        """Return for how many seconds the client has taken nothing of what is being sent to it.
+        """Return for how many seconds the client has taken none of the bytes that are being sent to it.
 
         :param now: the event loop's time.
         """
@@ -99,6 +99,6 @@ class Transport(ABC):
         self.release()
 
     def release(self) -> None:
-        """Forget the writer, and whatever else was for writing."""
+        """Forget the writer, and release all resources for writing."""
         self._is_lost = True
         self._source = None

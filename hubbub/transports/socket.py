@@ -26,7 +26,7 @@ class SocketTransport(Transport):
     part of the time of the system call it makes. Two rules make that safe:
 
     * The asyncio transport pauses this one as soon as it holds a single byte (its high-water mark is 0), so
-      nothing overtakes what it holds. What the socket does not take at once is handed to the asyncio
+      nothing overtakes what it holds. The rest that the socket does not take at once is handed to the asyncio
       transport, and so is a batch that the socket refused with an error: the asyncio transport knows how to
       handle errors.
     * Nothing is written once the connection is lost (:meth:`lost`), which the protocol learns before the
@@ -104,7 +104,7 @@ class SocketTransport(Transport):
             self._source.hold()
 
     def resume(self) -> None:
-        """Write what waits, and then go on: the asyncio transport is empty."""
+        """Write the batches that wait, because the asyncio transport is empty."""
         self._is_paused = False
         source: Any = self._source
         while not self._is_paused and source is not None and (batch := source.take()) is not None:
@@ -114,7 +114,7 @@ class SocketTransport(Transport):
             self._source.flow()
 
     def flush(self) -> None:
-        """Write what waits although the asyncio transport is not empty, because it is about to be closed."""
+        """Write the batches that wait to the asyncio transport, because it is about to be closed."""
         source: Any = self._source
         while source is not None and (batch := source.take()) is not None:
             self._transport.write(self._form(batch))
@@ -123,7 +123,7 @@ class SocketTransport(Transport):
     # Internal
 
     def _progress(self) -> tuple[int, int]:
-        """Return what the asyncio transport holds, and what the peer has acknowledged.
+        """Return how many bytes the asyncio transport holds, and the peer has acknowledged.
 
         The kernel takes megabytes from the transport at once. A slow peer may need more time for them than it
         may take nothing at all.
@@ -135,7 +135,7 @@ class SocketTransport(Transport):
         return batch.compressed if self._compress else batch
 
     def _write_form(self, batch: WebSocketBatch) -> int:
-        """Write ``batch`` as the client takes it: what fits into the socket, the rest into the transport."""
+        """Write ``batch`` in the form that the client takes."""
         form = self._form(batch)
         taken = 0
         if self._socket is not None:
@@ -148,7 +148,7 @@ class SocketTransport(Transport):
         return len(batch)
 
     def _hand_over(self, rest: memoryview) -> None:
-        """Give the asyncio transport what the socket does not take. As a rule, it pauses this transport."""
+        """Give the rest of a batch to the asyncio transport. As a rule, it pauses this transport."""
         self._transport.write(rest)
         if self._transport.is_closing():
             # A handler that sends without ever waiting would keep the event loop from notifying the protocol.

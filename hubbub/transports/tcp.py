@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection."""
+"""The progress of a TCP connection, as the kernel reports it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ _HAS_INFO = hasattr(socket, "TCP_INFO")
 
 
 class Progress(NamedTuple):
-    """How far a peer has come."""
+    """How much a peer has taken.
 
-    #: Bytes that the peer's kernel has acknowledged since the connection was made.
+    :param taken: bytes that the peer's kernel has acknowledged since the connection was made.
+    :param is_taking: whether more bytes are on their way to it.
+    """
+
     taken: int
-    #: Whether there are others on their way to it.
     is_taking: bool
 
 
 def progress(sock: Any) -> Progress | None:
-    """How far the peer of ``sock`` has come, or ``None`` where the kernel does not tell: not on Linux, or not
-    TCP.
+    """Return how much the peer of ``sock`` has taken.
 
     :param sock: a socket, or asyncio's ``TransportSocket``.
+    :return: ``None`` if the kernel does not report it: the system is not Linux, or the socket is not TCP.
     """
     if not _HAS_INFO or sock is None:
         return None

@@ -15,7 +15,7 @@ from hubbub.transports.base import Transport
 
 
 class Owner(Protocol):
-    """Decides for a writer: what a subscription is answered with, and how the connection ends."""
+    """Decides for a writer how subscriptions are answered and how the connection ends."""
 
     def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
         """See :meth:`hubbub.core.subscriber.Subscriber.joined`."""
@@ -24,14 +24,16 @@ class Owner(Protocol):
         """See :meth:`hubbub.core.subscriber.Subscriber.broken`."""
 
     def slow(self, reason: str) -> None:
-        """End the connection: the client is so slow that its outbox has no room. What waited is dropped.
+        """End the connection: the client is so slow that its outbox has no room.
+
+        The batches in the outbox have been dropped.
 
         It does not change the subscribers of any feed.
         """
 
 
 class _Front:
-    """What a feed touches of a writer, at the front of the object.
+    """The attributes of a writer that a feed uses, at the front of the object.
 
     With thousands of subscribers, each cache line that a delivery needs more makes it slower.
     """
@@ -107,7 +109,7 @@ class Writer(_Front):
             await self._changed()
 
     def stalled(self, now: float) -> float:
-        """Return for how many seconds the client has taken nothing of what is being sent to it."""
+        """Return for how many seconds the client has taken none of the bytes that are being sent to it."""
         return self._transport.stalled(now)
 
     # Subscriber
@@ -134,10 +136,10 @@ class Writer(_Front):
     # Ending
 
     def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
-        """Take nothing more. Send what waits, then a close frame. Does not wait; the first code counts.
+        """Take no more batches; send those that wait, then a close frame. The first code counts.
 
         :param code: ``None`` to send no close frame.
-        :param discard: whether what waits is dropped.
+        :param discard: whether the batches that wait are dropped.
         """
         if discard:
             self._outbox.clear()

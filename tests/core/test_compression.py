@@ -26,7 +26,7 @@ def test_a_message_refers_to_none_before_it() -> None:
 
 
 @pytest.mark.parametrize("data", [bytearray(b"x" * 1000), memoryview(b"x" * 1000)])
-def test_it_takes_what_websockets_has(data: bytearray | memoryview) -> None:
+def test_it_takes_buffers_as_websockets_has_them(data: bytearray | memoryview) -> None:
     payload = deflate(data)
     assert payload is not None
     assert inflate(payload) == bytes(data)
@@ -38,7 +38,7 @@ def test_below_the_threshold_it_is_not_tried() -> None:
 
 
 @pytest.mark.parametrize("size", [THRESHOLD, 5_000, 100_000])
-def test_what_does_not_get_smaller_is_left_alone(size: int) -> None:
+def test_data_that_does_not_get_smaller_is_left_alone(size: int) -> None:
     assert deflate(random.Random(1).randbytes(size)) is None
 
 

@@ -15,7 +15,7 @@ from hubbub.protocols.plain import PLAIN
 
 
 class Loop:
-    """The event loop, as far as a feed knows it: ``turn`` runs what was asked for."""
+    """The event loop, as far as a feed knows it: ``turn`` runs the callbacks that were scheduled."""
 
     def __init__(self) -> None:
         self.asked: list[Callable[[], None]] = []
@@ -34,7 +34,7 @@ def no_repair(feed: Feed) -> None:
 
 
 class Recorder:
-    """A subscriber that keeps what it was handed."""
+    """A subscriber that keeps the batches that it was handed."""
 
     recovers_in_pieces = True
 
@@ -110,9 +110,9 @@ def ben(feed: Feed) -> Recorder:
     return joined(feed, Recorder("ben"))
 
 
-def joined(feed: Feed, member: Recorder) -> Recorder:
-    feed.join(member, PLAIN)
-    return member
+def joined(feed: Feed, recorder: Recorder) -> Recorder:
+    feed.join(recorder, PLAIN)
+    return recorder
 
 
 def say(feed: Feed, *texts: str, exclude: str | None = None) -> list[Frame]:
@@ -123,14 +123,14 @@ def say(feed: Feed, *texts: str, exclude: str | None = None) -> list[Frame]:
 # Collecting
 
 
-def test_publishing_writes_to_nobody_until_the_turn_ends(feed: Feed, loop: Loop, ann: Recorder) -> None:
+def test_nothing_is_written_until_the_turn_ends(feed: Feed, loop: Loop, ann: Recorder) -> None:
     say(feed, "1")
     assert ann.batches == []
     loop.turn()
     assert ann.received == ["1"]
 
 
-def test_what_one_turn_collects_is_scheduled_once_and_written_once(
+def test_publications_of_one_turn_are_scheduled_once_and_written_once(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     say(feed, "1", "2", "3")
@@ -140,7 +140,7 @@ def test_what_one_turn_collects_is_scheduled_once_and_written_once(
     assert ann.received == ["1", "2", "3"]
 
 
-def test_every_turn_is_scheduled_anew(feed: Feed, loop: Loop, ann: Recorder) -> None:
+def test_every_turn_is_scheduled_by_itself(feed: Feed, loop: Loop, ann: Recorder) -> None:
     say(feed, "1")
     loop.turn()
     say(feed, "2")
@@ -161,7 +161,7 @@ def test_a_batch_names_the_channel(feed: Feed, loop: Loop, ann: Recorder) -> Non
     assert ann.batches[0].channel == "chat"
 
 
-def test_publish_returns_the_frame_that_members_are_sent(feed: Feed, loop: Loop, ann: Recorder) -> None:
+def test_publish_returns_the_frame_that_subscribers_are_sent(feed: Feed, loop: Loop, ann: Recorder) -> None:
     frame = feed.publish(Publication("chat", b"\x00", "binary"))
     assert frame is not None
     loop.turn()
@@ -169,8 +169,10 @@ def test_publish_returns_the_frame_that_members_are_sent(feed: Feed, loop: Loop,
     assert ann.messages == [frame.encoded(PLAIN.codec)]
 
 
-def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
-    # Encoded once however many there are: whoever is left out of one message shares the others.
+def test_all_subscribers_are_sent_the_same_objects(
+    feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
+) -> None:
+    # Encoded once however many there are: a subscriber that is excluded from one message shares the others.
     cid = joined(feed, Recorder("cid"))
     frames = [*say(feed, "1"), *say(feed, "2", exclude="cid"), *say(feed, "3")]
     loop.turn()
@@ -180,10 +182,10 @@ def test_all_members_are_sent_the_same_objects(feed: Feed, loop: Loop, ann: Reco
     assert cid.messages == [messages[0], messages[2]]
 
 
-# Members
+# Subscribers
 
 
-def test_a_feed_counts_its_members(feed: Feed) -> None:
+def test_a_feed_counts_its_subscribers(feed: Feed) -> None:
     ann, ben = Recorder("ann"), Recorder("ben")
     assert len(feed) == 0
     feed.join(ann, PLAIN)
@@ -193,7 +195,9 @@ def test_a_feed_counts_its_members(feed: Feed) -> None:
     assert len(feed) == 1
 
 
-def test_who_joins_gets_nothing_that_was_published_before(feed: Feed, loop: Loop, ann: Recorder) -> None:
+def test_a_subscriber_gets_no_publication_from_before_it_joined(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
     say(feed, "before")
     ben = joined(feed, Recorder("ben"))
     say(feed, "after")
@@ -202,7 +206,7 @@ def test_who_joins_gets_nothing_that_was_published_before(feed: Feed, loop: Loop
     assert ann.received == ["before", "after"]
 
 
-def test_who_leaves_gets_what_was_published_before_and_nothing_after(
+def test_a_subscriber_that_leaves_gets_all_publications_from_before_and_none_after(
     feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
 ) -> None:
     say(feed, "before")
@@ -214,7 +218,7 @@ def test_who_leaves_gets_what_was_published_before_and_nothing_after(
     assert ben.received == ["before", "after"]
 
 
-def test_a_change_of_members_writes_to_everyone_at_once(feed: Feed, ann: Recorder, ben: Recorder) -> None:
+def test_a_change_of_subscribers_writes_to_all_at_once(feed: Feed, ann: Recorder, ben: Recorder) -> None:
     say(feed, "1")
     feed.join(Recorder("cid"), PLAIN)
     assert ann.received == ben.received == ["1"]
@@ -227,7 +231,7 @@ def test_a_flush_that_came_early_is_not_repeated_by_the_turn(feed: Feed, loop: L
     assert len(ann.batches) == 1
 
 
-def test_what_follows_an_early_flush_in_the_same_turn_is_not_forgotten(
+def test_a_publication_after_an_early_flush_in_the_same_turn_is_not_forgotten(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     say(feed, "1")
@@ -255,7 +259,9 @@ def test_leaving_without_having_joined_changes_nothing(feed: Feed, loop: Loop, a
     assert ann.received == ["1"]
 
 
-def test_who_comes_back_gets_what_is_published_from_then_on(feed: Feed, loop: Loop, ann: Recorder) -> None:
+def test_a_subscriber_that_joins_again_gets_the_publications_from_then_on(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
     say(feed, "1")
     feed.leave(ann)
     say(feed, "2")
@@ -265,7 +271,7 @@ def test_who_comes_back_gets_what_is_published_from_then_on(feed: Feed, loop: Lo
     assert ann.received == ["1", "3"]
 
 
-def test_publishing_to_nobody_keeps_nothing(feed: Feed, loop: Loop) -> None:
+def test_publishing_without_subscribers_keeps_nothing(feed: Feed, loop: Loop) -> None:
     say(feed, "1")
     loop.turn()
     ann = joined(feed, Recorder("ann"))
@@ -276,7 +282,7 @@ def test_publishing_to_nobody_keeps_nothing(feed: Feed, loop: Loop) -> None:
 # Exclude
 
 
-def test_an_excluded_member_gets_the_rest(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
+def test_an_excluded_subscriber_gets_the_rest(feed: Feed, loop: Loop, ann: Recorder, ben: Recorder) -> None:
     say(feed, "1")
     say(feed, "2", "3", exclude="ann")
     say(feed, "4", exclude="ben")
@@ -287,7 +293,7 @@ def test_an_excluded_member_gets_the_rest(feed: Feed, loop: Loop, ann: Recorder,
     assert [batch.channel for batch in ann.batches] == ["chat"]
 
 
-def test_a_member_excluded_from_everything_is_not_written_to(
+def test_a_subscriber_excluded_from_everything_is_not_written_to(
     feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
 ) -> None:
     say(feed, "1", "2", exclude="ann")
@@ -305,7 +311,7 @@ def test_an_exclusion_holds_for_that_publication_only(feed: Feed, loop: Loop, an
     assert ann.received == ["same words", "next turn"]
 
 
-def test_members_share_a_batch_again_after_an_exclusion(
+def test_subscribers_share_a_batch_again_after_an_exclusion(
     feed: Feed, loop: Loop, ann: Recorder, ben: Recorder
 ) -> None:
     say(feed, "1", exclude="ann")
@@ -315,22 +321,24 @@ def test_members_share_a_batch_again_after_an_exclusion(
     assert ann.batches[-1] is ben.batches[-1]
 
 
-def test_an_exclusion_holds_when_a_change_of_members_flushes(feed: Feed, ann: Recorder) -> None:
+def test_an_exclusion_holds_when_a_change_of_subscribers_flushes(feed: Feed, ann: Recorder) -> None:
     say(feed, "1", exclude="ann")
     feed.leave(ann)
     assert ann.batches == []
 
 
-def test_excluding_someone_who_is_not_a_member_excludes_nobody(feed: Feed, loop: Loop, ann: Recorder) -> None:
-    say(feed, "1", exclude="nobody")
+def test_excluding_a_connection_that_is_not_subscribed_changes_nothing(
+    feed: Feed, loop: Loop, ann: Recorder
+) -> None:
+    say(feed, "1", exclude="zoe")
     loop.turn()
     assert ann.received == ["1"]
 
 
-# Trouble
+# Failures
 
 
-def test_a_member_that_raises_does_not_keep_the_others_from_theirs(
+def test_a_subscriber_that_raises_does_not_affect_the_others(
     feed: Feed, loop: Loop, ann: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = joined(feed, Failing("failing"))
@@ -340,7 +348,7 @@ def test_a_member_that_raises_does_not_keep_the_others_from_theirs(
     say(feed, "2")
     loop.turn()
     assert ann.received == zoe.received == ["1", "2"]
-    # Who is in a channel is for others to decide.
+    # Without positions, nothing is lost that was promised: the subscriber stays.
     assert failing.received == ["1", "2"]
     assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
         ("hubbub.core.subscriber", logging.ERROR, "Could not write to connection failing.")
@@ -348,7 +356,7 @@ def test_a_member_that_raises_does_not_keep_the_others_from_theirs(
     assert all(record.exc_info for record in caplog.records)
 
 
-def test_a_member_that_raises_does_not_keep_anyone_from_coming_or_going(
+def test_a_subscriber_that_raises_does_not_keep_others_from_joining_or_leaving(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     failing = joined(feed, Failing("failing"))
@@ -363,7 +371,7 @@ def test_a_member_that_raises_does_not_keep_anyone_from_coming_or_going(
     assert ben.received == ["3"]
 
 
-def test_what_is_published_while_the_feed_flushes_goes_out_with_the_next_turn(
+def test_a_publication_during_a_flush_goes_out_with_the_next_turn(
     feed: Feed, loop: Loop, ann: Recorder
 ) -> None:
     class Echo(Recorder):
@@ -384,7 +392,7 @@ def test_what_is_published_while_the_feed_flushes_goes_out_with_the_next_turn(
     ("error", "rest"),
     [(None, b"i there"), (BlockingIOError(), b"\x81\x08hi there"), (ConnectionResetError(), None)],
 )
-def test_what_a_member_does_not_take_is_given_to_it_as_a_rest(
+def test_bytes_that_a_subscriber_does_not_take_are_given_to_it_as_a_rest(
     feed: Feed, loop: Loop, ann: Recorder, error: OSError | None, rest: bytes | None
 ) -> None:
     slow = Partial("slow", error)
@@ -397,7 +405,7 @@ def test_what_a_member_does_not_take_is_given_to_it_as_a_rest(
 
 
 class Breaking(Partial):
-    """Raises in whatever a feed calls, and remembers what it was told."""
+    """Raises in every method that a feed calls, and keeps the breaks that it was notified of."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -408,7 +416,7 @@ class Breaking(Partial):
 
     def broken(self, channel: str, position: Position) -> bool:
         self.breaks.append(position)
-        raise RuntimeError("no way to tell")
+        raise RuntimeError("no way to notify")
 
 
 def streamed(offset: int) -> Publication:
@@ -417,16 +425,16 @@ def streamed(offset: int) -> Publication:
 
 @pytest.fixture
 def stream(loop: Loop) -> Feed:
-    """A feed of a channel with a history."""
+    """The feed of a channel with a history."""
     return Feed("chat", loop.call_soon, lambda feed: None, Position(0, "e"))
 
 
-def test_a_member_whose_rest_is_lost_is_told_and_keeps_nobody_else_from_theirs(
+def test_a_subscriber_whose_rest_is_lost_is_notified_and_does_not_affect_the_others(
     stream: Feed, loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, breaking, last = Recorder("first"), Breaking("breaking"), Recorder("last")
-    for member in (first, breaking, last):
-        stream.join(member, PLAIN)
+    for subscriber in (first, breaking, last):
+        stream.join(subscriber, PLAIN)
     stream.publish(streamed(1))
     loop.turn()
     assert first.received == last.received == ["no. 1"]
@@ -440,7 +448,7 @@ def test_a_member_whose_rest_is_lost_is_told_and_keeps_nobody_else_from_theirs(
     assert first.received == last.received == ["no. 1", "no. 2"]
 
 
-def test_a_member_that_cannot_be_told_keeps_nobody_else_from_being_told(stream: Feed) -> None:
+def test_a_subscriber_that_cannot_be_notified_does_not_keep_the_others_from_it(stream: Feed) -> None:
     one, two = Breaking("one"), Breaking("two")
     stream.join(one, PLAIN)
     stream.join(two, PLAIN)
@@ -449,11 +457,11 @@ def test_a_member_that_cannot_be_told_keeps_nobody_else_from_being_told(stream: 
     assert one.breaks == two.breaks == [Position(5, "another")]
 
 
-def test_what_cannot_be_encoded_is_told_and_the_feed_goes_on(
+def test_subscribers_are_notified_of_a_publication_that_cannot_be_encoded_and_the_feed_continues(
     stream: Feed, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    member = Breaking("told")
-    stream.join(member, PLAIN)
+    subscriber = Breaking("notified")
+    stream.join(subscriber, PLAIN)
 
     def fail(*args: object, **options: object) -> None:
         raise MemoryError
@@ -462,10 +470,10 @@ def test_what_cannot_be_encoded_is_told_and_the_feed_goes_on(
         patch.setattr("hubbub.protocols.websocket.WebSocketBatch", fail)
         stream.publish(streamed(1))
         loop.turn()
-        assert member.breaks == [Position(1, "e")]
+        assert subscriber.breaks == [Position(1, "e")]
         stream.publish(streamed(2))
-        # Whoever leaves, or joins, flushes first.
-        stream.leave(member)
+        # Leaving and joining flush first.
+        stream.leave(subscriber)
     recorder = Recorder("later")
     stream.join(recorder, PLAIN)
     stream.publish(streamed(3))

@@ -17,7 +17,7 @@ dropping_policy = pytest.mark.parametrize("policy", DROPPING)
 
 
 def batch(channel: str | None, *costs: int) -> Batch:
-    """A batch of frames, each of which counts for so many bytes in the outbox."""
+    """Return a batch of messages, each of which counts for so many bytes in the outbox."""
     return Batch([Message(bytes(cost - FRAME_OVERHEAD)) for cost in costs], channel)
 
 
@@ -38,12 +38,12 @@ def take(outbox: Outbox) -> Batch:
 
 
 def messages(*batches: Batch) -> list[Message]:
-    """A batch equals another one of the same bytes; a frame is itself only."""
+    """Return the messages of ``batches``: batches of the same bytes are equal, messages are not."""
     return [message for each in batches for message in each.messages]
 
 
 def send_all(outbox: Outbox) -> list[Message]:
-    """What goes out, in order, until nothing waits any more."""
+    """Return the messages that go out, in order, until nothing waits any more."""
     taken = []
     while (each := outbox.take()) is not None:
         outbox.sent(each)
@@ -63,7 +63,7 @@ def test_a_new_outbox_is_empty(policy: SlowConsumer) -> None:
 
 
 @any_policy
-def test_what_fits_goes_out_in_the_order_in_which_it_came(policy: SlowConsumer) -> None:
+def test_batches_that_fit_go_out_in_the_order_in_which_they_came(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     pushed = push(outbox, batch("b", 256), direct(256), batch("a", 256))
     assert send_all(outbox) == messages(*pushed)
@@ -124,7 +124,7 @@ def test_there_is_no_room_at_the_bound_until_something_is_sent(policy: SlowConsu
 
 
 @any_policy
-def test_clear_forgets_everything_that_waits_but_not_what_is_being_sent(policy: SlowConsumer) -> None:
+def test_clear_drops_everything_that_waits_but_not_the_batch_that_is_being_sent(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     push(outbox, batch("a", 300), batch("b", 256, 256))
     taken = take(outbox)
@@ -149,7 +149,7 @@ def test_a_cleared_outbox_is_as_good_as_new(policy: SlowConsumer) -> None:
 # disconnect
 
 
-def test_disconnect_takes_what_fits_to_the_byte() -> None:
+def test_disconnect_takes_batches_that_fit_to_the_byte() -> None:
     outbox = Outbox(LIMIT, "disconnect")
     pushed = push(outbox, batch("a", 600), batch("a", 400))
     assert send_all(outbox) == messages(*pushed)
@@ -163,7 +163,7 @@ def test_disconnect_refuses_one_byte_more_and_nothing_waits_then() -> None:
     assert outbox.take() is None
 
 
-def test_disconnect_counts_what_is_being_sent() -> None:
+def test_disconnect_counts_the_batch_that_is_being_sent() -> None:
     outbox = Outbox(LIMIT, "disconnect")
     push(outbox, batch("a", 600))
     taken = take(outbox)
@@ -217,7 +217,7 @@ def test_drop_oldest_keeps_direct_sends_where_they_are() -> None:
     assert send_all(outbox) == messages(first, second, newest)
 
 
-def test_drop_oldest_leaves_what_is_being_sent_alone() -> None:
+def test_drop_oldest_leaves_the_batch_that_is_being_sent_alone() -> None:
     outbox = Outbox(LIMIT, "drop_oldest")
     sending, _ = push(outbox, batch("a", 300), batch("a", 400))
     assert take(outbox) is sending
@@ -228,14 +228,14 @@ def test_drop_oldest_leaves_what_is_being_sent_alone() -> None:
 
 
 def test_drop_oldest_does_not_drop_for_direct_sends() -> None:
-    # Their senders waited for room: the bound is exceeded by one message, and nobody loses anything.
+    # Their senders waited for room: the bound is exceeded by one message, and nothing is lost.
     outbox = Outbox(LIMIT, "drop_oldest")
     pushed = push(outbox, batch("a", 900), direct(900))
     assert outbox.size == 1800
     assert send_all(outbox) == messages(*pushed)
 
 
-def test_drop_oldest_gives_a_large_newcomer_the_place_of_all_that_waits() -> None:
+def test_drop_oldest_gives_a_large_batch_the_place_of_all_that_waits() -> None:
     outbox = Outbox(LIMIT, "drop_oldest")
     push(outbox, batch("a", 300), batch("b", 300))
     (large,) = push(outbox, batch("a", 1500))
@@ -255,7 +255,7 @@ def test_latest_keeps_the_newest_of_a_channel_in_the_place_of_the_older() -> Non
     assert outbox.size == 0
 
 
-def test_latest_keeps_one_frame_of_the_batches_that_it_joins() -> None:
+def test_latest_keeps_one_message_of_the_batches_that_it_joins() -> None:
     outbox = Outbox(10_000, "latest")
     push(outbox, batch("a", 256, 256))
     (newer,) = push(outbox, batch("a", 256, 256, 300))
@@ -271,7 +271,7 @@ def test_latest_sends_all_of_a_batch_that_found_nothing_waiting() -> None:
     assert outbox.dropped == 0
 
 
-def test_latest_leaves_what_is_being_sent_alone() -> None:
+def test_latest_leaves_the_batch_that_is_being_sent_alone() -> None:
     outbox = Outbox(LIMIT, "latest")
     (first,) = push(outbox, batch("a", 256))
     assert take(outbox) is first
@@ -296,8 +296,8 @@ def test_latest_drops_the_oldest_when_there_are_too_many_channels() -> None:
     assert send_all(outbox) == messages(*kept)
 
 
-def test_latest_drops_other_channels_before_the_newcomer() -> None:
-    # The newcomer stands in the place of an older publication, and may thus be the first in the queue.
+def test_latest_drops_other_channels_before_the_newest_batch() -> None:
+    # The newest batch stands in the place of an older publication, and may thus be the first in the queue.
     outbox = Outbox(LIMIT, "latest")
     push(outbox, batch("a", 300), batch("b", 300), batch("c", 300))
     (newest,) = push(outbox, batch("a", 500))
@@ -319,7 +319,7 @@ def test_a_channel_whose_publication_was_dropped_may_publish_again() -> None:
 
 
 @dropping_policy
-def test_what_was_cleared_is_not_dropped(policy: SlowConsumer) -> None:
+def test_batches_that_were_cleared_do_not_count_as_dropped(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     push(outbox, batch("a", 300), batch("b", 300))
     outbox.clear()
@@ -329,7 +329,7 @@ def test_what_was_cleared_is_not_dropped(policy: SlowConsumer) -> None:
 
 
 @dropping_policy
-def test_the_newcomer_is_dropped_when_what_must_stay_leaves_no_room(policy: SlowConsumer) -> None:
+def test_the_newest_batch_is_dropped_when_those_that_must_stay_leave_no_room(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     sending, waiting = push(outbox, direct(500), direct(300))
     assert take(outbox) is sending
@@ -352,7 +352,7 @@ def test_publications_never_take_the_outbox_beyond_its_bound(policy: SlowConsume
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
-def test_what_lossless_is_never_dropped_without_a_word(policy: SlowConsumer) -> None:
+def test_lossless_batches_are_never_dropped_silently(policy: SlowConsumer) -> None:
     outbox = Outbox(1000, policy)
     message = Message(b"x" * 100)
     numbered = Batch((message,), "room", lossless=True)
@@ -364,7 +364,7 @@ def test_what_lossless_is_never_dropped_without_a_word(policy: SlowConsumer) -> 
 
 
 @dropping_policy
-def test_what_may_be_dropped_gives_way_to_what_may_not(policy: SlowConsumer) -> None:
+def test_batches_that_may_be_dropped_give_way_to_those_that_may_not(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     first, numbered = direct(300), Batch(batch("room", 400).messages, "room", lossless=True)
     a, b = batch("a", 300), batch("b", 300)
@@ -379,13 +379,13 @@ def test_what_may_be_dropped_gives_way_to_what_may_not(policy: SlowConsumer) -> 
 
 
 @dropping_policy
-def test_a_client_is_let_go_when_nothing_is_left_to_drop(policy: SlowConsumer) -> None:
+def test_a_client_is_disconnected_when_nothing_is_left_to_drop(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     numbered = Batch(batch("room", 600).messages, "room", lossless=True)
     push(outbox, numbered, batch("a", 300))
     assert not outbox.push(numbered)
     assert len(outbox) == 0
-    # What was taken counts until it is sent: that cannot give way.
+    # A batch that was taken counts until it is sent: it cannot give way.
     outbox = Outbox(LIMIT, policy)
     push(outbox, batch("a", 600))
     take(outbox)
@@ -393,7 +393,7 @@ def test_a_client_is_let_go_when_nothing_is_left_to_drop(policy: SlowConsumer) -
 
 
 @any_policy
-def test_it_is_taken_when_nothing_waits_but_what_may_be_dropped(policy: SlowConsumer) -> None:
+def test_it_is_taken_when_all_batches_that_wait_may_be_dropped(policy: SlowConsumer) -> None:
     outbox = Outbox(LIMIT, policy)
     assert outbox.is_taken
     push(outbox, batch("a", 300))
@@ -402,7 +402,7 @@ def test_it_is_taken_when_nothing_waits_but_what_may_be_dropped(policy: SlowCons
     assert not outbox.is_taken
     take(outbox)
     take(outbox)
-    # What is being sent does not wait.
+    # A batch that is being sent does not wait.
     assert outbox.is_taken
     push(outbox, Batch(batch("room", 300).messages, "room", lossless=True))
     assert not outbox.is_taken

@@ -104,7 +104,7 @@ def test_bytes_are_binary(data: object, expected: bytes) -> None:
     assert type(encoded) is bytes
 
 
-def test_a_buffer_that_changes_later_does_not_change_what_is_sent() -> None:
+def test_a_buffer_that_changes_later_does_not_change_the_payload() -> None:
     buffer = bytearray(b"before")
     _, encoded = encode(buffer)
     buffer[:] = b"after!"
@@ -164,7 +164,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_json_is_read_back_as_what_was_written(data: object) -> None:
+def test_json_is_read_back_as_it_was_written(data: object) -> None:
     assert json.loads(encode_json(data)) == data
 
 
@@ -188,14 +188,14 @@ def test_text_with_a_lone_surrogate_is_refused(text: str) -> None:
     ],
     ids=["object", "function", "object inside", "binary inside", "surrogate key", "surrogate", "raises"],
 )
-def test_what_cannot_be_written_as_json_is_refused(data: object, named: str) -> None:
+def test_data_that_cannot_be_written_as_json_is_refused(data: object, named: str) -> None:
     pattern = rf"^Expected something .* JSON \(a model.*\), but got {named}: ."
     with pytest.raises(InvalidData, match=pattern) as info:
         encode(data)
     assert info.value.__cause__ is not None
 
 
-def test_the_error_says_what_went_wrong_inside() -> None:
+def test_the_error_names_its_cause() -> None:
     with pytest.raises(InvalidData, match="no total"):
         encode({"broken": Broken()})
 
@@ -289,7 +289,7 @@ def test_a_channel_name_that_is_no_str_is_refused(name: Any, named: str) -> None
 
 
 @given(st.text(min_size=1, max_size=300))
-def test_a_name_or_what_is_wrong_with_it_can_be_sent_and_logged(name: str) -> None:
+def test_a_name_or_the_error_about_it_can_be_sent_and_logged(name: str) -> None:
     try:
         shown = check_channel(name)
     except InvalidChannel as exc:
@@ -360,7 +360,7 @@ def test_the_id_of_the_start_is_a_word() -> None:
         *("1" * 19 + ":a", "1:" + "a" * 65, "1:a\x00", "9" * 5000 + ":a"),
     ],
 )
-def test_what_is_no_id_is_refused(text: str) -> None:
+def test_text_that_is_not_an_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidPosition, match="Expected the id of a position, such as") as refused:
         Position.parse(text)
     assert len(str(refused.value)) < 300
@@ -379,7 +379,7 @@ def test_a_position_that_no_channel_can_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["1", "x" * 255, "order 7 größe", "\n", None])
-def test_what_is_an_idempotency_key(key: str | None) -> None:
+def test_idempotency_keys_are_accepted(key: str | None) -> None:
     assert check_key(key) == key
 
 
@@ -394,7 +394,7 @@ def test_what_is_an_idempotency_key(key: str | None) -> None:
         (b"7", TypeError, "as str, but got bytes"),
     ],
 )
-def test_what_is_none(key: Any, error: type[Exception], message: str) -> None:
+def test_other_values_are_not_idempotency_keys(key: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_key(key)
 

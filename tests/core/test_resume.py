@@ -17,7 +17,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
-from hubbub.core.frames import Batch, Frame, Message
+from hubbub.core.frames import FRAME_OVERHEAD, Batch, Frame, Message
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.resume import Resume
 from hubbub.core.subscriber import Start
@@ -64,10 +64,55 @@ class Client(Subscriber):
             self.wrong.append(message)
 
 
+class Session(Subscriber):
+    """A protocol session: it writes one reply, with everything it missed in it, or has not recovered.
+
+    When its run is broken it forgets the channel at once, and nothing of the channel may follow.
+    """
+
+    recovers_in_pieces = False
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, START)
+        self.reply: Start | None = None
+        #: Where it stood when its run was broken.
+        self.has_ended = False
+        self.ids: list[Position] = []
+        #: Calls that must not come in this state; a feed would only log what they raise.
+        self.wrong: list[str] = []
+
+    def write(self, batch: Batch) -> int:
+        if self.reply is None or self.has_ended:
+            self.wrong.append("write")
+        for message in batch.messages:
+            assert message.publication is not None
+            self.take(message.publication)
+        return len(batch)
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        if self.reply is not None:
+            self.wrong.append("joined")
+        if missed and start.recovered is False:
+            self.wrong.append("missed publications although it has not recovered")
+        self.reply, self.position = start, start.position
+        for frame in missed:
+            self.take(frame.publication)
+
+    def broken(self, channel: str, position: Position) -> bool:
+        if self.reply is None or self.has_ended:
+            self.wrong.append("broken")
+        self.has_ended = self.is_broken = True
+        return False
+
+    def take(self, publication: Publication) -> None:
+        self.ids.append(publication.position)
+        self.received.append(publication.data)
+
+
 class Arrival:
     """A client on its way in, and the read that it waits for."""
 
-    def __init__(self, client: Client, joining: Resume) -> None:
+    def __init__(self, client: Client | Session, joining: Resume) -> None:
         self.client = client
         self.joining = joining
         self.wanted: Position | None = None
@@ -87,17 +132,23 @@ class InPieces(Recovery):
     def arrive_from_somewhere(self, offset: int) -> None:
         self.come(Position(offset, self.engine.epoch) if offset else START, 0)
 
-    @precondition(lambda self: any(isinstance(each, Client) for each in self.members))
+    @rule(offset=st.integers(0, 30), history=st.integers(0, 12), is_new=st.booleans())
+    def session_arrives(self, offset: int, history: int, is_new: bool) -> None:
+        since = Position(offset, self.engine.epoch) if offset else START
+        self.come(None if is_new else since, history if is_new else 0, is_session=True)
+
+    @precondition(lambda self: any(isinstance(each, Client | Session) for each in self.members))
     @rule(data=st.data())
     def arrive_again(self, data: st.DataObject) -> None:
-        member = data.draw(st.sampled_from([each for each in self.members if isinstance(each, Client)]))
+        clients = [each for each in self.members if isinstance(each, Client | Session)]
+        member = data.draw(st.sampled_from(clients))
         self.members.remove(member)
         self.feed.leave(member)
-        self.come(self.reached(member), 0)
+        self.come(self.reached(member), 0, is_session=isinstance(member, Session))
 
-    def come(self, since: Position | None, history: int) -> None:
+    def come(self, since: Position | None, history: int, *, is_session: bool = False) -> None:
         self.count += 1
-        client = Client(self.count)
+        client = Session(self.count) if is_session else Client(self.count)
         self.arrivals.append(Arrival(client, Resume(self.feed, client, ENVELOPE, since, history)))
 
     @precondition(lambda self: self.arrivals)
@@ -109,6 +160,9 @@ class InPieces(Recovery):
         if arrival.wanted is not None:
             return
         arrival.wanted = arrival.joining.step(limit)
+        if isinstance(arrival.client, Session):
+            # One reply, in the same step in which it joins.
+            assert (arrival.client.reply is not None) == arrival.joining.is_complete
         if arrival.joining.is_complete:
             self.arrivals.remove(arrival)
             self.members.append(arrival.client)
@@ -137,6 +191,13 @@ class InPieces(Recovery):
             arrival.joining.take([Frame(each) for each in history])
             arrival.wanted = None
 
+    @invariant()
+    def only_sessions_whose_run_is_broken_are_dropped(self) -> None:
+        if hasattr(self, "feed"):
+            dropped = sum(isinstance(each, Session) and each.has_ended for each in self.members)
+            # The sentinel is in the feed as well.
+            assert len(self.feed) == len(self.members) + 1 - dropped
+
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         if self.arrivals:
@@ -144,7 +205,7 @@ class InPieces(Recovery):
 
     @invariant()
     def ids_are_contiguous_and_true(self) -> None:
-        clients = [each for each in self.members if isinstance(each, Client)]
+        clients = [each for each in self.members if isinstance(each, Client | Session)]
         for client in [*clients, *(each.client for each in self.arrivals)]:
             assert client.wrong == []
             offset, epoch = client.position
@@ -348,3 +409,115 @@ def test_a_position_that_never_was_is_found_out_with_one_read(engine: Engine, fe
     joining.take([Frame(each) for each in history], top)
     with pytest.raises(Unrecoverable):
         joining.step(1000)
+
+
+# Sessions, which are handed everything at once
+
+
+def session_joins(
+    engine: Engine, feed: Feed, joining: Resume, limit: int, page: int = 100, steps: int = 50
+) -> int:
+    """Read ``page`` publications at a time until the session has joined. Returns the number of reads."""
+    for number in range(steps):
+        after = joining.step(limit)
+        if joining.is_complete:
+            return number
+        assert after is not None
+        read(engine, feed, joining, after, page)
+    raise AssertionError("has not joined")
+
+
+def cost_of(engine: Engine, count: int) -> int:
+    return sum(Frame(each).encoded(PLAIN.codec).cost for each in engine.kept[-count:])
+
+
+@pytest.mark.parametrize("page", [1, 2, 100])
+def test_a_session_gets_all_that_it_missed_with_its_reply(engine: Engine, feed: Feed, page: int) -> None:
+    since = Position(4, engine.epoch)
+    session = Session(1)
+    joining = Resume(feed, session, PLAIN, since, 0)
+    session_joins(engine, feed, joining, cost_of(engine, 6), page)
+    assert session.reply == Start(since, recovered=True)
+    assert session.received == [each.data for each in engine.kept[4:]]
+    assert joining.position == engine.top
+    feed.publish(engine.publish())
+    feed.flush()
+    assert session.received == [each.data for each in engine.kept[4:]]
+    assert session.wrong == []
+
+
+@pytest.mark.parametrize("page", [1, 100])
+def test_a_session_has_not_recovered_if_what_it_missed_does_not_fit(
+    engine: Engine, feed: Feed, page: int
+) -> None:
+    session = Session(1)
+    joining = Resume(feed, session, ENVELOPE, Position(4, engine.epoch), 0)
+    limit = sum(Frame(each).encoded(ENVELOPE.codec).cost for each in engine.kept[-6:]) - 1
+    reads = session_joins(engine, feed, joining, limit, page)
+    # It does not read on once that is known.
+    assert reads <= 6
+    assert session.reply == Start(engine.top, recovered=False)
+    assert session.received == []
+    feed.publish(engine.publish())
+    feed.flush()
+    assert session.ids == [engine.top]
+    assert session.wrong == []
+
+
+def test_a_session_whose_form_cannot_report_that_does_not_join(engine: Engine, feed: Feed) -> None:
+    session = Session(1)
+    joining = Resume(feed, session, PLAIN, Position(4, engine.epoch), 0)
+    with pytest.raises(Unrecoverable):
+        session_joins(engine, feed, joining, cost_of(engine, 6) - 1)
+    assert session.reply is None
+    assert len(feed) == 0
+
+
+def test_a_new_session_gets_the_last_publications_that_fit(engine: Engine, feed: Feed) -> None:
+    session = Session(1)
+    joining = Resume(feed, session, PLAIN, None, 8)
+    session_joins(engine, feed, joining, cost_of(engine, 3), page=2)
+    assert session.reply == Start(Position(7, engine.epoch), recovered=None)
+    assert session.ids == [each.position for each in engine.kept[7:]]
+
+
+def test_publications_that_exclude_a_session_take_no_room(engine: Engine, feed: Feed) -> None:
+    session, top = Session(1), feed.position
+    for exclude in (session.id, None, session.id):
+        feed.publish(Publication("chat", b"x" * 100, "text", exclude, "id", engine.offset + 1, engine.epoch))
+        engine.publish()
+    joining = Resume(feed, session, PLAIN, top, 0)
+    assert joining.step(100 + FRAME_OVERHEAD) is None
+    assert joining.is_complete
+    assert session.reply == Start(top, recovered=True)
+    assert session.ids == [Position(top.offset + 2, engine.epoch)]
+
+
+def test_a_session_that_cannot_write_its_reply_does_not_join(engine: Engine, feed: Feed) -> None:
+    class Failing(Session):
+        def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+            raise RuntimeError("no reply")
+
+    with pytest.raises(RuntimeError, match="no reply"):
+        Resume(feed, Failing(1), PLAIN, None, 0).step(1000)
+    assert len(feed) == 0
+
+
+def test_a_subscriber_that_does_not_stay_after_a_break_between_two_pieces_does_not_join(
+    engine: Engine, feed: Feed
+) -> None:
+    class Leaving(Plain):
+        def broken(self, channel: str, position: Position) -> bool:
+            super().broken(channel, position)
+            return False
+
+    subscriber = Leaving()
+    joining = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, joining, joining.step(1000) or START, 2)
+    joining.step(1000)
+    engine.begin()
+    feed.repaired(*engine.read(feed.since))
+    joining.step(1000)
+    assert subscriber.is_broken
+    assert joining.is_complete
+    assert len(feed) == 0

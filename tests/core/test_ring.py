@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from hubbub.core.frames import Frame
+from hubbub.core.frames import Frame, Message
 from hubbub.core.history import History
 from hubbub.core.publication import Publication
 from hubbub.core.ring import RING_BYTES, RING_SIZE, STORM, Ring
+from hubbub.protocols.envelope import ENVELOPE
+from hubbub.protocols.plain import PLAIN
 
 
 class Clock:
@@ -29,14 +31,14 @@ def kept(ring: Ring) -> list[int]:
     return [each.publication.offset for each in ring.newest(RING_SIZE)]
 
 
-def test_it_keeps_what_the_channel_keeps() -> None:
+def test_it_keeps_as_many_publications_as_the_channel() -> None:
     ring = Ring(History(size=2, ttl=60))
     append(ring, *map(publication, range(1, 6)))
     assert kept(ring) == [4, 5]
     assert [each.publication.data for each in ring.newest(1)] == [b"5"]
 
 
-def test_it_keeps_what_has_come_as_long_as_the_channel_does() -> None:
+def test_it_keeps_live_publications_as_long_as_the_channel() -> None:
     clock = Clock()
     ring = Ring(History(ttl=0.3), clock)
     append(ring, publication(1))
@@ -49,7 +51,7 @@ def test_it_keeps_what_has_come_as_long_as_the_channel_does() -> None:
     assert kept(ring) == []
 
 
-def test_what_was_read_from_history_is_kept_for_a_moment() -> None:
+def test_publications_read_from_history_are_kept_for_a_moment() -> None:
     clock = Clock()
     ring = Ring(History(ttl=3600), clock)
     ring.prepend(map(publication, (3, 2, 1)))
@@ -58,7 +60,7 @@ def test_what_was_read_from_history_is_kept_for_a_moment() -> None:
     assert kept(ring) == []
 
 
-def test_what_a_repair_has_read_is_kept_for_a_moment() -> None:
+def test_publications_read_by_a_repair_are_kept_for_a_moment() -> None:
     clock = Clock()
     ring = Ring(History(ttl=3600), clock)
     for offset in (1, 2):
@@ -67,7 +69,7 @@ def test_what_a_repair_has_read_is_kept_for_a_moment() -> None:
     append(ring, publication(3))
     clock.now += STORM
     assert kept(ring) == [3]
-    # But not for a shorter time than what is older.
+    # But not for a shorter time than older ones.
     missed = publication(4)
     ring.append(Frame(missed), is_live=False)
     clock.now += 2 * STORM
@@ -118,3 +120,34 @@ def test_there_is_room_for_older_ones_as_far_as_the_channel_keeps_them() -> None
     append(ring, publication(5))
     ring.prepend(map(publication, (4, 3, 2)))
     assert kept(ring) == [3, 4, 5]
+
+
+def test_encodings_count_as_well() -> None:
+    ring = Ring()
+    append(ring, *(publication(offset, size=100_000) for offset in range(1, 9)))
+    assert kept(ring) == list(range(1, 9))
+    frames = ring.newest(8)
+    for each in frames:
+        each.encoded(ENVELOPE.codec)
+    assert ring.cost == sum(each.cost for each in frames) > RING_BYTES
+    # There is room for fewer now.
+    ring.trim()
+    assert kept(ring) == [4, 5, 6, 7, 8]
+    assert ring.cost <= RING_BYTES
+    # A frame that has left counts no more, also when it is encoded once again.
+    frames[0].encoded(Other())
+    assert ring.cost == sum(each.cost for each in frames[3:])
+
+
+def test_the_payload_itself_counts_once() -> None:
+    ring = Ring()
+    append(ring, publication(1, size=100_000))
+    before = ring.cost
+    (frame,) = ring.newest(1)
+    frame.encoded(PLAIN.codec)
+    assert ring.cost == before
+
+
+class Other:
+    def encode(self, publication: Publication) -> Message:
+        return Message(publication.data * 2, publication)

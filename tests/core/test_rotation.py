@@ -35,7 +35,7 @@ def test_a_long_pause_is_one_turn_for_each() -> None:
     assert rotation.take(1001, 30) == []
 
 
-def test_what_is_discarded_has_no_turn() -> None:
+def test_an_item_that_is_discarded_has_no_turn() -> None:
     rotation: Rotation[str] = Rotation()
     rotation.add("a")
     rotation.discard("a")

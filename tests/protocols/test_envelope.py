@@ -44,7 +44,7 @@ def test_text_is_a_string_and_binary_is_base64() -> None:
 
 
 @given(data=st.binary() | st.text().map(str.encode), kind=st.sampled_from(["json", "text", "binary"]))
-def test_whatever_was_published_the_envelope_is_one_json_value(data: bytes, kind: Kind) -> None:
+def test_the_envelope_of_any_publication_is_one_json_value(data: bytes, kind: Kind) -> None:
     message = json.loads(envelope(published(data, kind)).data.decode())
     assert set(message) <= {"type", "channel", "id", "data", "base64"}
     assert (message["type"], message["id"]) == ("publication", "18:c0ffee42")
@@ -64,8 +64,8 @@ def test_whatever_was_published_the_envelope_is_one_json_value(data: bytes, kind
         b"[" * 100_000,
     ],
 )
-def test_what_is_called_json_and_is_none_is_text(garbage: bytes) -> None:
-    """It may come from other publishers, or from SQL."""
+def test_a_payload_that_is_declared_as_json_and_is_not_becomes_text(garbage: bytes) -> None:
+    """Other programs may publish it, by SQL for example."""
     message = json.loads(envelope(published(garbage)).data)
     assert message["data"] == garbage.decode(errors="replace")
 
@@ -84,7 +84,7 @@ def test_any_name_of_a_channel_is_in_the_envelope(channel: str) -> None:
         (START, False, {"id": None, "recovered": False}),
     ],
 )
-def test_an_opening_says_where_a_subscriber_begins(
+def test_an_opening_names_the_position_at_which_a_subscriber_begins(
     position: Position, recovered: bool | None, expected: dict[str, object]
 ) -> None:
     opening = ENVELOPE.opening("chat", Start(position, recovered))

@@ -68,11 +68,11 @@ some_messages = st.lists(
 @given(
     batch=some_messages.map(WebSocketBatch), forgets=st.booleans(), chunk=st.sampled_from([1, 7, 100_000_000])
 )
-def test_a_client_that_negotiated_compression_reads_the_same(
+def test_a_client_that_negotiated_compression_reads_the_same_messages(
     batch: WebSocketBatch, forgets: bool, chunk: int
 ) -> None:
     client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=None)
-    # One that keeps its window from message to message, as it may, understands it as well.
+    # A client that keeps its window from message to message, as it may, reads them as well.
     client.extensions = [PerMessageDeflate(forgets, True, WINDOW_BITS, 15)]
     for start in range(0, len(batch.compressed), max(chunk, len(batch.compressed) // 100)):
         client.receive_data(batch.compressed[start : start + max(chunk, len(batch.compressed) // 100)])
@@ -85,7 +85,9 @@ def test_a_client_that_negotiated_compression_reads_the_same(
     assert len(batch.compressed) <= len(batch)
 
 
-def test_a_frame_is_compressed_once_and_only_for_those_who_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_compressed_once_and_only_for_clients_that_negotiated_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     counted = Mock(side_effect=deflate)
     monkeypatch.setattr(websocket, "deflate", counted)
     first, second = WebSocketMessage("text", b"a" * 1000), WebSocketMessage("binary", b"b")
@@ -93,13 +95,13 @@ def test_a_frame_is_compressed_once_and_only_for_those_who_want_it(monkeypatch: 
     assert bytes(batch)
     assert counted.call_count == 0
     assert batch.compressed == batch.compressed
-    # What one member is not to get, or gets in place of an older batch, is another batch of the same frames.
+    # A subscriber that is excluded, or gets only the newest, is sent other batches of the same messages.
     assert WebSocketBatch([second]).compressed + WebSocketBatch([first]).compressed
     assert counted.call_count == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_worth_it_goes_out_as_it_is(kind: Kind) -> None:
+def test_messages_that_are_not_worth_it_go_out_as_they_are(kind: Kind) -> None:
     batch = WebSocketBatch(
         [WebSocketMessage(kind, b"x" * (THRESHOLD - 1)), WebSocketMessage(kind, bytes(range(32, 127)))]
     )

@@ -1,4 +1,4 @@
-"""The queued writer over a ``websocket.send`` that completes at once, suspends, fails, or wants a task."""
+"""The queued path over a ``websocket.send`` that completes at once, suspends, fails, or needs a task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.core.forms import Form
 from hubbub.core.frames import Batch, Frame
@@ -34,7 +34,7 @@ def batch(*texts: str, channel: str | None = "chat") -> Batch:
 
 
 class Socket:
-    """As much of a WebSocket as the writer needs.
+    """As much of a WebSocket as the transport needs.
 
     :param always_suspends: whether ``send`` suspends even when the client keeps up.
     """
@@ -84,7 +84,7 @@ class Rig:
     def sent(self) -> list[str | tuple[int, str]]:
         return self.socket.sent
 
-    async def everything(self, count: int) -> None:
+    async def has_sent(self, count: int) -> None:
         """Wait until ``count`` messages are sent."""
         async with asyncio.timeout(DEADLINE):
             while len(self.sent) < count:  # noqa: ASYNC110
@@ -102,7 +102,7 @@ async def test_a_client_that_keeps_up_costs_no_task() -> None:
     assert rig.writer.backlog == 0
 
 
-async def test_what_is_suspended_is_finished_by_a_task_and_overtaken_by_nothing() -> None:
+async def test_a_send_that_is_suspended_is_finished_by_a_task_and_overtaken_by_nothing() -> None:
     rig = Rig()
     rig.writer.send(batch("0"))
     rig.socket.takes.clear()
@@ -112,9 +112,9 @@ async def test_what_is_suspended_is_finished_by_a_task_and_overtaken_by_nothing(
     assert rig.writer.backlog == 3 * COST
     assert rig.writer.stalled(asyncio.get_running_loop().time() + 10) >= 10
     rig.socket.takes.set()
-    await rig.everything(4)
+    await rig.has_sent(4)
     rig.writer.send(batch("4"))
-    await rig.everything(5)
+    await rig.has_sent(5)
     assert rig.sent == ["0", "1", "2", "3", "4"]
     assert rig.writer.backlog == 0
     assert rig.writer.stalled(asyncio.get_running_loop().time() + 10) == 0
@@ -128,14 +128,14 @@ async def test_a_server_that_always_suspends_gets_one_task_for_a_burst() -> None
     for burst in range(3):
         for number in range(50):
             rig.writer.send(batch(f"{burst} {number}"))
-        await rig.everything((burst + 1) * 50)
+        await rig.has_sent((burst + 1) * 50)
         await asyncio.sleep(0)
     assert rig.sent == [f"{burst} {number}" for burst in range(3) for number in range(50)]
     # The first send of each burst begins without a task, and within this test.
     assert len(rig.socket.tasks - {asyncio.current_task()}) == 3
 
 
-async def test_the_outbox_bounds_what_waits_behind_a_suspended_send() -> None:
+async def test_the_outbox_bounds_the_batches_that_wait_behind_a_suspended_send() -> None:
     rig = Rig(limit=3 * COST)
     rig.socket.takes.clear()
     for number in range(3):
@@ -145,7 +145,7 @@ async def test_the_outbox_bounds_what_waits_behind_a_suspended_send() -> None:
     assert rig.owner.slow_disconnects == 1
     rig.socket.takes.set()
     await rig.writer.ended(20)
-    # What was under way arrives; the close frame is the last.
+    # The message that was being sent arrives; the close frame is the last.
     assert rig.sent == ["0", (3008, f"slow: more than {3 * COST} bytes waiting")]
     assert rig.writer.backlog == 0
 
@@ -167,7 +167,7 @@ async def test_a_client_that_is_gone_is_cut() -> None:
         for suspends in (False, True):
             rig = Rig(always_suspends=suspends)
             rig.writer.send(batch("0"))
-            await rig.everything(1)
+            await rig.has_sent(1)
             rig.socket.error = error
             rig.writer.send(batch("1"))
             async with asyncio.timeout(DEADLINE):
@@ -192,17 +192,17 @@ async def test_a_send_that_needs_a_task_gets_one(caplog: pytest.LogCaptureFixtur
 
     for number in range(3):
         asyncio.get_running_loop().call_soon(rig.writer.send, batch(str(number)))
-    await rig.everything(3)
+    await rig.has_sent(3)
     asyncio.get_running_loop().call_soon(rig.writer.send, batch("3"))
-    await rig.everything(4)
+    await rig.has_sent(4)
     rig.writer.end(1000)
     await rig.writer.ended(20)
     assert rig.sent == ["0", "1", "2", "3", (1000, "")]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_so_it_does_where_a_task_writes() -> None:
-    """A time limit would be for the task that writes, and end in another."""
+async def test_a_send_that_needs_a_task_gets_one_where_a_task_writes() -> None:
+    """A time limit would begin in the task that writes, and end in another."""
     rig = Rig()
     send = rig.socket.send
 
@@ -217,7 +217,7 @@ async def test_so_it_does_where_a_task_writes() -> None:
     assert asyncio.current_task() is me
     rig.writer.send(batch("1"))
     rig.socket.takes.set()
-    await rig.everything(2)
+    await rig.has_sent(2)
     rig.writer.end(1000)
     await rig.writer.ended(20)
     assert rig.sent == ["0", "1", (1000, "")]
@@ -244,7 +244,7 @@ async def test_a_send_begins_and_ends_in_one_context() -> None:
     variable.set("another place")
     rig.writer.send(batch("0", "1"))
     rig.socket.takes.set()
-    await rig.everything(2)
+    await rig.has_sent(2)
     await asyncio.sleep(0)
     rig.writer.send(batch("2"))
     assert rig.sent == ["0", "1", "2"]
@@ -253,7 +253,7 @@ async def test_a_send_begins_and_ends_in_one_context() -> None:
 
 
 async def test_publications_are_sent_in_the_context_of_the_node() -> None:
-    """Not in that of the publisher, which is another request."""
+    """Not in the context of the publisher, which is another request."""
     seen: list[str] = []
     place: ContextVar[str] = ContextVar("place", default="node")
 
@@ -299,3 +299,71 @@ async def test_a_writer_that_is_given_up_leaves_no_task() -> None:
         await rig.writer.ended(0)
         assert asyncio.all_tasks() == before
         assert rig.sent == []
+
+
+class Server:
+    """The server's side of a WebSocket of Starlette: takes messages, or fails."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.error: Exception | None = None
+        self.websocket = WebSocket({"type": "websocket", "headers": []}, self.receive, self.send)
+        self.websocket.application_state = WebSocketState.CONNECTED
+
+    async def receive(self) -> Any:
+        raise AssertionError
+
+    async def send(self, message: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message["type"] if "text" not in message else message["text"])
+
+    def writer(self) -> Writer:
+        return Writer("ann", ASGITransport(self.websocket), Outbox(1000, "disconnect"), SlowOwner())
+
+
+async def test_a_socket_of_starlette_is_in_the_state_in_which_its_own_send_leaves_it() -> None:
+    server = Server()
+    writer = server.writer()
+    writer.send(batch("0"))
+    server.error = OSError("reset")
+    writer.send(batch("1"))
+    assert writer.is_gone
+    assert server.websocket.application_state is WebSocketState.DISCONNECTED
+    assert server.sent == ["0"]
+
+
+async def test_nothing_is_sent_on_a_socket_that_the_application_has_closed() -> None:
+    server = Server()
+    writer = server.writer()
+    await server.websocket.close()
+    writer.send(batch("0"))
+    await writer.ended(20)
+    assert writer.is_gone
+    assert server.sent == ["websocket.close"]
+
+
+async def test_a_send_that_the_application_has_wrapped_is_used() -> None:
+    """By a method of its own class, or of the object itself."""
+    seen: list[str] = []
+
+    class Traced(WebSocket):
+        async def send(self, message: Any) -> None:
+            seen.append(message["text"])
+            await super().send(message)
+
+    server = Server()
+    server.websocket = Traced(server.websocket.scope, server.receive, server.send)
+    server.websocket.application_state = WebSocketState.CONNECTED
+    server.writer().send(batch("0"))
+    server = Server()
+    send = server.websocket.send
+
+    async def traced(message: Any) -> None:
+        seen.append(message["text"])
+        await send(message)
+
+    server.websocket.send = traced  # type: ignore[method-assign]
+    server.writer().send(batch("1"))
+    assert seen == ["0", "1"]
+    assert server.sent == ["1"]

@@ -1,4 +1,4 @@
-"""The direct writer against a transport that says when it takes, and on real sockets."""
+"""The direct path into an asyncio transport that pauses when a test says so, and on real sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def batch(text: str, channel: str | None = "chat") -> WebSocketBatch:
 
 
 class Transport(asyncio.Transport):
-    """Takes what is written, and pauses the writer after each batch while ``is_slow``."""
+    """An asyncio transport that keeps the bytes, and pauses after each batch while ``is_slow``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Transport(asyncio.Transport):
         self.held = 0
 
     def write(self, data: Any) -> None:
-        # A memoryview of all of it, where the writer looked for a socket first.
+        # A memoryview of the whole batch.
         written: Any = data.obj if isinstance(data, memoryview) else data
         self.taken.extend(message.data.decode() for message in written.messages)
         if self.is_slow and self.hub_transport is not None:
@@ -57,15 +57,14 @@ class Transport(asyncio.Transport):
 
 
 class Compressed(Transport):
-    """The same for the compressed form, of which nothing here is worth compressing: it is other bytes, but
-    they say the same, behind a header of two."""
+    """Takes the compressed form, in which a short message follows a header of two bytes as it is."""
 
     def write(self, data: Any) -> None:
         super().write(WebSocketBatch((WebSocketMessage("text", bytes(data)[2:]),)))
 
 
 class Socket:
-    """As much of a WebSocket as the writer needs: it closes, or never comes to."""
+    """As much of a WebSocket as the transport needs: it closes, or never finishes to."""
 
     def __init__(self) -> None:
         self.closed: tuple[int, str] | None = None
@@ -89,7 +88,7 @@ class Rig:
         self.transport.hub_transport = self.direct
 
     def fill(self) -> None:
-        """More direct sends than the outbox has room for."""
+        """Send more directly than the outbox has room for."""
         for _ in range(8):
             self.writer.write(batch("x", channel=None))
 
@@ -108,7 +107,7 @@ async def test_while_it_flows_the_compressed_form_is_written_at_once() -> None:
     assert rig.transport.taken == ["1", "1"]
 
 
-async def test_what_comes_while_it_is_paused_waits_and_goes_first(rig: Rig) -> None:
+async def test_batches_written_while_it_is_paused_wait_and_go_first(rig: Rig) -> None:
     rig.writer.write(batch("1"))
     rig.direct.pause()
     rig.writer.write(batch("2"))
@@ -122,13 +121,13 @@ async def test_what_comes_while_it_is_paused_waits_and_goes_first(rig: Rig) -> N
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
-async def test_a_client_that_is_always_behind_is_ready_for_what_it_missed(policy: SlowConsumer) -> None:
+async def test_a_client_that_is_always_behind_is_ready_for_missed_publications(policy: SlowConsumer) -> None:
     rig = Rig(2000, policy)
     rig.direct.pause()
     for number in range(20):
         rig.writer.write(batch(str(number)))
     assert await asyncio.wait_for(rig.writer.ready(), 5) == 1000
-    # Which is never dropped, and does not cost the client its connection.
+    # They are never dropped, and do not cost the client its connection.
     rig.writer.write(WebSocketBatch([WebSocketMessage("text", b"missed")] * 4))
     for number in range(20):
         rig.writer.write(batch(str(number)))
@@ -141,7 +140,7 @@ async def test_a_client_that_is_always_behind_is_ready_for_what_it_missed(policy
     assert rig.owner.slow_disconnects == 0
 
 
-async def test_a_client_that_has_gone_takes_nothing_of_what_it_missed(rig: Rig) -> None:
+async def test_a_client_that_is_gone_takes_no_missed_publications(rig: Rig) -> None:
     rig.direct.pause()
     rig.writer.write(batch("1"))
     waits = asyncio.create_task(rig.writer.ready())
@@ -164,7 +163,7 @@ async def test_a_transport_that_pauses_again_gets_the_rest_later(rig: Rig) -> No
     assert rig.transport.taken == ["0", "1", "2", "later", "later", "later"]
 
 
-async def test_more_than_the_bound_lets_the_client_go_with_a_close_once_it_reads(rig: Rig) -> None:
+async def test_a_client_beyond_the_bound_is_disconnected_with_a_close_frame_once_it_reads(rig: Rig) -> None:
     rig.direct.pause()
     for number in range(8):
         rig.writer.write(batch(str(number)))
@@ -186,7 +185,7 @@ async def test_a_policy_that_drops_keeps_the_client() -> None:
     assert rig.writer.dropped == 20 - len(rig.transport.taken) > 0
 
 
-async def test_what_waits_goes_out_before_the_close_frame(rig: Rig) -> None:
+async def test_batches_that_wait_go_out_before_the_close_frame(rig: Rig) -> None:
     rig.direct.pause()
     rig.writer.write(batch("1"))
     rig.writer.end(1000, "bye")
@@ -202,7 +201,7 @@ async def test_what_waits_goes_out_before_the_close_frame(rig: Rig) -> None:
 
 
 async def test_a_connection_that_the_transport_has_lost_is_gone_at_once() -> None:
-    """A handler that never waits keeps the event loop from telling the protocol."""
+    """A handler that never waits keeps the event loop from notifying the protocol."""
     rig = Rig(1000, "disconnect")
     rig.writer.send(batch("0"))
     assert not rig.writer.is_gone
@@ -211,7 +210,7 @@ async def test_a_connection_that_the_transport_has_lost_is_gone_at_once() -> Non
     assert rig.writer.is_gone
 
 
-async def test_without_a_code_it_only_sends_what_waits(rig: Rig) -> None:
+async def test_without_a_code_it_only_sends_the_batches_that_wait(rig: Rig) -> None:
     rig.direct.pause()
     rig.writer.write(batch("1"))
     rig.writer.end(None)
@@ -223,10 +222,10 @@ async def test_without_a_code_it_only_sends_what_waits(rig: Rig) -> None:
     assert rig.socket.closed is None
 
 
-@pytest.mark.parametrize("what", ["the backlog", "the close frame"])
-async def test_a_client_that_takes_nothing_in_time_is_aborted(rig: Rig, what: str) -> None:
+@pytest.mark.parametrize("pending", ["the backlog", "the close frame"])
+async def test_a_client_that_takes_nothing_in_time_is_aborted(rig: Rig, pending: str) -> None:
     rig.direct.pause()
-    if what == "the backlog":
+    if pending == "the backlog":
         rig.writer.write(batch("1"))
     rig.socket.is_stuck = True
     rig.writer.end(1000)
@@ -236,7 +235,7 @@ async def test_a_client_that_takes_nothing_in_time_is_aborted(rig: Rig, what: st
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_a_flush_writes_what_waits_although_the_transport_holds_enough(rig: Rig) -> None:
+async def test_a_flush_writes_the_batches_that_wait_although_the_transport_is_paused(rig: Rig) -> None:
     rig.direct.pause()
     for number in range(3):
         rig.writer.write(batch(str(number)))
@@ -245,7 +244,7 @@ async def test_a_flush_writes_what_waits_although_the_transport_holds_enough(rig
     assert rig.writer.backlog == 0
 
 
-async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None:
+async def test_nothing_is_written_and_no_task_waits_after_the_connection_is_lost(rig: Rig) -> None:
     rig.direct.pause()
     rig.fill()
     waiting = asyncio.create_task(rig.writer.room())
@@ -261,7 +260,7 @@ async def test_after_a_cut_nothing_is_written_and_nobody_waits(rig: Rig) -> None
     assert rig.socket.closed is None
 
 
-async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Rig) -> None:
+async def test_senders_that_wait_for_room_continue_when_the_transport_takes(rig: Rig) -> None:
     rig.direct.pause()
     rig.fill()
     waiting = asyncio.gather(rig.writer.room(), rig.writer.room())
@@ -271,7 +270,7 @@ async def test_senders_that_wait_for_room_go_on_when_the_transport_takes(rig: Ri
     await asyncio.wait_for(waiting, DEADLINE)
 
 
-async def test_senders_that_wait_for_room_go_on_when_the_connection_ends(rig: Rig) -> None:
+async def test_senders_that_wait_for_room_continue_when_the_connection_ends(rig: Rig) -> None:
     rig.direct.pause()
     rig.fill()
     waiting = asyncio.create_task(rig.writer.room())
@@ -295,7 +294,7 @@ async def test_it_is_stalled_while_the_transport_takes_nothing(rig: Rig) -> None
     assert rig.writer.stalled(now + 100) == 0
 
 
-# On real sockets. The protocol passes pause and resume on, and cuts, as HubProtocol does.
+# On real sockets. The protocol passes pause, resume and loss on, as HubProtocol does.
 
 
 class Protocol(asyncio.Protocol):
@@ -372,7 +371,7 @@ def test_while_it_flows_write_is_the_system_call(runner: asyncio.Runner) -> None
     runner.run(main())
 
 
-def test_whatever_the_socket_does_not_take_follows_in_order(runner: asyncio.Runner) -> None:
+def test_bytes_that_the_socket_does_not_take_follow_in_order(runner: asyncio.Runner) -> None:
     async def main() -> None:
         async with connected() as line:
             sent = b""
@@ -401,7 +400,7 @@ def test_a_peer_that_is_gone_ends_the_connection(runner: asyncio.Runner, reads_o
                 line.transport.pause_reading()
             line.far.close()
             for _ in range(3):
-                line.writer.send(batch("anybody there?"))
+                line.writer.send(batch("too late"))
             await asyncio.wait_for(line.protocol.lost.wait(), DEADLINE)
             assert line.writer.is_gone
             line.writer.send(batch("too late"))
@@ -417,12 +416,12 @@ def test_nothing_is_written_to_a_file_descriptor_that_has_a_new_owner(runner: as
             fd = line.transport.get_extra_info("socket").fileno()
             line.transport.abort()
             await line.protocol.lost.wait()
-            # The transport closes the descriptor after it has told the protocol.
+            # The transport closes the descriptor after it has notified the protocol.
             for _ in range(3):
                 await asyncio.sleep(0)
             try:
                 os.dup2(writer, fd)
-                line.writer.send(batch("for somebody else"))
+                line.writer.send(batch("for another owner"))
                 with pytest.raises(BlockingIOError):
                     os.read(reader, 1)
             finally:
