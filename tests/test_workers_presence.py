@@ -95,7 +95,7 @@ async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
 
 async def users_in_room(server: Server) -> Any:
     async with http_client() as client:
-        return (await client.get(f"{server.http}/who")).json()
+        return (await client.get(f"{server.http}/presence")).json()
 
 
 def split(present: Sequence[Guest]) -> tuple[list[Guest], list[Guest]]:

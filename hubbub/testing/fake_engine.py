@@ -42,7 +42,7 @@ class FakeServer:
         self._clock = clock
         #: All engines of this server, in the order in which they were made.
         self.engines: list[FakeEngine] = []
-        #: The server's data. To be called directly for what happens to the server itself.
+        #: The server's data. Call it directly to change them without an engine.
         self.memory = MemoryEngine("memory://", clock=clock)
         self._is_started = False
 

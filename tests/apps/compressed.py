@@ -1,4 +1,4 @@
-"""The channels of ``slow``, messages of every kind, and a count of what was compressed."""
+"""The channels of ``slow``, messages of every kind, and the number of compressed messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def count() -> dict[str, int]:
 
 @app.websocket("/rooms/{kind}")
 async def room(websocket: WebSocket, kind: str) -> None:
-    """Sends back what it hears, as ``kind``, and publishes it too."""
+    """Send each message back as ``kind``, and publish it too."""
     async with hub.connection(websocket) as client:
         await client.subscribe("room")
         await client.send_text("ready")

@@ -13,7 +13,7 @@ from hubbub.engines.base import Engine, PresenceChange, Sink, Top, hand_over
 from hubbub.engines.memory.idempotency import IdempotencyKeys, digest
 from hubbub.engines.memory.presence import Presence
 from hubbub.engines.memory.streams import Streams
-from hubbub.exceptions import HubNotRunning, InvalidURL
+from hubbub.exceptions import InvalidURL
 
 #: Seconds between two rounds of expiry.
 SWEEP_EVERY = 1.0
@@ -42,9 +42,8 @@ class MemoryEngine(Engine):
                 "else behind it."
             )
         self.is_alone = "?" in url
-        self._sink: Sink | None = None
         self._clock = clock
-        #: Not private, as ``hubbub.testing`` has servers that lose what is in them.
+        #: Public for ``hubbub.testing``, whose fake servers lose data.
         self.streams = Streams(clock)
         self.stored_presence = Presence(clock)
         self._keys = IdempotencyKeys(clock)
@@ -62,11 +61,6 @@ class MemoryEngine(Engine):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _started(self) -> Sink:
-        if self._sink is None:
-            raise HubNotRunning("The memory engine has not been started.")
-        return self._sink
 
     # Publishing
 

@@ -63,7 +63,7 @@ class IdempotencyKeys:
 
 
 def digest(channel: str, idempotency_key: str) -> bytes:
-    """Return what stands for the key of a channel; it has the same size for all keys."""
+    """Return the digest by which a channel's key is remembered. All digests have one size."""
     # No channel has a NUL in its name.
     text = f"{channel}\0{idempotency_key}".encode(errors="surrogatepass")
     return blake2b(text, digest_size=16).digest()

@@ -14,11 +14,8 @@ from secrets import token_hex
 
 from hubbub.core.history import History
 from hubbub.core.publication import START, Publication
-from hubbub.engines.base import Top
+from hubbub.engines.base import STREAM_TTL, Top
 from hubbub.engines.memory.stream import Stream
-
-#: Seconds that a stream is remembered after its last publication has expired.
-STREAM_TTL = 3600.0
 
 
 class Agenda:
@@ -181,7 +178,7 @@ class Streams:
     # Internal
 
     def _declare(self, channel: str, history: History, stream: Stream | None) -> Stream:
-        """Return the channel's stream, which is to keep what ``history`` says."""
+        """Return the channel's stream, which has ``history`` from now on."""
         if stream is None:
             stream = self._streams[channel] = Stream(history, self._epoch)
             return stream

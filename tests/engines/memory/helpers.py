@@ -1,4 +1,4 @@
-"""Histories, and what the tests of the memory engine wait for."""
+"""Helpers of the tests of the memory engine."""
 
 from __future__ import annotations
 

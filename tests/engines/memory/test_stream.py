@@ -36,11 +36,11 @@ async def test_a_page_holds_the_publications_that_were_asked_for(
 class Counting(deque[Any]):
     """Counts the publications that are iterated over."""
 
-    count = 0
+    examined = 0
 
     def __iter__(self) -> Iterator[Any]:
         for each in super().__iter__():
-            self.count += 1
+            self.examined += 1
             yield each
 
 
@@ -51,4 +51,4 @@ def test_a_page_of_a_long_history_takes_the_time_of_the_page_alone() -> None:
     stream.publications = counting = Counting(stream.publications)
     page = stream.read(Position(5, "epoch"), 10, False)
     assert [each.offset for each in page] == [*range(6, 16)]
-    assert counting.count < 100
+    assert counting.examined < 100

@@ -11,10 +11,9 @@ import pytest
 
 from hubbub.core.history import MAX_TTL, History
 from hubbub.core.publication import Position
-from hubbub.engines.base import IDEMPOTENCY_WINDOW
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, STREAM_TTL
 from hubbub.engines.memory import MemoryEngine
 from hubbub.engines.memory import engine as module
-from hubbub.engines.memory.streams import STREAM_TTL
 from hubbub.testing.engine_contract import Collector, publication
 from tests.clock import FakeClock
 from tests.engines.memory.helpers import LONG, SHORT, forgotten, grows_by_less_than, publish_payload, until
