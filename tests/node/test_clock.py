@@ -14,6 +14,7 @@ async def test_a_wait_ends_with_its_event_or_with_its_time() -> None:
     for ends in ("event", "time"):
         event = asyncio.Event()
         waiting = asyncio.create_task(wait(clock, event, 5))
+        await asyncio.sleep(0)
         await clock.pass_time(4, 1)
         assert not waiting.done()
         if ends == "event":
@@ -26,6 +27,7 @@ async def test_a_wait_ends_with_its_event_or_with_its_time() -> None:
 async def test_a_sleep_lasts_as_long_as_it_says() -> None:
     clock = FakeClock()
     sleeping = asyncio.create_task(sleep(clock, 5))
+    await asyncio.sleep(0)
     await clock.pass_time(4, 1)
     assert not sleeping.done()
     await clock.pass_time(1, 1)
