@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 from hubbub.core.forms import Form
 from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
-from hubbub.core.rotation import Rotation
 from hubbub.core.subscriber import CallbackSubscriber, Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import InvalidData
@@ -28,8 +26,8 @@ from hubbub.node.control import (
     encode_command,
 )
 from hubbub.node.health import EngineHealth
-from hubbub.node.presence import PresenceTracker, decode_entries, decode_entry
-from hubbub.node.presence_events import PresenceEvents
+from hubbub.node.presence import PresenceTracker, decode_entries
+from hubbub.node.presence_events import NodePresenceEvents
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
@@ -44,9 +42,6 @@ TICK = 1.0
 #: suspended for one turn of the loop.
 YIELD_AFTER = 65_536
 YIELD_COUNT = 256
-
-#: Seconds between two reads of a channel's presence entries, against diffs that were lost.
-SYNC_INTERVAL = 30.0
 
 
 class Declaration(Protocol):
@@ -127,9 +122,7 @@ class Node:
         self._control = CallbackSubscriber("control", self._on_command, self._on_commands_lost)
         # Presence
         self._presence = PresenceTracker(engine, presence_ttl, self._clock, wall_clock)
-        self._events: dict[str, PresenceEvents] = {}
-        self._events_to_sync: Rotation[str] = Rotation()
-        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._events = NodePresenceEvents(engine, self._subscriptions, self._presence, self._clock)
         # Connections
         self._connections: dict[str, NodeConnection] = {}
         self._has_no_connections = asyncio.Event()
@@ -177,7 +170,7 @@ class Node:
             # Called in the opposite order; each of them, even if another one raises.
             stack.push_async_callback(self._engine.stop)
             stack.push_async_callback(self._subscriptions.stop)
-            stack.callback(self._close_events)
+            stack.callback(self._events.close)
             stack.push_async_callback(self._presence.stop)
             stack.callback(self._stop_ticker)
             for connection in list(self._connections.values()):
@@ -199,10 +192,6 @@ class Node:
         handlers = self._handlers - {asyncio.current_task()}
         if handlers:
             await asyncio.wait(handlers)
-
-    def _close_events(self) -> None:
-        for events in self._events.values():
-            events.close()
 
     def _stop_ticker(self) -> None:
         if self._ticker is not None:
@@ -288,14 +277,14 @@ class Node:
             if entry is not None:
                 await self._track(channel, subscriber.id, entry)
             if join_leave is not None:
-                await self._open_events(channel, subscriber)
+                await self._events.open(channel, subscriber)
             if is_wanted():
                 position = await self._subscriptions.join(channel, subscriber, since, history, form)
             # Nothing is awaited from here on: the next publication may come in the next turn of the loop.
             if not is_wanted():
                 self.leave(channel, subscriber)
-            elif join_leave is not None and (events := self._events.get(channel)) is not None:
-                events.add(subscriber, join_leave, form)
+            elif join_leave is not None:
+                self._events.add(channel, subscriber, join_leave, form)
         except BaseException:
             self.leave(channel, subscriber)
             raise
@@ -305,8 +294,7 @@ class Node:
         """Remove ``subscriber`` from ``channel``: its publications, its presence, its presence events."""
         self._subscriptions.leave(channel, subscriber)
         self._presence.untrack(channel, subscriber.id)
-        if (events := self._events.get(channel)) is not None:
-            events.remove(subscriber)
+        self._events.remove(channel, subscriber)
 
     def position(self, channel: str) -> Position:
         """See :meth:`hubbub.node.subscriptions.Subscriptions.position`."""
@@ -349,25 +337,11 @@ class Node:
         return Presence(sorted(entries.values(), key=lambda entry: (entry.user or "", entry.connection)))
 
     async def _track(self, channel: str, connection: str, data: bytes) -> None:
-        is_present = await self._presence.track(channel, connection, data)
         # The diff is on its way to this node too; but a subscriber that joins is to find itself in the
         # presence that it is sent. If it has left meanwhile, the diff of that may have come already, and
         # would not come again.
-        if is_present and (events := self._events.get(channel)) is not None:
-            events.apply_join(connection, decode_entry(data))
-
-    async def _open_events(self, channel: str, subscriber: Subscriber) -> None:
-        async with self._opening.setdefault(channel, asyncio.Lock()):
-            events = self._events.get(channel)
-            if events is None:
-                events = PresenceEvents(
-                    channel, self._engine, self._subscriptions, lambda: self._presence.is_settled, self._clock
-                )
-                await events.open()
-                self._events[channel] = events
-                self._events_to_sync.add(channel)
-        # In the same turn of the loop: presence events without subscribers are closed by the next tick.
-        events.expect(subscriber)
+        if await self._presence.track(channel, connection, data):
+            self._events.apply_join(channel, connection, data)
 
     # Publishing
 
@@ -415,8 +389,7 @@ class Node:
         self._presence.notice_outage()
         # Publications and diffs of the outage were missed, and the engine may have lost or set back its data.
         self._subscriptions.verify()
-        for events in self._events.values():
-            events.sync()
+        self._events.sync()
 
     # Commands
 
@@ -461,12 +434,4 @@ class Node:
         for connection in list(self._connections.values()):
             connection.tick(now)
         self._subscriptions.tick(now)
-        for channel, events in list(self._events.items()):
-            if len(events) == 0:
-                del self._events[channel]
-                self._events_to_sync.discard(channel)
-                events.close()
-        due = self._events_to_sync.take(now, SYNC_INTERVAL)
-        if self._engine.across_processes:
-            for channel in due:
-                self._events[channel].sync()
+        self._events.tick(now)

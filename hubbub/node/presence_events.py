@@ -1,4 +1,8 @@
-"""Presence events: the joins and leaves of a channel, sent to the subscribers that ask for them."""
+"""Presence events: the joins and leaves of a channel, sent to the subscribers that ask for them.
+
+:class:`NodePresenceEvents` opens and closes them for the channels of a node, :class:`PresenceEvents` are
+    those of one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import get_args
+from weakref import WeakValueDictionary
 
 from msgspec import json
 
@@ -13,12 +18,19 @@ from hubbub.core.fanout import FanOut
 from hubbub.core.forms import Form
 from hubbub.core.frames import EncodedFrame
 from hubbub.core.presence import Changes, PresenceState, Users
+from hubbub.core.rotation import Rotation
 from hubbub.core.subscriber import CallbackSubscriber, Subscriber, deliver
 from hubbub.engines.base import Engine
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, InvalidData
 from hubbub.node.clock import Clock, sleep
-from hubbub.node.presence import decode_diff, decode_entries, presence_channel
+from hubbub.node.presence import (
+    PresenceTracker,
+    decode_diff,
+    decode_entries,
+    decode_entry,
+    presence_channel,
+)
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import JoinLeave, PresenceEntry
@@ -27,6 +39,90 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two syncs while an engine that has just reconnected may lack entries.
 RESYNC_INTERVAL = 1.0
+
+#: Seconds between two reads of a channel's presence entries, against diffs that were lost.
+SYNC_INTERVAL = 30.0
+
+
+class NodePresenceEvents:
+    """The presence events of all channels with subscribers on this node that ask for them.
+
+    :param engine: where presence entries are read.
+    :param subscriptions: the channels of this node, for the presence channels.
+    :param tracker: knows whether the entries in the engine are complete.
+    :param clock: by which syncs are timed.
+    """
+
+    def __init__(
+        self, engine: Engine, subscriptions: Subscriptions, tracker: PresenceTracker, clock: Clock
+    ) -> None:
+        self._engine = engine
+        self._subscriptions = subscriptions
+        self._tracker = tracker
+        self._clock = clock
+        self._events: dict[str, PresenceEvents] = {}
+        self._to_sync: Rotation[str] = Rotation()
+        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def close(self) -> None:
+        """Close the presence events of all channels."""
+        for events in self._events.values():
+            events.close()
+
+    async def open(self, channel: str, subscriber: Subscriber) -> None:
+        """Prepare for :meth:`add`, which may follow at any time until ``subscriber`` is removed.
+
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        async with self._opening.setdefault(channel, asyncio.Lock()):
+            events = self._events.get(channel)
+            if events is None:
+                events = PresenceEvents(
+                    channel, self._engine, self._subscriptions, lambda: self._tracker.is_settled, self._clock
+                )
+                await events.open()
+                self._events[channel] = events
+                self._to_sync.add(channel)
+        # In the same turn of the loop: presence events without subscribers are closed by the next tick.
+        events.expect(subscriber)
+
+    def add(self, channel: str, subscriber: Subscriber, join_leave: JoinLeave, form: Form) -> None:
+        """See :meth:`PresenceEvents.add`; after :meth:`open`."""
+        if (events := self._events.get(channel)) is not None:
+            events.add(subscriber, join_leave, form)
+
+    def remove(self, channel: str, subscriber: Subscriber) -> None:
+        """See :meth:`PresenceEvents.remove`."""
+        if (events := self._events.get(channel)) is not None:
+            events.remove(subscriber)
+
+    def apply_join(self, channel: str, connection: str, data: bytes) -> None:
+        """See :meth:`PresenceEvents.apply_join`.
+
+        :param data: the entry, from :func:`hubbub.node.presence.encode_entry`.
+        """
+        if (events := self._events.get(channel)) is not None:
+            events.apply_join(connection, decode_entry(data))
+
+    def sync(self) -> None:
+        """Read the entries of all channels soon, after an outage."""
+        for events in self._events.values():
+            events.sync()
+
+    def tick(self, now: float) -> None:
+        """Close the events without subscribers, and sync those whose turn it is; called about once a second.
+
+        :param now: seconds by the clock.
+        """
+        for channel, events in list(self._events.items()):
+            if len(events) == 0:
+                del self._events[channel]
+                self._to_sync.discard(channel)
+                events.close()
+        due = self._to_sync.take(now, SYNC_INTERVAL)
+        if self._engine.across_processes:
+            for channel in due:
+                self._events[channel].sync()
 
 
 class PresenceEvents:

@@ -21,8 +21,9 @@ from hubbub.core.frames import Batch, Frame
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.subscriber import Start
 from hubbub.engines.base import PresenceChange
-from hubbub.node.node import SYNC_INTERVAL, TICK, Node
+from hubbub.node.node import TICK, Node
 from hubbub.node.presence import RENEWALS, SETTLE_TIME, encode_entry, presence_channel
+from hubbub.node.presence_events import SYNC_INTERVAL
 from hubbub.node.subscriptions import LINGER
 from hubbub.testing.fake_engine import FakeServer
 from hubbub.types import JoinLeave
