@@ -8,7 +8,7 @@ import inspect
 import re
 import textwrap
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import fastapi
@@ -168,16 +168,22 @@ def test_publisher(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'hub.db'}"
     hub = Hub(url)
     hub.channel("room:{room_id}", history=History())
+    hub.channel("video:{video_id}", history=History())
+    celery = SimpleNamespace(task=lambda function: function)
+    names: dict[str, Any] = {"Publisher": hubbub.Publisher, "History": History, "celery": celery}
+    script, worker = (re.sub(r'"[a-z]+://[^"]*"', repr(url), code) for code in examples("Publisher"))
+
+    def publish() -> None:
+        exec(compiled(script), names)
+        exec(compiled(worker), names)
+        names["convert"](7)
+        names["publisher"].close()
 
     async def published() -> list[Publication]:
         async with hub:
             # The channel keeps a history from its first publication by a hub that declares it.
             await hub.publish("room:1", "before")
-            await asyncio.to_thread(exec, compiled(code), names)
-            return await hub.history("room:1")
+            await asyncio.to_thread(publish)
+            return [*await hub.history("room:1"), *await hub.history("video:7")]
 
-    names: dict[str, Any] = {"Publisher": hubbub.Publisher}
-    # The other example needs Celery; it is compiled with all the others.
-    code, _ = examples("Publisher")
-    code = re.sub(r'"[a-z]+://[^"]*"', repr(url), code)
-    assert len(asyncio.run(published())) == 2
+    assert [each.channel for each in asyncio.run(published())] == ["room:1", "room:1", "video:7"]

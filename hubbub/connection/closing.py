@@ -89,11 +89,13 @@ def _takes_websocket(handler: Callable[..., Any]) -> bool:
     )
 
 
-def is_left_closed(websocket: WebSocket) -> bool:
-    """Give the application's exception handling a handler for :class:`Refused`, which closes nothing.
+def leave_closed(websocket: WebSocket) -> bool:
+    """Have the application leave a socket closed when :class:`Refused` is raised.
 
-    :return: whether :class:`Refused` may be raised. ``False`` if a middleware hides the exception handling,
-        which would close the socket again: that is an error.
+    Its exception handling gets a handler for that class, which does nothing.
+
+    :return: ``False`` if a middleware hides the exception handling, which would close the socket again: that
+        is an error.
     """
     app = websocket.scope.get("app")
     if not isinstance(app, Starlette):

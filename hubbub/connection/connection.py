@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.codes import CloseCode, ErrorCode, check_code
-from hubbub.connection.closing import Refused, close_for, has_websocket_handler, is_disconnect, is_left_closed
+from hubbub.connection.closing import Refused, close_for, has_websocket_handler, is_disconnect, leave_closed
 from hubbub.connection.decoding import as_bytes, as_json, as_model, as_text, exceeds
 from hubbub.connection.handle import Handle
 from hubbub.connection.limits import Limits
@@ -130,7 +130,7 @@ class Connection:
         ====================================  =====================================================
 
         If the application has an exception handler for the exception, with a parameter of type
-        ``WebSocket``, that handler closes the socket instead.
+        ``WebSocket`` or for a ``WebSocketException``, that handler closes the socket instead.
 
         Exceptions continue to FastAPI, which logs or handles them. In place of an exception that has a code
         in this table, a ``WebSocketException`` with the code continues; the exception is its cause.
@@ -372,7 +372,7 @@ class Connection:
             await self._finish()
         elif (refusal := close_for(exc)) is None:
             await self._finish(CloseCode.INTERNAL_ERROR, "internal error")
-        elif has_websocket_handler(self.websocket, refusal) or not is_left_closed(self.websocket):
+        elif has_websocket_handler(self.websocket, refusal) or not leave_closed(self.websocket):
             await self._finish()
             raise refusal from exc
         else:

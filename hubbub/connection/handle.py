@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Handle:
-    """The part of a connection that its node and its writer use; a :class:`hubbub.node.node.NodeConnection`
-    and an :class:`~hubbub.transports.writer.Owner`.
+    """The part of a connection that its node and its writer use.
 
-    It does not refer to the :class:`~hubbub.connection.connection.Connection`, so that a connection that has
-    ended is freed without the cyclic garbage collector.
+    It is a :class:`~hubbub.node.node.NodeConnection` and an :class:`~hubbub.transports.writer.Owner`. It does
+    not refer to the :class:`~hubbub.connection.connection.Connection`, so that a connection that has ended is
+    freed without the cyclic garbage collector.
 
     :param node: the node that has the connection.
     :param connection_id: unique among all connections of the hub.

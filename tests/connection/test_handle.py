@@ -1,0 +1,99 @@
+"""The handle by which a node and a writer end a connection."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hubbub.connection.handle import Handle
+from hubbub.connection.limits import Limits
+from hubbub.connection.receiving import Receiver
+
+LIMITS = Limits(
+    max_message_size=1000,
+    outbox_limit=1000,
+    slow_consumer="disconnect",
+    send_timeout=30.0,
+    close_timeout=5.0,
+)
+
+
+class FakeWriter:
+    """A writer whose client does as the test says."""
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self.stalled_for = 0.0
+        self.backlog = 7
+        self.dropped = 3
+        #: The calls of ``end``: code, reason and whether the outbox was discarded.
+        self.ends: list[tuple[int | None, str, bool]] = []
+
+    def stalled(self, now: float) -> float:
+        return self.stalled_for
+
+    def end(self, code: int | None, reason: str = "", *, discard: bool = False) -> None:
+        self.ends.append((code, reason, discard))
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.node = SimpleNamespace(slow_disconnects=0)
+        self.receiver = Receiver(None)  # type: ignore[arg-type]
+        self.writer = FakeWriter()
+        node: Any = self.node
+        self.handle = Handle(node, "ann", self.receiver, LIMITS)
+        writer: Any = self.writer
+        self.handle.writer = writer
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_connection_without_a_writer_has_no_backlog() -> None:
+    rig = Rig()
+    rig.handle.writer = None
+    assert (rig.handle.backlog, rig.handle.dropped) == (0, 0)
+    rig.handle.tick(1000.0)
+    assert rig.receiver.ended is None
+
+
+def test_the_counts_are_those_of_the_writer(rig: Rig) -> None:
+    assert (rig.handle.backlog, rig.handle.dropped) == (7, 3)
+
+
+def test_the_end_is_sent_and_received(rig: Rig) -> None:
+    rig.handle.end(4001, "x" * 200)
+    assert rig.writer.ends == [(4001, "x" * 123, False)]
+    assert rig.receiver.ended == (4001, "x" * 123)
+    # Only the first end counts for the handler.
+    rig.handle.end(1012, "restart")
+    assert rig.receiver.ended == (4001, "x" * 123)
+
+
+@pytest.mark.parametrize(("seconds", "is_disconnected"), [(0.0, False), (30.0, False), (30.1, True)])
+def test_a_client_that_takes_nothing_is_disconnected(rig: Rig, seconds: float, is_disconnected: bool) -> None:
+    rig.writer.stalled_for = seconds
+    rig.handle.tick(100.0)
+    assert (rig.receiver.ended is not None) == is_disconnected
+    assert rig.node.slow_disconnects == is_disconnected
+    if is_disconnected:
+        # Messages that wait are not sent first: the client would not take them.
+        assert rig.writer.ends[0] == (3008, "slow: nothing taken for 30 s", True)
+        rig.handle.tick(101.0)
+        assert rig.node.slow_disconnects == 1
+
+
+def test_a_lost_client_ends_the_handler_after_a_while(rig: Rig) -> None:
+    rig.writer.is_gone = True
+    for now in (100.0, 103.0, 105.0):
+        rig.handle.tick(now)
+        assert rig.receiver.ended is None
+    rig.handle.tick(105.1)
+    assert rig.receiver.ended == (1006, "")
+    assert rig.receiver.client_left
+    assert rig.node.slow_disconnects == 0
