@@ -48,17 +48,20 @@ class JSONLines:
         return Message(json.dumps({"subscribed": channel, "recovered": start.recovered}).encode() + b"\n")
 
 
-class Events(JSONLines):
-    """Another carrier of the same codec: each line in an event of an event stream."""
+class EventBatch(Batch):
+    """Each message in an event of an event stream."""
 
-    class Batch(Batch):
-        @staticmethod
-        def on_wire(messages: Sequence[Message]) -> bytes:
-            return b"".join([b"data: %b\n" % message.data for message in messages])
+    @staticmethod
+    def on_wire(messages: Sequence[Message]) -> bytes:
+        return b"".join([b"data: %b\n" % message.data for message in messages])
+
+
+class Events(JSONLines):
+    """Another carrier of the same codec."""
 
     def batch(self, frames: Sequence[Frame], channel: str, *, lossless: bool) -> Batch:
         messages = [frame.encoded(self.codec) for frame in frames]
-        return self.Batch(messages, channel, lossless=lossless)
+        return EventBatch(messages, channel, lossless=lossless)
 
 
 @pytest.fixture
