@@ -106,7 +106,7 @@ class Client:
         try:
             self._push(batch)
         except Exception as exc:
-            # The feed would log it and go on.
+            # The feed would log it and continue.
             self.failure = exc
         return len(batch)
 
