@@ -127,6 +127,8 @@ class Resume:
             reached = self._reached = self._fit(reached, limit)
             if at.offset + len(frames) == feed.position.offset:
                 break
+        # The frames may have been encoded just now.
+        feed.trim()
         missed = [frame for frame in gathered if frame.publication.exclude != self._subscriber.id]
         feed.join(self._subscriber, self._form, self._start(reached), missed)
         self._complete()
