@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from benchmarks.build import PROGRAMS, BuildFailed, build
+from benchmarks.build import BUILD, PROGRAMS, BuildFailed, build
 from benchmarks.load import LoadFailed
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import TooFewCores, cores
-from benchmarks.report import NotInstalled, Report, number, times, versions
+from benchmarks.report import CHARTS, NotInstalled, Report, number, times, versions
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.server import ServerFailed
 
 DOCS = Path(__file__).parent.parent / "docs"
-#: Between these lines of docs/benchmarks.md stand the results.
+#: All that was measured for the docs on this machine, in a folder that git ignores.
+RESULTS = BUILD / "results.json"
+#: The results are between these lines of docs/benchmarks.md.
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 QUICK_PEERS = ("reference", "hubbub", "manager")
 
@@ -29,7 +31,7 @@ def main() -> None:
     peers = [each for each in PEERS if each.name in QUICK_PEERS or not options.quick]
     scenarios = _select(SCENARIOS, options.scenarios) if options.scenarios else scenarios
     peers = _select(PEERS, options.peers) if options.peers else peers
-    # Whatever may be missing is better missed now than at the end.
+    # A missing tool is an error now and not at the end.
     try:
         cores()
         for program in PROGRAMS:
@@ -44,7 +46,7 @@ def main() -> None:
     try:
         run(report, options)
     except KeyboardInterrupt:
-        print("\nStopped; here is what there is.")
+        print("\nStopped; these are the results so far.")
         options.docs = False
     finally:
         if options.json:
@@ -58,16 +60,16 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the most important, in less than two minutes")
-    parser.add_argument("--rounds", type=_positive(int), help="how often (default: 5; quick: 2)")
+    parser.add_argument("--quick", action="store_true", help="the main scenarios, in less than two minutes")
+    parser.add_argument("--rounds", type=_positive(int), help="number of rounds (default: 5; quick: 2)")
     parser.add_argument(
-        "--seconds", type=_positive(float), help="how long each measurement takes (default: 3; quick: 1)"
+        "--seconds", type=_positive(float), help="duration of a measurement (default: 3; quick: 1)"
     )
-    parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="which: " + _names(SCENARIOS))
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="which servers: " + _names(PEERS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to this file")
+    parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="scenarios: " + _names(SCENARIOS))
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="servers: " + _names(PEERS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument(
-        "--docs", action="store_true", help="put what this run measures in place of the results in docs/"
+        "--docs", action="store_true", help="replace the results in docs/ by those of this run"
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
@@ -76,8 +78,10 @@ def parse() -> argparse.Namespace:
 
 
 def run(report: Report, options: argparse.Namespace) -> None:
-    """Round after round, each scenario on all servers one after the other, so that what the machine does
-    meanwhile befalls all of them."""
+    """Run round after round, each scenario on all servers in turn.
+
+    So other load on the machine affects all servers.
+    """
     rounds = {
         scenario: min(options.rounds, scenario.quick_rounds if options.quick else scenario.rounds) or 1
         for scenario in report.scenarios
@@ -95,16 +99,16 @@ def run(report: Report, options: argparse.Namespace) -> None:
             done += 1
             print(f"{done:5}/{total}  {peer.title:28} ", end="", flush=True)
             begin = time.monotonic()
-            said = measure(report, scenario, peer, options.seconds)
-            print(f"{said}   ({time.monotonic() - begin:.0f} s)", flush=True)
+            result = measure(report, scenario, peer, options.seconds)
+            print(f"{result}   ({time.monotonic() - begin:.0f} s)", flush=True)
 
 
 def measure(report: Report, scenario: Scenario, peer: Peer, seconds: float) -> str:
-    """Run once, unless it has failed before. What there is to say about it."""
+    """Run a scenario once, unless it has failed before, and return a line about it."""
     outcome = report.outcome(scenario, peer)
     assert outcome is not None
     if outcome.failure:
-        return f"{'':>12} left out, it has failed"
+        return f"{'':>12} left out after a failure"
     try:
         measured = scenario.run(peer, seconds)
     except (LoadFailed, ServerFailed) as exc:
@@ -141,37 +145,42 @@ class PageWithoutPlace(Exception):
 
 
 def split_page() -> tuple[Path, str, str]:
-    """docs/benchmarks.md, and what stands before and after the results in it.
+    """Return docs/benchmarks.md and its text before and after the results.
 
-    :raises PageWithoutPlace: it has not the lines between which they stand.
+    :raises PageWithoutPlace: it does not have the lines around them.
     """
     page = DOCS / "benchmarks.md"
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise PageWithoutPlace(f"Expected {page} to have the lines {BEGIN} and {END}, but it has not both.")
+        raise PageWithoutPlace(
+            f"Expected {page} to have the lines {BEGIN} and {END}. Add them around the results."
+        )
     return page, before, after
 
 
 def write_docs(report: Report) -> None:
-    """Put the results in their place in docs/benchmarks.md, and the charts beside it. Scenarios that this run
-    has left out keep what an earlier one has measured."""
+    """Put the results into docs/benchmarks.md, and the charts beside it.
+
+    Scenarios that this run has left out keep the results of an earlier run on this machine, whose numbers are
+    in a file outside the repository.
+    """
+    report = report.completed(SCENARIOS, RESULTS.read_text() if RESULTS.exists() else "")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(report.as_json())
     charts = DOCS / "benchmarks"
     charts.mkdir(exist_ok=True)
-    earlier = charts / "results.json"
-    report = report.completed(SCENARIOS, earlier.read_text() if earlier.exists() else "")
     for old in charts.glob("*.svg"):
         old.unlink()
     for scenario in report.scenarios:
-        (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
-    earlier.write_text(report.as_json())
+        if scenario.name in CHARTS:
+            (charts / f"{scenario.name}.svg").write_text(report.as_svg(scenario))
     page, before, after = split_page()
-    results = report.as_markdown([scenario.name for scenario in report.scenarios])
-    page.write_text(f"{before}{BEGIN}\n\n{results}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{report.as_markdown()}\n{END}{after}")
 
 
 def is_installed(peer: Peer) -> bool:
-    """Whether everything is there that ``peer`` needs; says so if not."""
+    """Return whether the packages of ``peer`` are installed, and print if not."""
     try:
         versions(peer)
     except NotInstalled as exc:

@@ -1,7 +1,6 @@
-"""What is measured of several processes around a store, which is new for each measurement.
+"""Measurements of several processes and a store, which is new for each measurement.
 
-The store and the servers share one CPU, as one server does in the other measurements: what counts is what a
-message costs them all together.
+The store and the servers share one CPU, so that the result is what a message costs them all together.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TIMEOUT = 60.0
 
 
 def latency(peer: Peer, load: Load) -> Measured:
-    """Milliseconds from publishing at one worker to the arrival at a client of the other."""
+    """Return the milliseconds from publishing at one worker to the arrival at a client of the other."""
     result = _across(peer, load)
     return {
         "value": result.p50_us / 1000,
@@ -45,7 +44,7 @@ def latency(peer: Peer, load: Load) -> Measured:
 
 
 def fan_out(peer: Peer, load: Load) -> Measured:
-    """Deliveries per second, where one client publishes at one worker and all others are at the other."""
+    """Return the deliveries per second. One client publishes at one worker, all others are at the other."""
     result = _across(peer, load)
     return {
         "value": result.per_second,
@@ -59,8 +58,10 @@ def fan_out(peer: Peer, load: Load) -> Measured:
 
 
 def publishes(peer: Peer, load: Load) -> Measured:
-    """Publications per second of a process without clients, ``load.outstanding`` under way at a time. On the
-    other CPU, a worker and a client of it listen."""
+    """Return the publications per second of a process without clients, ``load.outstanding`` at a time.
+
+    On the other CPU, a client of a worker receives them.
+    """
     server_core, load_core = cores()
     idle = replace(load, mode="idle", clients=1, outstanding=1)
     with (
@@ -81,10 +82,10 @@ def publishes(peer: Peer, load: Load) -> Measured:
 
 
 def resume(peer: Peer, load: Load) -> Measured:
-    """Seconds until all clients, which come back at once, have what they have missed."""
+    """Return the seconds until all clients, which resume at once, have the messages that they missed."""
     server_core, load_core = cores()
     with store(peer.store, server_core) as url:
-        # To a worker that has nothing of the channel in memory.
+        # This worker has nothing of the channel in memory.
         with serve(peer, server_core, url) as server:
             missed = ask(server, "fill", count=load.messages, size=load.size)
             since = f"{load.path}?{urlencode(missed)}"
@@ -98,8 +99,8 @@ def resume(peer: Peer, load: Load) -> Measured:
             clients.leave()
     if result.missing or result.misordered:
         raise LoadFailed(
-            f"Expected {result.expected} messages in order, but {result.missing} of them are missing and "
-            f"{result.misordered} were not the next one."
+            f"{result.missing} of {result.expected} messages are missing, and {result.misordered} "
+            "were out of order."
         )
     return {"value": result.seconds, "joining": joining, "deliveries": result.deliveries, "reads": reads}
 
@@ -128,9 +129,9 @@ def _arrivals(result: Result) -> Measured:
 
 
 def publish(peer: Peer, load: Load, url: str, core: int) -> dict[str, float]:
-    """What ``publishing.py`` says when it has published for ``peer`` on CPU ``core`` to the store at ``url``.
+    """Run ``publishing.py`` for ``peer`` on CPU ``core`` with the store at ``url``, and return its results.
 
-    :raises ServerFailed: it could not.
+    :raises ServerFailed: it fails or does not end.
     """
     numbers = (load.outstanding, load.warmup, load.seconds, load.size)
     command = [sys.executable, "publishing.py", peer.publisher, *map(str, numbers)]
@@ -140,9 +141,9 @@ def publish(peer: Peer, load: Load, url: str, core: int) -> dict[str, float]:
         try:
             printed, said = process.communicate(timeout=load.warmup + load.seconds + TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise ServerFailed(f"Expected {peer.title} to end, but it goes on publishing.") from None
+            raise ServerFailed(f"The publisher of {peer.title} did not end in time.") from None
     if process.returncode:
-        failed = ServerFailed(f"Expected {peer.title} to publish, but it ended: {process.returncode}.")
+        failed = ServerFailed(f"The publisher of {peer.title} failed, with exit code {process.returncode}.")
         failed.add_note(said.strip())
         raise failed
     published: dict[str, float] = json.loads(printed)
@@ -150,9 +151,9 @@ def publish(peer: Peer, load: Load, url: str, core: int) -> dict[str, float]:
 
 
 def ask(server: Server, path: str, **parameters: int) -> Any:
-    """The answer to a GET, or with parameters to a POST.
+    """Return the JSON of a GET request, or with parameters of a POST request.
 
-    :raises ServerFailed: there is none.
+    :raises ServerFailed: the request fails.
     """
     # Not urlopen(), which asks a proxy if there is one.
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)) as connection:
@@ -161,7 +162,7 @@ def ask(server: Server, path: str, **parameters: int) -> Any:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException) as exc:
-            raise ServerFailed(f"Expected an answer to /{path}, but got: {exc!r}") from exc
+            raise ServerFailed(f"The request for /{path} failed: {exc!r}") from exc
     if answer.status != HTTPStatus.OK:
-        raise ServerFailed(f"Expected an answer to /{path}, but got: {answer.status} {answer.reason}")
+        raise ServerFailed(f"The request for /{path} failed: {answer.status} {answer.reason}")
     return json.loads(body)

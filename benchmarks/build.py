@@ -1,4 +1,4 @@
-"""Compiles the two C programs: the load generator, and the reference that shows the limit."""
+"""Compile the two C programs: the load generator, and the server that shows the limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PROGRAMS = ("load", "reference")
 
 
 class BuildFailed(Exception):
-    """A program cannot be compiled. The message says what is missing, or what the compiler said."""
+    """A program cannot be compiled. The message names the missing tool or has the compiler's errors."""
 
 
 def build(name: str) -> Path:
-    """The program made of ``name``.c, compiled if it is older than its sources.
+    """Compile ``name``.c unless the program is newer, and return its path.
 
     :raises BuildFailed: this is not Linux, there is no compiler, or it finds errors.
     """

@@ -1,4 +1,4 @@
-"""What is measured of one process: each measurement is one load on one freshly started server."""
+"""Measurements of one process: one load on one new server each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.stores import store
 MIB = 1 << 20
 WARM_UP_CLIENTS = 100
 
-#: By name: numbers of one run. ``value`` is the one that charts show.
+#: The numbers of one run by name. ``value`` is in tables and charts.
 Measured: TypeAlias = dict[str, float]
 
 
@@ -33,7 +33,7 @@ def _connected(peer: Peer, load: Load) -> Iterator[tuple[Server, Clients]]:
 
 
 def fan_out(peer: Peer, load: Load) -> Measured:
-    """Deliveries per second."""
+    """Return the deliveries per second."""
     with _connected(peer, load) as (_, clients):
         result = complete(clients.result(), load)
     return {
@@ -48,7 +48,7 @@ def fan_out(peer: Peer, load: Load) -> Measured:
 
 
 def latency(peer: Peer, load: Load) -> Measured:
-    """Milliseconds from publishing to the arrival at a client, at a rate that every server sustains."""
+    """Return the milliseconds from publishing to the arrival at a client, at a low rate."""
     with _connected(peer, load) as (_, clients):
         result = complete(clients.result(), load)
     return {
@@ -61,14 +61,17 @@ def latency(peer: Peer, load: Load) -> Measured:
 
 
 def connections(peer: Peer, load: Load) -> Measured:
-    """Connections per second, 64 handshakes under way at a time."""
+    """Return the connections per second, with 64 handshakes at a time."""
     with _connected(peer, load) as (_, clients):
         clients.leave()
         return {"value": clients.connected.clients / clients.connected.seconds}
 
 
 def memory(peer: Peer, load: Load) -> Measured:
-    """KiB for each idle connection. A first load warms the server up, so that only connections count."""
+    """Return the KiB for each idle connection.
+
+    A first load warms the server up, so that only connections count.
+    """
     server_core, load_core = cores()
     with serve(peer, server_core) as server:
         with connect(peer, server, replace(load, clients=WARM_UP_CLIENTS), load_core) as clients:
@@ -81,7 +84,7 @@ def memory(peer: Peer, load: Load) -> Measured:
 
 
 def stalled(peer: Peer, load: Load) -> Measured:
-    """Messages that everyone has who reads, while one client does not read at all."""
+    """Return the messages that all other clients have received while one does not read."""
     with _connected(peer, load) as (server, clients):
         before = server.memory()
         server.reset_peak_memory()
@@ -91,24 +94,24 @@ def stalled(peer: Peer, load: Load) -> Measured:
         "value": result.messages,
         "seconds": result.seconds,
         "grown_mib": grown / MIB,
-        "let_go": result.stalled_ended,
+        "disconnected": result.stalled_ended,
         "misordered": result.misordered,
         "lost_clients": result.lost_clients,
     }
 
 
 def complete(result: Result, load: Load) -> Result:
-    """``result``, if the server has kept all clients.
+    """Return ``result``.
 
-    :raises LoadFailed: it has not.
+    :raises LoadFailed: the server has closed a connection.
     """
     if result.lost_clients:
-        raise LoadFailed(f"Expected {load.clients} clients to stay connected, but the server lost one.")
+        raise LoadFailed(f"The server closed the connection of one of {load.clients} clients.")
     return result
 
 
 def _settled(server: Server) -> int:
-    """The server's memory once it has stopped changing, for at most 5 s."""
+    """Return the server's memory when it has stopped changing, or after 5 s."""
     now = server.memory()
     for _ in range(10):
         time.sleep(0.5)

@@ -46,9 +46,9 @@ def siblings(core: int) -> set[int]:
 def start(
     command: Sequence[str], core: int, user: str = "", **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run ``command`` on CPU ``core`` for the length of a block, and kill it then.
+    """Run ``command`` on CPU ``core`` for the length of a block, then kill it and its processes.
 
-    :param user: whom to run it as, instead of this process's user.
+    :param user: the user to run it as, if not this process's.
     :param options: of ``subprocess.Popen``.
     """
     # By way of this module as a program, for Popen's preexec_fn is not for processes with threads. In a group
@@ -58,7 +58,9 @@ def start(
         try:
             yield process
         finally:
-            process.kill()
+            # The guard kills the workers of one that has ended by itself.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _become(core: int, user: str, command: list[str]) -> None:
@@ -66,15 +68,38 @@ def _become(core: int, user: str, command: list[str]) -> None:
     # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _guard()
     if user:
         entry = pwd.getpwnam(user)
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
-    # However the process that started this one ends, be it by SIGKILL, this one ends too. Changing the user
+    # If the process that has started this one ends, even by SIGKILL, this one ends too. Changing the user
     # would forget that.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_parent(signal.SIGKILL)
     os.execvp(command[0], command)
+
+
+def _guard() -> None:
+    """Start a process that waits for the end of this one, and then kills the rest of its group.
+
+    Servers such as granian start workers, which SIGKILL leaves behind.
+    """
+    server = os.getpid()
+    if os.fork():
+        return
+    # The pipes of the server end with the server.
+    os.closerange(0, 1024)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _end_with_parent(signal.SIGTERM)
+    # The server may have ended before that.
+    while os.getppid() == server:
+        signal.sigwait({signal.SIGTERM})
+    os.killpg(0, signal.SIGKILL)
+
+
+def _end_with_parent(sig: signal.Signals) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sig)
 
 
 if __name__ == "__main__":

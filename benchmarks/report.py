@@ -1,4 +1,4 @@
-"""Results as JSON, as tables, and as charts."""
+"""Results as JSON, as tables and as charts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files, version
@@ -30,16 +30,25 @@ REFERENCE = "reference"
 LEAST_IDLE = 0.05
 
 
+#: Errors that the load generator counts.
+ERRORS = {
+    "not_in_order": "messages lost, doubled or out of order",
+    "lost": "deliveries lost",
+    "misordered": "deliveries doubled, out of order or after a gap",
+    "lost_clients": "clients that read lost their connection",
+}
+
+
 class NotInstalled(Exception):
-    """A package that a peer is made of is missing, or is not what it says. The message names it."""
+    """A package of a peer is missing, or another package has overwritten its files. The message names it."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one peer did in one scenario.
+    """The results of one peer in one scenario.
 
-    :param rounds: one for each run.
-    :param failure: why there are no more of them, if so; in one line.
+    :param rounds: the numbers of each run.
+    :param failure: the error that ended the rounds, in one line, if any.
     """
 
     scenario: Scenario
@@ -51,8 +60,21 @@ class Outcome:
         return median([measured[name] for measured in self.rounds])
 
     @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of error."""
+        where = f"{self.peer.title}, {self.scenario.column}"
+        found = []
+        if self.failure:
+            found.append(f"{where}: failed after {len(self.rounds)} rounds (`{self.failure}`).")
+        for name, description in ERRORS.items():
+            if self.rounds and name in self.rounds[0] and (count := self.median(name)):
+                total = f" of {number(self.median('expected'))}" if name == "lost" else ""
+                found.append(f"{where}: {number(count)}{total} {description}.")
+        return found
+
+    @property
     def is_held_up(self) -> bool:
-        """Whether the load generator was busy all the time, so that the server may be capable of more."""
+        """Whether the load generator was always busy, so that the server may be capable of more."""
         return any(measured.get("load_idle", 1) < LEAST_IDLE for measured in self.rounds)
 
 
@@ -71,12 +93,14 @@ class Report:
         }
 
     def outcome(self, scenario: Scenario, peer: Peer) -> Outcome | None:
-        """``None`` where the peer has not what the scenario needs."""
+        """Return ``None`` if the peer does not offer what the scenario needs."""
         return self._outcomes.get((scenario.name, peer.name))
 
     def ratio(self, scenario: Scenario, peer: Peer, to: Baseline) -> float | None:
-        """How many times the value of what ``peer`` is compared with: the median of the ratios within each
-        round, so that what slows the machine down for a while slows both."""
+        """Return the value of ``peer`` divided by that of its baseline.
+
+        It is the median of the ratios within each round: a machine that is slow for a while slows both.
+        """
         own, other = (self._outcomes.get((scenario.name, name)) for name in (peer.name, to.name_for(peer)))
         if own is None or other is None:
             return None
@@ -85,7 +109,7 @@ class Report:
         return median(ratios) if ratios else None
 
     def check(self) -> list[str]:
-        """What tells whether the load generator held any server up, a sentence each."""
+        """Return sentences that say whether the load generator was the limit of a server."""
         outcomes = [outcome for outcome in self._outcomes.values() if outcome.rounds]
         fan_outs = [
             outcome
@@ -98,9 +122,9 @@ class Report:
             if among:
                 most = max(among, key=Outcome.median)
                 lines.append(
-                    f"The most that the load generator took from {source} was {number(most.median())} "
-                    f"{most.scenario.unit}, with {percent(most.median('load_cpu'))} of its core: "
-                    f"{most.peer.title}, {most.scenario.title}."
+                    f"The load generator received at most {number(most.median())} {most.scenario.unit} "
+                    f"from {source}, with {percent(most.median('load_cpu'))} of its core "
+                    f"({most.peer.title}; {most.scenario.title})."
                 )
         held_up = [
             f"{outcome.peer.title} ({outcome.scenario.title})" for outcome in outcomes if outcome.is_held_up
@@ -113,10 +137,10 @@ class Report:
         return lines
 
     def completed(self, scenarios: Sequence[Scenario], earlier: str) -> Report:
-        """This report together with those of ``scenarios`` that only an earlier run has measured.
+        """Return this report with the results of ``scenarios`` that only an earlier run has.
 
-        :param earlier: what that run has written as JSON. It counts only if it was on the same machine, and a
-            scenario only if the versions of all its peers are the same.
+        :param earlier: the JSON of that run. It is used only if it was on the same machine, and a scenario
+            only if the versions of all its peers are the same.
         """
         before = json.loads(earlier) if earlier else {}
         now = json.loads(self.as_json())
@@ -133,7 +157,7 @@ class Report:
         whole.scenarios = [each for each in scenarios if any(outcome.rounds for outcome in whole._of(each))]
         return whole
 
-    # Forms
+    # Output
 
     def as_json(self) -> str:
         return json.dumps(
@@ -158,50 +182,45 @@ class Report:
             indent=1,
         )
 
-    def as_markdown(self, charts: Iterable[str] = ()) -> str:
-        """The machine, the versions, and a table for each scenario; with an image where there is a chart."""
+    def as_markdown(self) -> str:
+        """Return the machine, the versions, and a table for each group of scenarios."""
         lines = [f"Measured on {', '.join(machine().values())}.", "", *self.check()]
-        lines += ["", "| server | made of |", "|---|---|"]
-        lines += [
-            f"| {peer.title} | {', '.join(f'{name} {number}' for name, number in versions(peer).items())} |"
-            for peer in self.peers
-        ]
-        for scenario in self.scenarios:
-            lines += ["", f"### {scenario.title}", ""]
-            if scenario.name in charts:
-                lines += [f"![{scenario.title}, {scenario.unit}](benchmarks/{scenario.name}.svg)", ""]
-            lines += self._table(scenario)
+        for title, names in TABLES.items():
+            scenarios = [each for each in self.scenarios if each.name in names]
+            if scenarios:
+                lines += ["", f"### {title}", "", *self._table(scenarios)]
+        lines += ["", "### Versions", "", *self._versions()]
         return "\n".join(lines) + "\n"
 
-    def _table(self, scenario: Scenario) -> list[str]:
-        outcomes = sorted(self._of(scenario), key=_worth, reverse=True)
-        extra = [
-            name for name in EXTRA if any(name in each for outcome in outcomes for each in outcome.rounds)
+    def _table(self, scenarios: Sequence[Scenario]) -> list[str]:
+        """Return the lines of a table with a row for each server and a column for each scenario."""
+        charts = [each for each in scenarios if each.name in CHARTS]
+        lines = [f"![{each.title}, {each.unit}](benchmarks/{each.name}.svg)\n" for each in charts]
+        titles = ["server", *(f"{each.column} ({each.unit})" for each in scenarios)]
+        lines += [f"| {' | '.join(titles)} |", "|---" + "|---:" * len(scenarios) + "|"]
+        notes = []
+        for peer in self.peers:
+            outcomes = [self.outcome(scenario, peer) for scenario in scenarios]
+            if any(outcomes):
+                lines.append(f"| {' | '.join([peer.title, *map(_cell, outcomes)])} |")
+            notes += [note for outcome in outcomes if outcome for note in outcome.notes]
+        command = f"scripts/bench --docs --scenarios {' '.join(each.name for each in scenarios)}"
+        return [
+            *lines,
+            "",
+            *(f"* {note}" for note in notes),
+            *([""] if notes else []),
+            f"Command: `{command}`",
         ]
-        baselines = [f"x {baseline.title}" for baseline in scenario.baselines]
-        titles = ["server", scenario.unit, *baselines, *(EXTRA[name] for name in extra)]
-        lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
-        for outcome in outcomes:
-            if not outcome.rounds:
-                cells = [outcome.peer.title, "failed" if outcome.failure else "not measured"]
-                lines.append(f"| {' | '.join(cells)} |" + " |" * (len(titles) - 2))
-                continue
-            cells = [outcome.peer.title, number(outcome.median())]
-            for to in scenario.baselines:
-                ratio = self.ratio(scenario, outcome.peer, to)
-                cells.append("" if ratio is None else times(ratio))
-            cells += [(percent if name in SHARES else number)(outcome.median(name)) for name in extra]
-            lines.append(f"| {' | '.join(cells)} |")
-        for outcome in outcomes:
-            if outcome.failure:
-                lines += [
-                    "",
-                    f"{outcome.peer.title} failed after {len(outcome.rounds)} rounds: `{outcome.failure}`",
-                ]
-        return lines
+
+    def _versions(self) -> list[str]:
+        found: dict[str, str] = {}
+        for peer in self.peers:
+            found |= versions(peer)
+        return [", ".join(f"{name} {number}" for name, number in found.items()) + "."]
 
     def as_svg(self, scenario: Scenario) -> str:
-        """A bar for each peer, the best on top."""
+        """Return a chart with a bar for each peer, the best on top."""
         outcomes = sorted((each for each in self._of(scenario) if each.rounds), key=_worth, reverse=True)
         return chart(
             f"{scenario.title} ({scenario.unit})",
@@ -212,31 +231,30 @@ class Report:
         return [outcome for outcome in self._outcomes.values() if outcome.scenario is scenario]
 
 
-#: What tables show of a run besides its value.
-EXTRA = {
-    "p50_ms": "median ms",
-    "p99_ms": "p99 ms",
-    "max_ms": "max ms",
-    "own_p50_ms": "own worker, median ms",
-    "own_p99_ms": "own worker, p99 ms",
-    "joining": "only joining, s",
-    "reads": "reads of the history",
-    "deliveries": "messages delivered",
-    "grown_mib": "server grew by MiB",
-    "let_go": "stalled client let go",
-    "seconds": "seconds",
-    "outstanding": "on their way at the end",
-    "not_in_order": "lost, doubled or out of order",
-    "lost": "lost",
-    "expected": "of",
-    "misordered": "not the next one",
-    "lost_clients": "others lost",
-    "server_cpu": "server's CPU",
-    "listener_cpu": "second worker's CPU",
-    "load_cpu": "load generator's CPU",
-    "load_idle": "load generator idle",
+#: The tables of docs/benchmarks.md, each with its scenarios.
+TABLES = {
+    "One worker: fan-out": (
+        *("fanout-1000-1-128", "fanout-1000-8-128", "fanout-1000-32-128", "fanout-1000-8-4096"),
+        *("fanout-10-8-128", "fanout-10000-8-128"),
+    ),
+    "One worker: the rest": ("latency", "connect", "memory", "stalled", "many", "echo"),
+    "Servers other than uvicorn": ("queued-1", "queued-8"),
+    "Two workers": (
+        *("across-latency-100", "across-latency-1000", "across-fanout-8", "across-fanout-256"),
+        *("publish-1", "publish-100"),
+    ),
+    "A history": ("history", "resume"),
 }
-SHARES = {"server_cpu", "listener_cpu", "load_cpu", "load_idle"}
+#: The scenarios that have a chart there.
+CHARTS = ("fanout-1000-8-128", "memory", "across-fanout-8")
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    if not outcome.rounds:
+        return "failed" if outcome.failure else "not measured"
+    return number(outcome.median())
 
 
 def _worth(outcome: Outcome) -> float:
@@ -246,7 +264,7 @@ def _worth(outcome: Outcome) -> float:
 
 
 def number(value: float) -> str:
-    """``value`` with as many digits as mean something."""
+    """Format ``value`` with at least three digits."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -261,9 +279,9 @@ def percent(share: float) -> str:
 
 
 def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
-    """Horizontal bars as SVG, readable on light and on dark pages.
+    """Return horizontal bars as SVG, for light and dark pages.
 
-    :param bars: a label, a value, and a name that tells which bars are ours.
+    :param bars: a label, a value, and the name of the peer, which decides the colour.
     """
     width, left, right, row = 760, 210, 90, 24
     height = 44 + row * len(bars)
@@ -291,7 +309,7 @@ def chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on."""
+    """Return a description of this machine."""
     model = "an unknown CPU"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -307,7 +325,7 @@ def machine() -> dict[str, str]:
 
 
 def versions(peer: Peer) -> dict[str, str]:
-    """Of the packages that ``peer`` names, of Node if it runs on that, and of the store that it needs.
+    """Return the versions of the packages of ``peer``, of Node if it runs on Node, and of its store.
 
     :raises NotInstalled: one of them is missing.
     """
@@ -333,8 +351,10 @@ def versions(peer: Peer) -> dict[str, str]:
 
 @cache
 def is_overwritten(name: str) -> bool:
-    """Whether the Python files of the package ``name`` are not those it came with: forks that keep the name
-    of the module put theirs over them."""
+    """Return whether another package has overwritten the Python files of the package ``name``.
+
+    Forks that keep the name of the module do.
+    """
     for file in files(name) or ():
         if file.suffix == ".py" and file.hash is not None:
             path = Path(str(file.locate()))

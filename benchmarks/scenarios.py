@@ -35,7 +35,8 @@ class Scenario:
     """One thing to measure.
 
     :param name: for the command line and file names.
-    :param title: for tables and charts.
+    :param title: for charts.
+    :param column: for the column of a table.
     :param unit: of the value.
     :param load: what the clients do.
     :param measure: runs it once.
@@ -49,6 +50,7 @@ class Scenario:
 
     name: str
     title: str
+    column: str
     unit: str
     load: Load
     measure: Callable[[Peer, Load], Measured]
@@ -82,6 +84,7 @@ def _fan_outs() -> Iterator[Scenario]:
         yield Scenario(
             name=f"fanout-{clients}-{outstanding}-{size}",
             title=f"Fan-out: {clients:,} clients, {outstanding} outstanding, {size} bytes",
+            column=f"{clients:,} clients, {outstanding} outstanding" + f", {size} bytes" * (size != 128),
             unit="deliveries/s",
             load=Load(clients=clients, outstanding=outstanding, size=size, settle=2.0 if is_large else 0.3),
             measure=fan_out,
@@ -95,6 +98,7 @@ def _queued() -> Iterator[Scenario]:
         yield Scenario(
             name=f"queued-{outstanding}",
             title=f"Servers that are not uvicorn: 1,000 clients, {outstanding} outstanding",
+            column=f"1,000 clients, {outstanding} outstanding",
             unit="deliveries/s",
             load=Load(clients=1000, outstanding=outstanding),
             measure=fan_out,
@@ -109,7 +113,8 @@ def _across_workers() -> Iterator[Scenario]:
         yield Scenario(
             name=f"across-latency-{rate}",
             title=f"Two workers: {rate:,} messages a second, one client at each",
-            unit="ms (median)",
+            column=f"latency at {rate:,} messages a second",
+            unit="median ms",
             load=Load(clients=2, rate=float(rate), settle=1.0, patience=2.0),
             measure=across.latency,
             less_is_better=True,
@@ -121,6 +126,7 @@ def _across_workers() -> Iterator[Scenario]:
         yield Scenario(
             name=f"across-fanout-{outstanding}",
             title=f"Two workers: one publishes, 100 clients at the other, {outstanding} outstanding",
+            column=f"fan-out, {outstanding} outstanding",
             unit="deliveries/s",
             load=Load(clients=101, outstanding=outstanding, settle=1.0, patience=2.0),
             measure=across.fan_out,
@@ -135,6 +141,7 @@ def _publishes() -> Iterator[Scenario]:
         yield Scenario(
             name=f"publish-{at_once}",
             title=f"Publishing in one process, {how}",
+            column=f"publishing {how}",
             unit="publications/s",
             load=Load(outstanding=at_once, settle=1.0, patience=1.0),
             measure=across.publishes,
@@ -149,7 +156,8 @@ SCENARIOS = (
     Scenario(
         name="latency",
         title="Latency: 1,000 clients, 2 messages a second",
-        unit="ms (median)",
+        column="latency",
+        unit="median ms",
         load=Load(rate=2.0, settle=1.0),
         measure=latency,
         less_is_better=True,
@@ -159,6 +167,7 @@ SCENARIOS = (
     Scenario(
         name="connect",
         title="Connecting: 2,000 clients",
+        column="connecting",
         unit="connections/s",
         load=Load(mode="idle", clients=2000),
         measure=connections,
@@ -168,6 +177,7 @@ SCENARIOS = (
     Scenario(
         name="memory",
         title="Memory: 2,000 idle clients in one channel",
+        column="memory",
         unit="KiB per connection",
         load=Load(mode="idle", clients=2000),
         measure=memory,
@@ -178,7 +188,8 @@ SCENARIOS = (
     Scenario(
         name="stalled",
         title="One of 201 clients does not read: 3,000 messages of 4 KB",
-        unit="messages that everyone else has",
+        column="one does not read",
+        unit="messages of 3,000",
         load=Load(clients=201, stalled=1, messages=3000, size=4096, outstanding=8, warmup=0),
         measure=stalled,
         rounds=1,
@@ -187,6 +198,7 @@ SCENARIOS = (
     Scenario(
         name="many",
         title="Many channels: 9,900 with two clients each",
+        column="many channels",
         unit="deliveries/s",
         load=Load(path="/many/{}", clients=19_800, channels=9_900, settle=3.0),
         measure=fan_out,
@@ -196,6 +208,7 @@ SCENARIOS = (
     Scenario(
         name="echo",
         title="Echo: 50 clients, each sends and waits",
+        column="echo",
         unit="messages/s",
         load=Load(mode="echo", path="/echo", clients=50),
         measure=fan_out,
@@ -208,6 +221,7 @@ SCENARIOS = (
     Scenario(
         name="history",
         title="The cost of a history: 100 clients of one worker, 8 outstanding",
+        column="fan-out to 100 clients",
         unit="deliveries/s",
         load=Load(clients=100, outstanding=8),
         measure=fan_out,
@@ -216,7 +230,8 @@ SCENARIOS = (
     ),
     Scenario(
         name="resume",
-        title="5,000 clients come back at once, each of which has missed 100 messages",
+        title="5,000 clients resume at once, each of which has missed 100 messages",
+        column="5,000 clients resume",
         unit="s",
         load=Load(
             mode="resume", path="/resume", clients=5000, connecting=1000, messages=100, warmup=0, deadline=120

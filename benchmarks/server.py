@@ -1,4 +1,4 @@
-"""A server under test: started on a core of its own, its CPU time and memory read from the kernel."""
+"""A server on a core of its own. Its CPU time and memory are read from the kernel."""
 
 from __future__ import annotations
 
@@ -21,51 +21,53 @@ START_TIMEOUT = 30.0
 
 
 class ServerFailed(Exception):
-    """A server did not start, or has ended. The message is what it printed."""
+    """A server did not start, or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
 
-    :param pid: of its process.
-    :param port: where it listens on 127.0.0.1.
+    :param pid: its process.
+    :param port: its port on 127.0.0.1.
     """
 
     pid: int
     port: int
 
     def memory(self) -> int:
-        """Bytes of memory the process has now (resident set).
+        """Return the bytes of its resident memory.
 
         :raises ServerFailed: it has ended.
         """
         return self._status("VmRSS")
 
     def peak_memory(self) -> int:
-        """Bytes of memory the process has had at most since :meth:`reset_peak_memory`.
+        """Return the most bytes of resident memory since :meth:`reset_peak_memory`.
 
         :raises ServerFailed: it has ended.
         """
         return self._status("VmHWM")
 
     def reset_peak_memory(self) -> None:
-        """``5`` resets the peak, see clear_refs in proc(5)."""
+        """Begin a new measurement of the peak."""
+        # See clear_refs in proc(5).
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-        raise ServerFailed(f"Expected the server to run, but its process {self.pid} has ended.")
+        raise ServerFailed(f"The server has ended (process {self.pid}).")
 
 
 @contextmanager
 def serve(peer: Peer, core: int, store: str = "") -> Iterator[Server]:
-    """Start ``peer`` on CPU ``core``, and kill it afterwards: what it would still do for its clients is not
-    measured. An exception that leaves the block is given what the server has printed as a note.
+    """Run ``peer`` on CPU ``core`` for the length of a block.
 
-    :param store: the URL of the store at which it meets its other processes.
+    An exception that leaves the block gets the server's output as a note.
+
+    :param store: the URL of the store that it shares with other processes.
     :raises ServerFailed: it does not listen within 30 s.
     """
     if "{build}" in peer.command[0]:
@@ -93,10 +95,10 @@ def serve(peer: Peer, core: int, store: str = "") -> Iterator[Server]:
             while not listens(port):
                 if process.poll() is not None:
                     raise ServerFailed(
-                        f"Expected {peer.title} to listen, but it ended: {process.returncode}."
+                        f"{peer.title} ended before it listened, with exit code {process.returncode}."
                     )
                 if time.monotonic() > deadline:
-                    raise ServerFailed(f"Expected {peer.title} to listen within {START_TIMEOUT:g} s.")
+                    raise ServerFailed(f"{peer.title} did not listen within {START_TIMEOUT:g} s.")
                 time.sleep(0.05)
             yield Server(process.pid, port)
         except Exception as exc:
@@ -107,7 +109,7 @@ def serve(peer: Peer, core: int, store: str = "") -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
+    """Return a port of 127.0.0.1 that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -115,7 +117,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on ``port`` of 127.0.0.1."""
+    """Return whether a server listens on ``port`` of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

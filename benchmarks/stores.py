@@ -1,5 +1,4 @@
-"""The stores at which a server's processes meet: a file for SQLite, a Valkey, a PostgreSQL. Each measurement
-starts a new one."""
+"""The stores that processes share, a new one for each measurement: SQLite's file, Valkey, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ class StoreMissing(Exception):
 
 
 def store(kind: str, core: int) -> AbstractContextManager[str]:
-    """Start a store on CPU ``core`` for the length of a block, which is given its URL.
+    """Start a store on CPU ``core`` for the length of a block, which gets its URL.
 
     :param kind: ``"sqlite"``, ``"redis"`` or ``"postgres"``; or ``""`` for none, whose URL is ``""``.
     :raises ServerFailed: it does not start.
@@ -33,9 +32,9 @@ def store(kind: str, core: int) -> AbstractContextManager[str]:
 
 
 def version(kind: str) -> dict[str, str]:
-    """The name of what ``kind`` stands for, and which version there is of it.
+    """Return the name and the version of a store, or nothing if it is the memory.
 
-    :raises StoreMissing: none.
+    :raises StoreMissing: it is not installed.
     """
     if kind == "sqlite":
         return {"SQLite": sqlite3.sqlite_version}
@@ -65,7 +64,7 @@ def _sqlite(core: int) -> Iterator[str]:
 
 @contextmanager
 def _redis(core: int) -> Iterator[str]:
-    """Nothing is written to disk, as for a cache."""
+    """Start Valkey, which writes nothing to disk."""
     port = free_port()
     with TemporaryDirectory(prefix="hubbub-bench-") as folder:
         options = f"--port {port} --bind 127.0.0.1 --dir {folder} --save  --appendonly no"
@@ -80,7 +79,7 @@ def _redis(core: int) -> Iterator[str]:
 
 @contextmanager
 def _postgres_server(core: int) -> Iterator[str]:
-    """As it comes: a commit is on the disk when it returns."""
+    """Start PostgreSQL with its defaults: a commit is on the disk when it returns."""
     user = postgres.USER if os.geteuid() == 0 else ""
     port = free_port()
     with TemporaryDirectory(prefix="hubbub-bench-") as folder:
@@ -93,14 +92,14 @@ def _postgres_server(core: int) -> Iterator[str]:
             command = [str(_postgres("initdb")), "-D", str(data), *initialize.split()]
             with start(command, core, user, cwd=folder, stdout=output, stderr=output) as process:
                 if process.wait(START_TIMEOUT):
-                    raise ServerFailed(f"Expected initdb to succeed, but it says: {log.read_text().strip()}")
+                    raise ServerFailed(f"initdb failed: {log.read_text().strip()}")
             command = [str(_postgres("postgres")), "-D", str(data), *options.split()]
             with start(command, core, user, cwd=folder, stdout=output, stderr=output) as process:
                 _wait("PostgreSQL", process, log, lambda: _takes_connections(data))
                 try:
                     yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
                 finally:
-                    # At once, but not without giving back its shared memory.
+                    # An immediate shutdown, which frees its shared memory.
                     process.send_signal(signal.SIGQUIT)
                     process.wait(START_TIMEOUT)
 
@@ -139,5 +138,5 @@ def _wait(title: str, process: subprocess.Popen[str], log: Path, is_up: Callable
     deadline = time.monotonic() + START_TIMEOUT
     while not is_up():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ServerFailed(f"Expected {title} to start, but it says: {log.read_text().strip()}")
+            raise ServerFailed(f"{title} did not start: {log.read_text().strip()}")
         time.sleep(0.02)

@@ -1,4 +1,7 @@
-"""Say something to everyone who watches the deployments. Run: python announce.py 'v3 tomorrow'"""
+"""Publish one message from a script.
+
+Run: python announce.py 'v3 tomorrow'
+"""
 
 import os
 import sys

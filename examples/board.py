@@ -1,4 +1,7 @@
-"""A drawing board that many share, with typed messages. Run: hubbub run board:app"""
+"""A shared drawing board: WebSocket messages validated by pydantic models.
+
+Run: hubbub run board:app
+"""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,7 @@
-"""A chat on the hub: everyone sees what everyone says, and who left. Run: hubbub run chat:app"""
+"""The WebSocket chat of FastAPI's documentation, on a hub.
+
+Run: hubbub run chat:app
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Deployments, announced from wherever they happen. Run: hubbub run deploys:app"""
+"""Publish from the lifespan and from a ``def`` endpoint; other processes publish to the same channel.
+
+Run: hubbub run deploys:app
+"""
 
 import os
 from collections.abc import AsyncIterator
@@ -33,4 +36,4 @@ async def live(websocket: WebSocket) -> None:
     async with hub.connection(websocket) as client:
         await client.subscribe("deploys", history=10)
         async for _ in client.iter_text():
-            pass
+            pass  # This client only listens. The loop ends when it disconnects.

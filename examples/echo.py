@@ -1,4 +1,7 @@
-"""The smallest program: a socket that answers each message. Run: uvicorn echo:app"""
+"""An echo server: a plain FastAPI WebSocket, without a hub.
+
+Run: uvicorn echo:app
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Rooms with a memory: a client that was away gets what it missed. Run: hubbub run history:app"""
+"""Rooms with message history: a client that reconnects receives the messages it missed.
+
+Run: hubbub run history:app
+"""
 
 from pathlib import Path
 
@@ -8,10 +11,9 @@ from fastapi.responses import FileResponse
 from hubbub import History, Hub
 
 hub = Hub()
+hub.channel("room:{room_id}", history=History(size=200, ttl=3600))
 app = FastAPI()
 app.include_router(hub.router)
-
-hub.channel("room:{room_id}", history=History(size=200, ttl=3600))
 
 
 @app.get("/rooms/{room_id}")

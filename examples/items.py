@@ -1,4 +1,4 @@
-"""Parameters and a dependency, as in any route: a socket for whoever has a cookie or a token.
+"""WebSocket authentication with ``Depends``, ``Cookie`` and ``Query``, as in any route; without a hub.
 
 Run: uvicorn items:app
 """
@@ -16,7 +16,7 @@ async def show_proof(
     session: Annotated[str | None, Cookie()] = None,
     token: Annotated[str | None, Query()] = None,
 ) -> str:
-    # Any value will do here; a real program looks it up.
+    # This example accepts any value. A real app looks the session or the token up.
     if session:
         return f"cookie {session}"
     if token:

@@ -1,18 +1,20 @@
-"""Who is in a room, in however many processes. Run: hubbub run lobby:app --workers 2"""
+"""Who is online in a room, across all processes.
+
+Run: hubbub run lobby:app --workers 2
+"""
 
 from fastapi import FastAPI, Response, WebSocket
 
 from hubbub import Health, Hub
 
 hub = Hub("sqlite:///lobby.db")
+hub.channel("room:{name}", presence=True)
 app = FastAPI()
 app.include_router(hub.router)
 
-hub.channel("room:{name}", presence=True)
-
 
 @app.websocket("/rooms/{name}")
-async def enter(websocket: WebSocket, name: str, user: str) -> None:
+async def enter(websocket: WebSocket, name: str, user: str) -> None:  # A real app authenticates the user.
     async with hub.connection(websocket, user=user) as client:
         await client.subscribe(f"room:{name}", info={"colour": "blue"}, join_leave="users")
         async for text in client.iter_text():
@@ -20,14 +22,14 @@ async def enter(websocket: WebSocket, name: str, user: str) -> None:
 
 
 @app.get("/rooms/{name}")
-async def who(name: str) -> dict[str, int]:
+async def online(name: str) -> dict[str, int]:
     presence = await hub.presence(f"room:{name}")
     return {user: len(connections) for user, connections in presence.users.items()}
 
 
 @app.delete("/users/{user}", status_code=204)
-async def throw_out(user: str) -> None:
-    await hub.disconnect(user=user, code=4003, reason="thrown out")
+async def disconnect(user: str) -> None:
+    await hub.disconnect(user=user, code=4003, reason="removed by a moderator")
 
 
 @app.get("/health")

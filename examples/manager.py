@@ -1,4 +1,7 @@
-"""The same chat without a hub: a list of sockets, in one process. Run: uvicorn manager:app"""
+"""The WebSocket chat of FastAPI's documentation, without a hub: a list of sockets, in one process.
+
+Run: uvicorn manager:app
+"""
 
 from pathlib import Path
 

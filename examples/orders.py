@@ -1,4 +1,7 @@
-"""Whoever looks at an order sees it change. Run: hubbub run orders:app"""
+"""Live updates: clients that watch an order receive its newest status.
+
+Run: hubbub run orders:app
+"""
 
 from fastapi import FastAPI, WebSocket
 from pydantic import BaseModel
@@ -25,4 +28,4 @@ async def live(websocket: WebSocket, order_id: int) -> None:
     async with hub.connection(websocket, slow_consumer="latest") as client:
         await client.subscribe(f"order:{order_id}")
         async for _ in client.iter_text():
-            pass  # a client that only listens; the loop ends when it goes
+            pass  # This client only listens. The loop ends when it disconnects.

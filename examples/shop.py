@@ -1,4 +1,7 @@
-"""Orders that are announced once they are committed. Run: SHOP_DATABASE=postgresql://… hubbub run shop:app"""
+"""Publish inside a PostgreSQL transaction: orders are announced when they are committed.
+
+Run: SHOP_DATABASE=postgresql://… hubbub run shop:app
+"""
 
 import os
 from collections.abc import AsyncIterator
@@ -51,7 +54,7 @@ Session = Annotated[AsyncSession, Depends(session)]
 async def create(order: Order, session: Session) -> Order:
     session.add(Row(item=order.item))
     await hub.publish("orders", order, using=session)
-    await session.commit()  # only now does anybody hear of it
+    await session.commit()  # Now, and only now, clients receive the order.
     return order
 
 
@@ -60,4 +63,4 @@ async def live(websocket: WebSocket) -> None:
     async with hub.connection(websocket) as client:
         await client.subscribe("orders", history=10)
         async for _ in client.iter_text():
-            pass
+            pass  # This client only listens. The loop ends when it disconnects.

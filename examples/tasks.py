@@ -1,4 +1,7 @@
-"""Work that is done in other processes, which tell how it goes. Run: python tasks.py v1 v2"""
+"""Publish progress from worker processes, as from Celery tasks.
+
+Run: python tasks.py v1 v2
+"""
 
 import os
 import sys

@@ -18,9 +18,9 @@ from hubbub.exceptions import (
     MissingExtra,
     Unrecoverable,
 )
-from hubbub.hub import Hub, Stats
+from hubbub.hub import Hub
 from hubbub.publisher import Publisher
-from hubbub.types import Health, Presence, PresenceEntry
+from hubbub.types import Health, Presence, PresenceEntry, Stats
 
 __version__ = "0.1.0"
 

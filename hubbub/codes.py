@@ -1,4 +1,4 @@
-"""The numbers a client sees: close codes of the socket, error codes inside a message."""
+"""Codes that clients see: close codes of the socket, error codes in messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CloseCode(IntEnum):
     NORMAL = 1000
     GOING_AWAY = 1001
     UNSUPPORTED_DATA = 1003
-    #: Never sent: what one is told when the other side vanished without a close frame.
+    #: Never sent: reported to the application when the peer vanishes without a close frame.
     ABNORMAL = 1006
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
@@ -35,13 +35,13 @@ class ErrorCode(IntEnum):
 def is_sendable(code: int) -> bool:
     """Whether an endpoint may put ``code`` into a close frame (:rfc:`6455#section-7.4`).
 
-    1004, 1005, 1006 and 1015 are reserved for what an endpoint reports to its own application.
+    1004, 1005, 1006 and 1015 are reserved: endpoints report them to their own application.
     """
     return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
 
 
 def check_code(code: int) -> int:
-    """Return ``code`` if it may be put into a close frame.
+    """Return ``code`` if an endpoint may put it into a close frame.
 
     :raises ValueError: it may not.
     """
@@ -51,5 +51,5 @@ def check_code(code: int) -> int:
 
 
 def clip_reason(reason: str) -> str:
-    """``reason`` cut, between characters, to what fits into a close frame."""
+    """Cut ``reason``, between characters, to the bytes that fit into a close frame."""
     return reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -1,17 +1,17 @@
-"""Everything Hubbub raises.
+"""Exceptions: all that Hubbub raises by itself, and the standard exceptions that they also are.
 
 ::
 
     HubbubError
-    ├── InvalidURL            (ValueError)    the URL given to Hub names no engine, or none that fits
-    ├── MissingExtra          (ImportError)   the engine needs a package that is not installed
-    ├── HubNotRunning         (RuntimeError)  the hub has not started, or has stopped
-    ├── InvalidChannel        (ValueError)    not a name a channel can have, or not declared as it is used
-    ├── InvalidPosition       (ValueError)    not the id of a position
-    ├── InvalidData           (TypeError)     not something that can be sent
-    ├── EngineUnavailable     (ConnectionError)  the engine cannot be reached
-    ├── Unrecoverable         (LookupError)   what was missed since a position is not there any more
-    └── InvalidMessage        (ValueError)    a client sent what the handler did not ask for
+    ├── InvalidURL         (ValueError)       the URL names no engine, or one that does not fit
+    ├── MissingExtra       (ImportError)      the engine needs a package that is not installed
+    ├── HubNotRunning      (RuntimeError)     the hub has not started, or has stopped
+    ├── InvalidChannel     (ValueError)       a bad channel name, or a channel that is not declared like that
+    ├── InvalidPosition    (ValueError)       a text that is not the id of a position
+    ├── InvalidData        (TypeError)        data that cannot be sent
+    ├── EngineUnavailable  (ConnectionError)  the engine cannot be reached
+    ├── Unrecoverable      (LookupError)      publications after a position are missing in the history
+    └── InvalidMessage     (ValueError)       a message from a client that the handler did not ask for
 """
 
 from __future__ import annotations
@@ -34,55 +34,64 @@ __all__ = [
 
 
 class HubbubError(Exception):
-    """The base of everything Hubbub raises."""
+    """The base class of Hubbub's exceptions."""
 
 
 class InvalidURL(HubbubError, ValueError):
-    """The URL given to ``Hub`` names no engine, or one that does not fit: ``memory://`` reaches no other
-    process, so it fits neither several workers nor a ``Publisher``."""
+    """The URL given to ``Hub`` names no engine, or one that does not fit.
+
+    ``memory://`` reaches no other process, so it fits neither several workers nor a ``Publisher``.
+    """
 
 
 class MissingExtra(HubbubError, ImportError):
-    """The engine named by the URL needs a package that is not installed; the message says which extra."""
+    """The engine needs a package that is not installed; the message names the extra to install."""
 
 
 class HubNotRunning(HubbubError, RuntimeError):
-    """The hub was used before it started, after it stopped, or on another event loop than its own; or a
-    publisher after it was closed."""
+    """A hub does not run, or runs on another event loop; or a publisher has been closed."""
 
 
 class InvalidChannel(HubbubError, ValueError):
-    """The name is empty, too long, or has characters that a channel name may not have; or the channel is not
-    declared with what is asked of it, such as a history."""
+    """The channel cannot have this name, or is not declared with what the call needs, such as a history.
+
+    Names have 1 to 255 characters, none of them a control character.
+    """
 
 
 class InvalidPosition(HubbubError, ValueError):
-    """The text is not the id of a position, such as ``"17:c0ffee42"``. Ids come from clients: left uncaught,
-    it closes that client's connection with 1008."""
+    """The text is not the id of a position, such as ``"17:c0ffee42"``.
+
+    Ids come from clients: not caught in a connection's block, this closes that connection with 1008.
+    """
 
 
 class InvalidData(HubbubError, TypeError):
-    """The data is neither ``str`` nor ``bytes`` nor anything that can be written as JSON."""
+    """The data is neither ``str`` nor ``bytes``, and cannot be written as JSON."""
 
 
 class EngineUnavailable(HubbubError, ConnectionError):
-    """The engine could not be reached in time. What was being published may or may not have been accepted; to
-    publish it again without doubling it, give it an ``idempotency_key``."""
+    """The engine could not be reached in time.
+
+    A publication may or may not have been accepted. To publish it again without doubling it, give it an
+    ``idempotency_key``.
+    """
 
 
 class Unrecoverable(HubbubError, LookupError):
-    """What was published since a position is not, or not all, there any more: too much, too long ago, or the
-    engine has lost or removed it.
+    """Publications after a position are missing in the history of a channel.
+
+    They were too many or too old for the channel's ``History``, or the engine has lost or removed them.
 
     :param channel: the channel's name.
-    :param offset: where the channel stands now.
-    :param epoch: likewise.
+    :param offset: of the channel's present position.
+    :param epoch: of the channel's present position.
     """
 
     def __init__(self, channel: str, offset: int, epoch: str) -> None:
         super().__init__(
             f"Expected the history of {channel!r} to reach back to the given position, but it does not. "
-            f"Load the present state and go on from offset {offset}, epoch {epoch!r}."
+            f"Load the present state and continue from offset {offset}, epoch {epoch!r}."
         )
         self.channel = channel
         self.offset = offset
@@ -90,12 +99,12 @@ class Unrecoverable(HubbubError, LookupError):
 
 
 class InvalidMessage(HubbubError, ValueError):
-    """A client sent something else than the handler asked for.
+    """A client sent a message that the handler did not ask for.
 
-    Left uncaught, it closes that client's connection with ``code``; the ``iter_*`` loops catch it, answer
-    the client with an error message and go on.
+    Not caught, it closes that client's connection with ``code``. The ``iter_*`` loops catch it, answer the
+    client with an error message and continue.
 
-    :param message: what was expected and what came; sent to the client.
+    :param message: the expected and the received message; sent to the client.
     :param code: the WebSocket close code that fits (:rfc:`6455#section-7.4.1`).
     :param errors: for data that failed validation, one entry per field: ``loc``, ``msg``, ``type``.
     """

@@ -1,12 +1,12 @@
-"""The hub: what applications hold."""
+"""Hub: the object through which an application publishes and accepts connections."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 from weakref import WeakSet
 
 from fastapi import APIRouter
@@ -16,7 +16,8 @@ from starlette.websockets import WebSocket
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.channels.registry import Registry
 from hubbub.codes import CloseCode, check_code, clip_reason
-from hubbub.connection.connection import Connection, ConnectionOptions, connection_id
+from hubbub.connection.connection import Connection, connection_id
+from hubbub.connection.limits import Limits
 from hubbub.core.history import History
 from hubbub.core.publication import (
     START,
@@ -33,6 +34,7 @@ from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, Un
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
+from hubbub.security.admission import Admission
 from hubbub.security.hosts import parse_hosts
 from hubbub.security.logs import protect_logs
 from hubbub.security.origins import parse_origins
@@ -40,42 +42,18 @@ from hubbub.servers.adoption import adopt_server, adopt_server_of
 from hubbub.servers.stopping import Stopping
 from hubbub.servers.workers import the_only_worker
 from hubbub.threads import refuse_event_loop
-from hubbub.types import Health, Presence, SlowConsumer, User, check_count, check_seconds, user_id
+from hubbub.types import Health, Presence, SlowConsumer, Stats, User, check_count, check_seconds, user_id
 
-#: Every hub of this process. ``hubbub run`` looks here for hubs that do not work with several workers.
+#: Every hub of this process. ``hubbub run`` looks here for hubs that cannot run in several workers.
 hubs: WeakSet[Hub] = WeakSet()
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a hub is doing in this process.
-
-    :param connections: clients connected.
-    :param subscriptions: members of all channels; a client in two channels counts twice.
-    :param channels: channels that have a member.
-    :param backlog: bytes that wait for clients which do not keep up.
-    :param dropped: messages that ``drop_oldest`` and ``latest`` dropped for them, since the hub started.
-    :param slow_disconnects: connections closed as too slow, since the hub started.
-    :param engine_outages: outages of the engine since the hub started.
-    :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
-    """
-
-    connections: int
-    subscriptions: int
-    channels: int
-    backlog: int
-    dropped: int
-    slow_disconnects: int
-    engine_outages: int
-    engine_outage_seconds: float
-
-
 class HubRouter(APIRouter):
-    """A router that knows whether it is included in an app, or in another router."""
+    """The router of a hub, which knows whether it is included in an app or in another router."""
 
     def __init__(self, lifespan: Lifespan[Any]) -> None:
         super().__init__(lifespan=lifespan)
-        #: Whether its lifespan has been taken, which is what including a router does.
+        #: Whether its lifespan has been read, as ``include_router`` does.
         self.is_included = False
 
     @property
@@ -93,32 +71,44 @@ class Hub:
 
     ::
 
+        from fastapi import FastAPI, WebSocket
+        from hubbub import Hub
+
         hub = Hub()
         app = FastAPI()
         app.include_router(hub.router)  # starts and stops the hub with the app
 
-    :param url: the engine. ``memory://`` works within one process, ``sqlite:///hub.db`` across the workers of
-        one machine, ``redis://`` and ``postgresql://`` across many.
-    :param namespace: keeps apart the channels of several apps that share one engine.
+        @app.websocket("/chat")
+        async def chat(websocket: WebSocket) -> None:
+            async with hub.connection(websocket) as client:
+                await client.subscribe("chat")
+                async for text in client.iter_text():
+                    await hub.publish("chat", text)
+
+    Outside of an app, ``async with hub:`` starts and stops it.
+
+    :param url: the engine. ``memory://`` works in one process, ``sqlite:///hub.db`` across the workers of one
+        machine, ``redis://`` and ``postgresql://`` across machines.
+    :param namespace: separates the channels of several apps that share one engine.
     :param allow_origins: web pages of other hosts that may connect, such as ``"https://example.com"``;
-        ``"*"`` allows every page. Pages from the host they connect to may always, and so may whatever is
-        not a browser.
-    :param hosts: names that clients may connect to, such as ``"example.com"``, addresses, and networks such
-        as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other is refused with
+        ``"*"`` allows every page. Pages of the host that they connect to are always allowed, and so are
+        clients that are not browsers.
+    :param hosts: host names that clients may connect to, such as ``"example.com"``, addresses, and networks
+        such as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other host gets
         403. ``None`` checks nothing.
-    :param max_message_size: bytes a client may send in one message; more closes its connection with 1009.
-    :param outbox_limit: bytes that may wait for one client that does not keep up. Each message counts its
-        payload and 256 bytes.
-    :param slow_consumer: what happens when more would have to wait: ``"disconnect"`` lets the client go
-        with 3008, ``"drop_oldest"`` drops the oldest messages that wait, ``"latest"`` keeps the newest
-        message of each channel only.
-    :param send_timeout: seconds after which a client that takes nothing of what is sent to it is let go.
-    :param close_timeout: seconds that a client has to take what still waits when its connection is closed.
-    :param presence_ttl: seconds within which the clients of a process that was killed have left, for those
-        who look at presence. For an outage of the engine that is shorter, nobody has.
+    :param max_message_size: bytes of one message from a client; a longer one closes its connection with 1009.
+    :param outbox_limit: bytes that may wait for one slow client. Each message counts its payload and 256
+        bytes.
+    :param slow_consumer: the policy for a client whose outbox is full: ``"disconnect"`` closes its connection
+        with 3008, ``"drop_oldest"`` drops the oldest waiting messages, ``"latest"`` keeps only the newest
+        message of each channel.
+    :param send_timeout: seconds after which a client that takes nothing is disconnected as slow.
+    :param close_timeout: seconds that a client has to take waiting messages when its connection is closed.
+    :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
+        Engine outages shorter than this do not change presence.
     :raises InvalidURL: no engine has the URL's scheme.
     :raises MissingExtra: the engine needs a package that is not installed.
-    :raises TypeError: another parameter is of the wrong type.
+    :raises TypeError: another parameter has the wrong type.
     :raises ValueError: another parameter is out of range.
     """
 
@@ -136,21 +126,16 @@ class Hub:
         close_timeout: float = 5.0,
         presence_ttl: float = 30.0,
     ) -> None:
-        check_count("max_message_size", max_message_size, least=1)
-        check_count("outbox_limit", outbox_limit, least=1)
-        check_seconds("send_timeout", send_timeout)
-        check_seconds("close_timeout", close_timeout)
         check_seconds("presence_ttl", presence_ttl)
-        self._options = ConnectionOptions(
-            allow_origins=parse_origins(allow_origins),
-            hosts=parse_hosts(hosts),
+        self._limits = Limits(
             max_message_size=max_message_size,
             outbox_limit=outbox_limit,
-            slow_consumer=_check_policy(slow_consumer),
+            slow_consumer=slow_consumer,
             send_timeout=send_timeout,
             close_timeout=close_timeout,
         )
-        #: Where this hub's publications meet those of other processes.
+        self._admission = Admission(parse_origins(allow_origins), parse_hosts(hosts))
+        #: Carries publications between the processes that share the URL.
         self.engine = engine_for(url, namespace)
         #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
         self.router = HubRouter(self._lifespan)
@@ -159,11 +144,11 @@ class Hub:
         self._channels = Registry()
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
-        # What to undo when the node has stopped.
+        # Undone when the node has stopped.
         self._undo = AsyncExitStack()
-        #: Tells streams that the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
+        #: Ends streams when the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
         self.stopping = Stopping()
-        # Whether it is known which server this is.
+        # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
         hubs.add(self)
 
@@ -173,19 +158,19 @@ class Hub:
     # Lifecycle
 
     async def __aenter__(self) -> Self:
-        """Start the hub on this event loop. Entered again, it stops with the last exit.
+        """Start the hub on this event loop. A hub that is entered several times stops with the last exit.
 
         :raises EngineUnavailable: the engine cannot be reached.
         :raises HubNotRunning: the hub runs on another event loop.
         :raises InvalidURL: the engine is ``memory://``, and this process is one of several workers.
         """
         if not self._knows_server:
-            # Here, since this is the task of the server's lifespan; a hub may start in any other.
+            # Here, because this is the task of the server's lifespan; the hub itself may start in any task.
             self._knows_server = adopt_server(self.stopping)
         try:
             await self._lifecycle.__aenter__()
         except HubbubError as exc:
-            # The message says it all; where in Hubbub it was noticed is of no use to anybody.
+            # The message is enough; a traceback through Hubbub would hide it.
             raise exc.with_traceback(None) from None
         return self
 
@@ -203,11 +188,13 @@ class Hub:
     async def _start(self) -> Node:
         protect_logs()
         async with AsyncExitStack() as undo:
+            self._channels.seal()
+            undo.callback(self._channels.unseal)
             if not (self.engine.across_processes or self.engine.is_alone):
                 await undo.enter_async_context(the_only_worker())
             node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
             try:
-                await node.start(keeps_presence=any(declared.presence for declared in self._channels))
+                await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:
                 raise EngineUnavailable(
                     f"{exc} To find out more, run: {doctor_command(self.engine.url, self.engine.namespace)}"
@@ -220,13 +207,13 @@ class Hub:
         self.stopping = Stopping()
         self._knows_server = False
         async with self._undo:
-            # What is still connected is asked to come back; the handlers may publish until the end.
-            await node.stop(CloseCode.SERVICE_RESTART, "restart", self._options.close_timeout)
+            # Clients are asked to reconnect; handlers may publish until they have returned.
+            await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
 
     async def _running(self) -> Node:
-        """The running node; started now, if the app has not come to that yet.
+        """Return the running node. If the app has not started it yet, start it.
 
-        :raises HubNotRunning: the hub is not included in an app and has not started, or has stopped.
+        :raises HubNotRunning: the hub has stopped, or has not started and is not included in an app.
         """
         if self._lifecycle.node is None and self.router.is_included:
             try:
@@ -246,25 +233,34 @@ class Hub:
         headers: Iterable[tuple[bytes, bytes]] | None = None,
         slow_consumer: SlowConsumer | None = None,
     ) -> Connection:
-        """A client's socket as a member of this hub, to be used as ``async with hub.connection(websocket)``.
+        """Return a connection for a client's socket, to be used as ``async with hub.connection(websocket)``.
 
         :param websocket: as FastAPI passes it to the endpoint. It is accepted when the block is entered,
-            unless it has been before.
-        :param user: who this is, if the application knows. An ``int`` or a ``UUID`` stands for its ``str``.
-        :param subprotocol: the one accepted of those in ``websocket.scope["subprotocols"]``.
+            unless the application has accepted it.
+        :param user: the user, if the application knows it. An ``int`` or a ``UUID`` becomes its ``str``.
+        :param subprotocol: the one to accept of ``websocket.scope["subprotocols"]``.
         :param headers: sent with the acceptance.
-        :param slow_consumer: instead of the hub's.
+        :param slow_consumer: a policy for this client, in place of the hub's.
         :raises HubNotRunning: the hub has not started, or has stopped.
-        :raises TypeError: ``user`` is something else.
+        :raises TypeError: ``user`` has another type.
+        :raises ValueError: ``slow_consumer`` is not a policy.
         """
         node = self._lifecycle.running()
         if not self._knows_server:
             self._knows_server = True
             adopt_server_of(websocket, self.stopping)
-        options = self._options
+        limits = self._limits
         if slow_consumer is not None:
-            options = replace(options, slow_consumer=_check_policy(slow_consumer))
-        return Connection(node, websocket, options, user=user, subprotocol=subprotocol, headers=headers)
+            limits = replace(limits, slow_consumer=slow_consumer)
+        return Connection(
+            node,
+            websocket,
+            self._admission,
+            limits,
+            user=user,
+            subprotocol=subprotocol,
+            headers=headers,
+        )
 
     # Channels
 
@@ -273,13 +269,14 @@ class Hub:
     ) -> ChannelDeclaration:
         """Declare channels, before the hub starts.
 
-        :param pattern: a channel's name, in which ``{name}`` stands for one or more characters other than
-            ``:`` and ``/``, and ``{name:path}`` for one or more characters: ``"room:{room_id}"``,
-            ``"file:{path:path}"``. Of several that fit a name, the one declared first counts.
-        :param history: what each of them keeps, so that clients can catch up; ``None`` keeps nothing.
-        :param presence: whether it is known, in all processes, who is in each of them.
-        :raises InvalidChannel: the pattern is not one, or has been declared already.
-        :raises TypeError: ``history`` is no ``History``, or ``presence`` no ``bool``.
+        :param pattern: a channel name, in which ``{name}`` stands for one or more characters other than ``:``
+            and ``/``, and ``{name:path}`` for one or more characters: ``"room:{room_id}"``,
+            ``"file:{path:path}"``. Of patterns that match a name, the one declared first counts.
+        :param history: the history that each channel keeps, for clients that reconnect; ``None`` keeps none.
+        :param presence: whether the connections in each channel are visible in presence, in all processes.
+        :raises InvalidChannel: ``pattern`` is not a pattern, or has been declared already.
+        :raises TypeError: ``history`` is not a ``History``, or ``presence`` not a ``bool``.
+        :raises RuntimeError: the hub is running.
         """
         declared = ChannelDeclaration(pattern, history, presence)
         self._channels.add(declared)
@@ -293,12 +290,13 @@ class Hub:
         limit: int | None = None,
         reverse: bool = False,
     ) -> list[Publication]:
-        """What ``channel`` has kept, the oldest first.
+        """Return the publications that ``channel`` keeps, the oldest first.
 
-        :param since: only what was published after this position (before it, if ``reverse``); also as its id.
-        :param limit: publications at the most.
+        :param since: only publications after this position, or before it with ``reverse``; a ``Position``, or
+            its id.
+        :param limit: the greatest number of publications.
         :param reverse: the newest first.
-        :raises Unrecoverable: not everything since ``since`` is there.
+        :raises Unrecoverable: publications after ``since`` are missing.
         :raises InvalidPosition: ``since`` is not the id of a position.
         :raises InvalidChannel: the channel is not declared with a history.
         :raises EngineUnavailable: the engine cannot be reached.
@@ -318,12 +316,12 @@ class Hub:
         return publications
 
     async def remove_history(self, channel: str) -> None:
-        """Forget what ``channel`` has kept. Clients that come back cannot catch up, and are told.
+        """Remove the history of ``channel``. Clients that reconnect cannot resume, and learn that.
 
-        When this returns, that is so in this process, and every other process has been told, or will be as
-        soon as it can hear the engine again.
+        When this returns, the history is removed in this process, and in every other process that reaches the
+        engine; the remaining processes follow as soon as they reach it again.
 
-        :raises InvalidChannel: not a name a channel can have.
+        :raises InvalidChannel: a channel cannot have this name.
         :raises EngineUnavailable: the engine cannot be reached.
         """
         check_channel(channel)
@@ -331,10 +329,9 @@ class Hub:
         await node.remove_history(channel)
 
     async def presence(self, channel: str) -> Presence:
-        """Who is in ``channel``, in all processes: one entry for each connection that has subscribed to it.
-        Its ``users`` are the same by user.
+        """Return the presence of ``channel``: an entry for each connection in it, in all processes.
 
-        :raises InvalidChannel: it is not declared with ``presence=True``.
+        :raises InvalidChannel: the channel is not declared with ``presence=True``.
         :raises EngineUnavailable: the engine cannot be reached.
         """
         check_channel(channel)
@@ -356,26 +353,27 @@ class Hub:
         idempotency_key: str | None = None,
         using: object = None,
     ) -> Position:
-        """Send ``data`` to everyone in ``channel``.
+        """Send ``data`` to all subscribers of ``channel``, in all processes.
+
+        When this returns, the engine has accepted the publication.
 
         :param channel: 1 to 255 characters, none of them a control character.
-        :param data: ``str`` goes out as text, ``bytes`` as binary, anything else (a pydantic model, a
+        :param data: ``str`` is sent as text, ``bytes`` as binary, any other data (a pydantic model, a
             dataclass, a dict, a list, a number) as JSON text.
-        :param exclude: a connection, or the id of one, that is not to get it.
-        :param idempotency_key: publish it once only, however often this is called with the same key within
-            five minutes, as a task may be that is tried again. 1 to 255 characters.
+        :param exclude: a connection, or the id of one, that does not get the publication.
+        :param idempotency_key: publish only once for this key within five minutes, however often this is
+            called, for example by a task that is retried. 1 to 255 characters.
         :param using: publish as a part of the transaction of this database connection: with its commit, and
             never without. On ``postgresql://`` only: a connection of asyncpg, an ``AsyncConnection`` of
-            psycopg, or an ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy. Others who publish to the
-            channel wait until the transaction ends; what the driver raises is not changed.
-        :return: where the message stands in the channel. Channels without history have no positions; all
-            of their messages are at offset 0.
-        :raises InvalidChannel: not a name a channel can have.
-        :raises EngineUnavailable: the engine cannot be reached.
+            psycopg, or an ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy. Other publishers to the
+            channel wait until the transaction ends; errors of the driver are raised unchanged.
+        :return: the publication's position in the channel. Channels without history have no positions: all
+            of their publications are at offset 0.
+        :raises InvalidChannel: a channel cannot have this name.
+        :raises EngineUnavailable: the engine cannot be reached. The publication may have been accepted.
         :raises InvalidData: ``data`` cannot be encoded.
-        :raises TypeError: the engine cannot publish with ``using``, or another parameter is of the wrong
-            type.
-        :raises ValueError: ``idempotency_key`` is not one.
+        :raises TypeError: the engine cannot publish with ``using``, or another parameter has the wrong type.
+        :raises ValueError: ``idempotency_key`` is empty or too long.
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         publication = self._publication(channel, data, exclude)
@@ -391,8 +389,7 @@ class Hub:
         exclude: Connection | str | None = None,
         idempotency_key: str | None = None,
     ) -> Position:
-        """Send ``data`` to everyone in ``channel``, from a thread of the app: a ``def`` endpoint, a thread
-        pool.
+        """Publish from a thread of the app, such as a ``def`` endpoint or a thread pool.
 
         ::
 
@@ -400,15 +397,16 @@ class Hub:
             def deploy(version: str) -> None:
                 hub.publish_sync("deploys", {"version": version})
 
-        It works on every engine, and waits until the engine has accepted the message. Other processes use
-        :class:`hubbub.Publisher`. The parameters are those of :meth:`publish`.
+        This works on every engine, and waits until the engine has accepted the publication. Other processes
+        use :class:`hubbub.Publisher`. The parameters are those of :meth:`publish`.
 
-        :raises InvalidChannel: not a name a channel can have.
+        :return: the publication's position in the channel.
+        :raises InvalidChannel: a channel cannot have this name.
         :raises EngineUnavailable: the engine cannot be reached, or the hub's event loop does not answer
             within 30 seconds.
         :raises InvalidData: ``data`` cannot be encoded.
-        :raises TypeError: a parameter is of the wrong type.
-        :raises ValueError: ``idempotency_key`` is not one.
+        :raises TypeError: a parameter has the wrong type.
+        :raises ValueError: ``idempotency_key`` is empty or too long.
         :raises HubNotRunning: the hub has not started, or has stopped, or stops meanwhile.
         :raises RuntimeError: an event loop is running in this thread, which would have to wait.
         """
@@ -422,7 +420,7 @@ class Hub:
         excluded = None if exclude is None else connection_id(exclude)
         return Publication(check_channel(channel), encoded, kind, excluded, id=next(self._ids))
 
-    # Looking after it
+    # Administration
 
     async def disconnect(
         self,
@@ -432,17 +430,18 @@ class Hub:
         code: int = CloseCode.FORCE_DISCONNECT,
         reason: str = "disconnected",
     ) -> None:
-        """Close connections, in whichever process they are. What waits for them is sent first.
+        """Close connections in all processes. Messages that wait for them are sent first.
 
-        When this returns, every process has been told, or will be as soon as it can hear the engine again.
+        When this returns, every process that reaches the engine begins to close them; the remaining processes
+        follow as soon as they reach it again.
 
-        :param user: all connections that were made with this ``user``. An ``int`` or a ``UUID`` stands for
-            its ``str``.
+        :param user: all connections with this ``user``. An ``int`` or a ``UUID`` becomes its ``str``.
         :param connection: one connection, or the id of one.
         :param code: 1000 to 1014 as in :rfc:`6455#section-7.4.1`, or 3000 to 4999.
         :param reason: cut to the 123 bytes that fit into a close frame.
-        :raises ValueError: neither a user nor a connection is given, or both; or the code may not be sent.
-        :raises TypeError: ``user`` or ``connection`` is something else.
+        :raises ValueError: ``user`` and ``connection`` are both given or both missing, or ``code`` may not be
+            sent.
+        :raises TypeError: ``user`` or ``connection`` has another type.
         :raises EngineUnavailable: the engine cannot be reached.
         """
         if (user is None) == (connection is None):
@@ -457,7 +456,7 @@ class Hub:
         await node.command(command)
 
     async def health(self, timeout: float = 2.0) -> Health:
-        """Whether the hub can do its work: asks the engine.
+        """Ask the engine whether the hub can do its work.
 
         :param timeout: seconds that the engine has for its answer.
         :raises HubNotRunning: the hub has not started, or has stopped.
@@ -467,14 +466,8 @@ class Hub:
         return await node.health(timeout)
 
     def stats(self) -> Stats:
-        """What the hub is doing in this process.
+        """Return counts of this process.
 
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         return Stats(**self._lifecycle.running().stats())
-
-
-def _check_policy(policy: SlowConsumer) -> SlowConsumer:
-    if policy not in get_args(SlowConsumer):
-        raise ValueError(f"Expected slow_consumer to be one of {get_args(SlowConsumer)}, but got {policy!r}.")
-    return policy

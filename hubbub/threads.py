@@ -1,4 +1,4 @@
-"""Threads that wait for an event loop."""
+"""Threads: whether one may wait, or has an event loop that would stand still meanwhile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that is running in this thread, if there is one."""
+    """Return the event loop that is running in this thread, or ``None``."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -16,12 +16,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 def refuse_event_loop(call: str, instead: str) -> None:
     """Check that this thread may wait.
 
-    :param call: what would wait, for the error message.
-    :param instead: what to use on an event loop.
+    :param call: the call that waits, for the error message.
+    :param instead: the call to use on an event loop, for the error message.
     :raises RuntimeError: an event loop is running in this thread, and would stand still meanwhile.
     """
     if running_loop() is not None:
         raise RuntimeError(
-            f"Expected {call} in a thread without an event loop, but one is running in this thread, and "
+            f"Expected {call} in a thread without an event loop, but got a call in a thread whose event loop "
             f"would stand still meanwhile. Use {instead}."
         )

@@ -1,4 +1,4 @@
-"""The types that several modules share."""
+"""Types and checks of arguments that several modules share."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-#: How a message goes out: a text frame, a binary frame, or a text frame that holds JSON.
+#: How a publication is sent: as a text frame, as a binary frame, or as a text frame that holds JSON.
 Kind: TypeAlias = Literal["text", "binary", "json"]
 
-#: What happens to a client that reads more slowly than its channels publish; see ``core/outbox.py``.
+#: The policy for a client that reads more slowly than its channels publish; see ``core/outbox.py``.
 SlowConsumer: TypeAlias = Literal["disconnect", "drop_oldest", "latest"]
 
-#: What a client is told of who comes to a channel and who leaves it: each connection, or each user once.
+#: The join and leave events that a client gets: for each connection, or once for each user.
 JoinLeave: TypeAlias = Literal["connections", "users"]
 
-#: A user, as applications know it. Inside it is its ``str``.
+#: A user, as applications may give it. Inside Hubbub it is a ``str``.
 User: TypeAlias = str | int | UUID
 
 
 def user_id(user: User) -> str:
-    """The id of ``user``, as it is compared and as other clients see it.
+    """Return the id of ``user``, as it is compared and as other clients see it.
 
-    :raises TypeError: it is neither ``str`` nor ``int`` nor ``UUID``.
-    :raises ValueError: it cannot be written as UTF-8.
+    :raises TypeError: ``user`` is neither ``str`` nor ``int`` nor ``UUID``.
+    :raises ValueError: ``user`` cannot be written as UTF-8.
     """
     match user:
         case str():
-            # Of an enum's member it is the value.
+            # For a member of an enum this is its value.
             return check_utf8("a user", str.__str__(user))
         case int() if not isinstance(user, bool):
             return int.__repr__(user)
@@ -38,16 +38,16 @@ def user_id(user: User) -> str:
     raise TypeError(f"Expected a user as str, int or UUID, but got {type(user).__name__}.")
 
 
-def check_utf8(what: str, text: str) -> str:
+def check_utf8(name: str, text: str) -> str:
     """Return ``text`` if it can be written as UTF-8.
 
-    :param what: what it is, for the error message.
-    :raises ValueError: it has a lone surrogate.
+    :param name: of the argument, for the error message.
+    :raises ValueError: ``text`` has a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise ValueError(f"Expected {what} that can be written as UTF-8, but got {text[:64]!r}.") from exc
+        raise ValueError(f"Expected {name} that can be written as UTF-8, but got {text[:64]!r}.") from exc
     return text
 
 
@@ -55,8 +55,8 @@ def check_count(name: str, value: object, *, least: int, most: int | None = None
     """Check that ``value`` is an integer in a range.
 
     :param name: of the parameter, for the error message.
-    :raises TypeError: it is no ``int``. ``bool`` is none.
-    :raises ValueError: it is out of range.
+    :raises TypeError: ``value`` is not an ``int``; ``bool`` does not count as one.
+    :raises ValueError: ``value`` is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"Expected {name} as int, but got {value!r}.")
@@ -68,11 +68,11 @@ def check_count(name: str, value: object, *, least: int, most: int | None = None
 
 
 def check_seconds(name: str, value: object, *, most: float | None = None) -> None:
-    """Check that ``value`` is a time: a finite number greater than 0.
+    """Check that ``value`` is a number of seconds: finite and greater than 0.
 
     :param name: of the parameter, for the error message.
-    :raises TypeError: it is no number. ``bool`` is none.
-    :raises ValueError: it is out of range, infinite or not a number.
+    :raises TypeError: ``value`` is not a number; ``bool`` does not count as one.
+    :raises ValueError: ``value`` is out of range, infinite or NaN.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"Expected {name} as a number of seconds, but got {value!r}.")
@@ -86,11 +86,11 @@ def check_seconds(name: str, value: object, *, most: float | None = None) -> Non
 
 @dataclass(frozen=True, slots=True)
 class PresenceEntry:
-    """Somebody in a channel.
+    """A connection in a channel with presence.
 
     :param connection: the id of the connection.
-    :param user: whoever the application says it is.
-    :param info: what the application wants others to know, as JSON.
+    :param user: its user, if the application has given one.
+    :param info: the ``info`` that the connection subscribed with: any JSON value.
     """
 
     connection: str
@@ -100,7 +100,14 @@ class PresenceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is in a channel.
+    """The connections in a channel, in all processes; returned by :meth:`hubbub.Hub.presence`.
+
+    ::
+
+        presence = await hub.presence("room:5")
+        print(len(presence), "connections of", sorted(presence.users))
+        for entry in presence:
+            print(entry.connection, entry.user, entry.info)
 
     :param entries: one for each connection.
     """
@@ -115,25 +122,62 @@ class Presence:
 
     @property
     def users(self) -> dict[str, list[PresenceEntry]]:
-        """The same by user, however many connections each has. Those without a user are left out."""
+        """The entries of each user. Connections without a user are left out."""
         users: dict[str, list[PresenceEntry]] = {}
-        for member in self.entries:
-            if member.user is not None:
-                users.setdefault(member.user, []).append(member)
+        for entry in self.entries:
+            if entry.user is not None:
+                users.setdefault(entry.user, []).append(entry)
         return users
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a hub can do its work.
+    """Whether a hub can do its work; returned by :meth:`hubbub.Hub.health`.
 
-    :param ok: whether the engine answers, and takes what is published and who is present.
-    :param latency: seconds that the answer, or giving up, took.
+    ::
+
+        @app.get("/health")
+        async def health(response: Response) -> Health:
+            health = await hub.health()
+            response.status_code = 200 if health.ok else 503
+            return health
+
+    :param ok: whether the engine answers, and accepts publications and presence.
+    :param latency: seconds until the engine answered, or until the check gave up.
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
-    :param error: a sentence on what is wrong; empty if ``ok``.
+    :param error: a sentence that says what is wrong; empty if ``ok``.
     """
 
     ok: bool
     latency: float
     engine_outage_seconds: float
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts of a hub in this process; returned by :meth:`hubbub.Hub.stats`.
+
+    ::
+
+        stats = hub.stats()
+        print(f"{stats.connections} connections, {stats.backlog} bytes waiting for slow clients")
+
+    :param connections: connected clients.
+    :param subscriptions: subscriptions of all connections; a client in two channels counts twice.
+    :param channels: channels that have a subscriber.
+    :param backlog: bytes that wait for slow clients.
+    :param dropped: messages that the policies ``drop_oldest`` and ``latest`` dropped, since the hub started.
+    :param slow_disconnects: connections closed because their clients were slow, since the hub started.
+    :param engine_outages: outages of the engine, since the hub started.
+    :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
+    """
+
+    connections: int
+    subscriptions: int
+    channels: int
+    backlog: int
+    dropped: int
+    slow_disconnects: int
+    engine_outages: int
+    engine_outage_seconds: float

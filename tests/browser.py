@@ -20,21 +20,21 @@ FLAGS = (
     "--disable-sync",
 )
 
-HOW_TO_GET_ONE = (
-    "No Chromium was found. Install one with the system's package manager or with 'playwright install "
-    "chromium', or let HUBBUB_TEST_CHROMIUM name the program."
+HOW_TO_INSTALL = (
+    "No Chromium was found. Install it with the system's package manager or with 'playwright install "
+    "chromium', or set HUBBUB_TEST_CHROMIUM to the path of the program."
 )
 
 
 class NoChromium(RuntimeError):
-    """There is none on this machine."""
+    """No Chromium was found on this machine."""
 
     def __init__(self) -> None:
-        super().__init__(HOW_TO_GET_ONE)
+        super().__init__(HOW_TO_INSTALL)
 
 
 def find_chromium() -> str | None:
-    """The Chromium to use; ``None`` leaves it to Playwright, which may have one of its own."""
+    """Return the Chromium to use, or ``None`` for Playwright's own."""
     if named := os.environ.get("HUBBUB_TEST_CHROMIUM"):
         return named
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -43,15 +43,15 @@ def find_chromium() -> str | None:
 
 @asynccontextmanager
 async def launch() -> AsyncIterator[Browser]:
-    """Chromium, without a window.
+    """Run Chromium without a window.
 
-    :raises NoChromium: there is none.
+    :raises NoChromium: no Chromium was found.
     """
     async with async_playwright() as playwright:
         try:
             browser = await playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         except Error as exc:
-            # Playwright has no class of its own for this one.
+            # Playwright has no class of its own for this error.
             if "executable doesn't exist" not in str(exc).lower():
                 raise
             raise NoChromium from exc
@@ -63,7 +63,7 @@ async def launch() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Chromium for a test. Where there is none the test is skipped, or fails if this is a CI."""
+    """Run Chromium for a test, which is skipped if there is no Chromium, or fails in a CI."""
     try:
         async with launch() as browser:
             yield browser

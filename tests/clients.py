@@ -1,4 +1,4 @@
-"""Clients for tests: polite ones, and ones that vanish."""
+"""Clients for tests, also those that misbehave or vanish."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as _connect
 from websockets.exceptions import ConnectionClosed
 
-#: Seconds after which a test gives up on anything. Only what hangs takes that long, on a busy machine too.
+#: Seconds after which a test fails that waits for an event, so long that only a bug reaches it.
 DEADLINE = 60
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: float = DEADLINE) -> None:
-    """Wait until ``condition`` holds, for what another process does and nobody announces."""
+    """Wait until ``condition`` holds, for changes in another process that no event announces."""
     async with asyncio.timeout(timeout):
         while True:
             holds = condition()
@@ -30,9 +30,9 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout: f
 
 
 def connect(url: str, **options: Any) -> _connect:
-    """A connection whose reading never pauses, so that what a test leaves unread does not delay its close.
+    """Connect a client whose reading never pauses, so that unread messages do not delay its close.
 
-    It sends no pings of its own: while a test has paused its reading it would see no pong.
+    It sends no pings, since it sees no pong while a test has paused its reading.
     """
     defaults = {
         "max_queue": None,
@@ -45,7 +45,7 @@ def connect(url: str, **options: Any) -> _connect:
 
 
 def http_client(**options: Any) -> httpx2.AsyncClient:
-    """An HTTP client that waits as long as any other part of a test, for servers on this machine."""
+    """Return an HTTP client for servers on this machine, with the timeout of tests."""
     # Without certificates, which take 30 ms to load.
     return httpx2.AsyncClient(**{"timeout": DEADLINE, "verify": False, **options})
 
@@ -60,7 +60,7 @@ async def receive_json(client: ClientConnection) -> Any:
 
 
 async def connect_deaf(url: str, **options: Any) -> ClientConnection:
-    """A client that reads its first message and then nothing, with as little buffered for it as possible."""
+    """Connect a client that reads only its first message, with as little buffered for it as possible."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect((urlsplit(url).hostname, urlsplit(url).port))
@@ -72,18 +72,18 @@ async def connect_deaf(url: str, **options: Any) -> ClientConnection:
 
 
 async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
-    """Read until the connection is closed; returns the close code and reason."""
+    """Read until the connection is closed, and return the close code and the reason."""
     async with asyncio.timeout(DEADLINE):
         try:
             while True:
                 await client.recv()
         except ConnectionClosed:
-            # 1006 where there was no close frame.
+            # The code is 1006 if there was no close frame.
             return client.close_code, client.close_reason
 
 
 async def exchange(port: int, data: bytes, until: bytes | None = None) -> bytes:
-    """Send ``data`` as it is. Returns what comes up to ``until``, or until the server closes."""
+    """Send ``data``, and return the answer up to ``until``, or until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -94,13 +94,13 @@ async def exchange(port: int, data: bytes, until: bytes | None = None) -> bytes:
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """A short frame of a client, with a mask of zeros (:rfc:`6455#section-5.2`)."""
+    """Return a short frame of a client, with a mask of zeros (:rfc:`6455#section-5.2`)."""
     assert len(payload) < 126
     return bytes([fin << 7 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
 def reset(client: ClientConnection) -> None:
-    """Vanish by a TCP reset: no close frame, no FIN."""
+    """Reset the client's TCP connection: no close frame, no FIN."""
     sock: socket.socket = client.transport.get_extra_info("socket")
     # Lingering for zero seconds makes closing send RST and drop what was not sent (SO_LINGER in socket(7)).
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

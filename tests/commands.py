@@ -1,4 +1,4 @@
-"""The command ``hubbub``, as a user calls it."""
+"""Run the command ``hubbub`` as a user does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "TZ":
 
 
 class Done(NamedTuple):
-    """A command that has ended: its exit code and what it printed."""
+    """A command that has ended: its exit code and its output."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ def hubbub(
 
 
 class Running:
-    """A command that runs until it is told to end."""
+    """A command that is still running."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -53,21 +53,29 @@ class Running:
         self._err = self._collect(process.stderr)
 
     def out(self) -> str:
-        """The next line that it prints."""
+        """Return the next line of standard output."""
         return self._out.get(timeout=DEADLINE)
 
     def err(self) -> str:
-        """The next line on standard error."""
+        """Return the next line of standard error."""
         return self._err.get(timeout=DEADLINE)
 
     def end(self, sig: signal.Signals) -> int:
-        """Tell it to end. Returns its exit code."""
+        """Send ``sig`` and return the exit code."""
         self.process.send_signal(sig)
         return self.process.wait(DEADLINE)
 
+    def rest_of_err(self) -> list[str]:
+        """Return the lines of standard error that were not read yet, once the command has ended."""
+        self._join_readers()
+        return [self._err.get() for _ in range(self._err.qsize())]
+
     def kill(self) -> None:
-        """End it, if it has not ended, and read what it has left."""
+        """Kill the command, if it has not ended, and read the rest of its output."""
         self.process.kill()
+        self._join_readers()
+
+    def _join_readers(self) -> None:
         for reader in self._readers:
             reader.join(DEADLINE)
 
@@ -87,7 +95,7 @@ class Running:
 
 @contextmanager
 def running(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Iterator[Running]:
-    """The command while it runs."""
+    """Run the command during the block."""
     with subprocess.Popen(
         [HUBBUB, *words],
         cwd=cwd,
@@ -101,5 +109,5 @@ def running(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None 
         try:
             yield command
         finally:
-            # Before the block closes what its readers read.
+            # Before Popen closes the streams that the reader threads read.
             command.kill()

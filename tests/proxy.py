@@ -1,4 +1,4 @@
-"""A TCP proxy between a worker and its server, for networks that fail in the ways they do."""
+"""A TCP proxy between a worker and its server, which simulates network failures."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Way(Flag):
 
 
 class State(Enum):
-    """What happens to the bytes that go one way."""
+    """How the proxy treats the bytes of one direction."""
 
     #: They are passed on.
     OPEN = auto()
-    #: They are not even read: they wait here, and behind that at the sender.
+    #: They are not read: they wait in the buffers of the kernel, and then at the sender.
     STALLED = auto()
-    #: They are read and thrown away. The sender believes that they arrived.
+    #: They are read and discarded. To the sender they seem to arrive.
     SWALLOWED = auto()
 
 
 class Link:
-    """One connection from a worker, and ours to the server."""
+    """One connection from a worker, and the proxy's own to the server."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class Link:
     ) -> None:
         self._proxy = proxy
         self._worker, self._server = worker, server
-        # The ways on which something is missing: what came after it could not be understood any more.
+        # The directions in which bytes were discarded: later bytes would make no sense.
         self._lost = Way(0)
 
     @property
     def is_dead(self) -> bool:
-        """Whether something that was sent is lost."""
+        """Whether bytes were discarded."""
         return bool(self._lost)
 
     async def run(self) -> None:
-        """Pass on what comes, until one side ends the connection."""
+        """Pass bytes on, until one side ends the connection."""
         ways = (
             (Way.TO_SERVER, self._worker[0], self._server[1]),
             (Way.TO_WORKER, self._server[0], self._worker[1]),
@@ -70,7 +70,7 @@ class Link:
             self._server[1].close()
 
     def cut(self) -> None:
-        """End the connection by a reset of both sides."""
+        """Reset both sides of the connection."""
         _reset(self._worker[1])
         _reset(self._server[1])
 
@@ -79,13 +79,13 @@ class Link:
             while True:
                 await self._proxy.until_not_stalled(way)
                 data = await reader.read(CHUNK)
-                # It may have been stalled while we waited for something to read.
+                # The proxy may have been stalled during the read.
                 await self._proxy.until_not_stalled(way)
                 is_dead = way in self._lost or self._proxy.state(way) is State.SWALLOWED
                 if is_dead and data:
                     self._lost |= way
                 elif is_dead:
-                    # Not even the end gets through.
+                    # The end of the stream is not passed on either.
                     await asyncio.Event().wait()
                 elif data:
                     writer.write(data)
@@ -95,7 +95,7 @@ class Link:
 
 
 class Proxy:
-    """A port that leads to another one, until it is told otherwise.
+    """A port that forwards to another one.
 
     ::
 
@@ -103,12 +103,12 @@ class Proxy:
             connect_to(proxy.port)
             proxy.cut()
 
-    :param server_port: where it leads to, on this machine.
+    :param server_port: the port to forward to, on this machine.
     """
 
     def __init__(self, server_port: int) -> None:
         self.port = 0
-        #: The connections there are.
+        #: The open connections.
         self.links: list[Link] = []
         self._server_port = server_port
         self._listener: socket.socket | None = None
@@ -125,50 +125,49 @@ class Proxy:
     ) -> None:
         self.refuse()
         self.cut()
-        # One that has not begun would not close what it was given.
+        # A task that has not begun would not close its socket.
         await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    # What can be done to it
+    # Failures
 
     def cut(self, links: Iterable[Link] | None = None) -> None:
-        """Reset connections: those given, or all."""
+        """Reset the given connections, or all."""
         for link in list(self.links if links is None else links):
             link.cut()
 
     def refuse(self) -> None:
-        """Take no new connections: they are refused, as if the server did not run. Those there are stay."""
+        """Refuse new connections, as if the server did not run. Open connections stay."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
     def accept(self) -> None:
-        """Take new connections (again)."""
+        """Accept new connections (again)."""
         if self._listener is None:
-            # Not asyncio.start_server(): closed at the wrong moment, it leaves behind a connection that
-            # nobody ever closes.
+            # Not asyncio.start_server(): if it is closed at the wrong moment, it leaks a connection.
             self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
             self._listener.setblocking(False)
             self.port = self._listener.getsockname()[1]
             asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def stall(self, ways: Way = Way.BOTH) -> None:
-        """Take connections, but pass on nothing until :meth:`heal`. Nothing is lost."""
+        """Accept connections, but pass no bytes on until :meth:`heal`. No byte is lost."""
         self._set(ways, State.STALLED)
 
     def half_open(self, ways: Way = Way.TO_SERVER) -> None:
-        """Throw away what is sent, without an error for the sender, as when a machine or a router is gone.
+        """Discard bytes without an error for the sender, as when a machine or a router fails.
 
-        A connection that has lost something in this way stays dead; :meth:`heal` is for new ones.
+        A connection that has lost bytes in this way stays dead; :meth:`heal` is for new ones.
         """
         self._set(ways, State.SWALLOWED)
 
     def heal(self) -> None:
-        """Pass everything on again."""
+        """Pass all bytes on again."""
         self._set(Way.BOTH, State.OPEN)
 
     # For the links
@@ -180,7 +179,7 @@ class Proxy:
         while self._states[way] is State.STALLED:
             await self._changed.wait()
 
-    # Inside
+    # Internal
 
     def _set(self, ways: Way, state: State) -> None:
         for way in ways:
@@ -189,7 +188,7 @@ class Proxy:
         changed.set()
 
     def _accept(self, listener: socket.socket) -> None:
-        # The worker may have given up meanwhile.
+        # The worker may have closed the connection meanwhile.
         with suppress(BlockingIOError, ConnectionError):
             worker, _ = listener.accept()
             task = asyncio.create_task(self._serve(worker))
@@ -205,7 +204,7 @@ class Proxy:
         try:
             server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
-            # There is nobody, which the worker is to see at once.
+            # There is no server: reset, so that the worker notices at once.
             _reset(worker[1])
             return
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The demo's page and the examples' pages, in a real browser on real servers."""
+"""The pages of the demo and of the examples, in a real browser on real servers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from playwright.async_api import (
 
 from tests.browser import chromium
 from tests.clients import DEADLINE
-from tests.uvicorn_process import Server, free_port, serve
+from tests.uvicorn_process import ROOT, Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEMO = "hubbub.demo.app:app"
 
-#: The demo behind a prefix, so that every page here shows that it finds its socket relative to itself. The
-#: test that kills the server has it at the root.
+#: The demo and the examples behind prefixes, so that every page shows that it finds its socket relative to
+#: itself. The tests that kill a server have them at the root.
 OUTER = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from hubbub.demo.app import app as demo
+import chat, echo, items, manager
 
 @asynccontextmanager
 async def lifespan(app):
@@ -48,18 +49,22 @@ async def lifespan(app):
 
 app = FastAPI(lifespan=lifespan)
 app.mount("/chats", demo)
+for example in (chat, echo, items, manager):
+    app.mount(f"/examples/{example.__name__}", example.app)
+# The lifespan of a mounted app does not run: this app starts and stops its hub.
+app.include_router(chat.hub.router, prefix="/examples/chat")
 """
 
 numbers = count()
 
-# Milliseconds, for a machine that has other things to do.
+# In milliseconds; long enough for a busy machine.
 expect.set_options(timeout=DEADLINE * 1000)
 
 
 class Windows:
-    """A browser's windows, one page in each: a tab behind another one is drawn once a second.
+    """A browser's windows, with one page in each, since a background tab is drawn only once a second.
 
-    To open a window takes longer than most of the tests, so they are used again; nothing stored stays.
+    Opening a window takes longer than most of the tests, so windows are reused, with their storage cleared.
     """
 
     def __init__(self, browser: Browser) -> None:
@@ -68,7 +73,7 @@ class Windows:
 
     @asynccontextmanager
     async def page(self, *, clock: bool = False, **options: Any) -> AsyncIterator[Page]:
-        """A page; with ``clock``, one whose time the test decides about."""
+        """Open a page; with ``clock``, the test controls its time."""
         free = self._free.setdefault(repr(options), [])
         context = free.pop() if free and not clock else await self._open(options)
         if clock:
@@ -79,7 +84,7 @@ class Windows:
         finally:
             await page.close()
             if clock:
-                # A window that once had a clock keeps it.
+                # A window keeps a clock once it is installed.
                 await context.close()
             else:
                 await context.clear_cookies()
@@ -90,7 +95,7 @@ class Windows:
         await context.add_init_script(
             "try { if (!sessionStorage.old) localStorage.clear(); sessionStorage.old = true } catch {}"
         )
-        # With its last page a window would close.
+        # A window would close with its last page.
         await context.new_page()
         return context
 
@@ -105,23 +110,24 @@ async def windows() -> AsyncIterator[Windows]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("browser")
     (folder / "outer.py").write_text(OUTER)
-    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/") as server:
+    env = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "examples")])}
+    async with serve("outer:app", folder / "log", cwd=folder, probe="/chats/", env=env) as server:
         yield server
 
 
 @pytest.fixture
 def room() -> str:
-    """A room of the test's own."""
+    """Return a room that no other test uses."""
     return f"room {next(numbers)}"
 
 
 @dataclass
 class Watched:
-    """What the pages of a test did behind the scenes."""
+    """Requests and errors of the pages of a test."""
 
     hosts: set[str] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
-    # Browsers complain about a server that is down or refuses.
+    # Browsers log errors about a server that is unreachable or refuses a request.
     expects_errors: bool = False
 
     def __call__(self, page: Page) -> None:
@@ -145,7 +151,7 @@ OpenPage: TypeAlias = Callable[..., Awaitable[Page]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def open_page(windows: Windows, watched: Watched) -> AsyncIterator[OpenPage]:
-    """Open a page. Whatever else a test looks at, none may ask another host or have errors."""
+    """Open pages, and check that none sends a request to another host or has an error."""
     async with AsyncExitStack() as stack:
 
         async def open_page(url: str | None = None, **options: Any) -> Page:
@@ -162,7 +168,7 @@ async def open_page(windows: Windows, watched: Watched) -> AsyncIterator[OpenPag
 
 @dataclass
 class Tab:
-    """The demo's page, by what its parts are called for somebody who cannot see it."""
+    """The demo's page, with its elements found by their accessible names."""
 
     page: Page
 
@@ -213,13 +219,13 @@ class Demo:
     url: str
 
     async def door(self, room: str, page: Page | None = None, **options: Any) -> Tab:
-        """The page as one finds it by a link."""
+        """Open the page by a link to a room."""
         page = page or await self.open_page(**options)
         await page.goto(f"{self.url}#{quote(room)}")
         return Tab(page)
 
     async def come_in(self, room: str, name: str, page: Page | None = None, **options: Any) -> Tab:
-        """Somebody whose tab knows their name already, which saves the door."""
+        """Open the page in a tab that has stored the name, and so enters the room at once."""
         page = page or await self.open_page(**options)
         await page.add_init_script(f"sessionStorage.name = {json.dumps(name)}")
         await page.goto(f"{self.url}#{quote(room)}")
@@ -247,10 +253,10 @@ async def test_two_tabs_talk_and_one_leaves(demo: Demo, room: str) -> None:
     await bob.say("Hello, Ann\nhow are you?")
     for tab in (ann, bob):
         await expect(tab.log.locator(".said .text")).to_have_text(["Hello, Bob", "Hello, Ann\nhow are you?"])
-        await expect(tab.log.locator(".said .who")).to_have_text(["Ann", "Bob"])
+        await expect(tab.log.locator(".said .speaker")).to_have_text(["Ann", "Bob"])
         await expect(tab.log.locator(".said time")).to_have_text([re.compile(r"^\d\d:\d\d$")] * 2)
         await expect(tab.log.locator(".waiting")).to_have_count(0)
-    # A second tab of the same browser is the same user, who leaves with the last tab.
+    # A second tab of the same browser belongs to the same user. The user leaves with the last tab.
     async with bob.page.expect_popup() as popup:
         await bob.page.evaluate("open(location.href)")
     again = Tab(await popup.value)
@@ -276,7 +282,7 @@ async def test_the_typing_hint_comes_and_goes(demo: Demo, room: str) -> None:
     await bob.say("Well then")
     await expect(ann.said("Well then")).to_be_visible()
     await expect(ann.typing).to_have_text("")
-    # Without a message it goes by itself.
+    # Without a message the hint disappears after a while.
     await bob.text.press_sequentially("Hm")
     await expect(ann.typing).to_have_text("Bob is typing…")
     await ann.page.clock.fast_forward(5000)
@@ -295,7 +301,7 @@ async def test_rooms_are_separate_and_switched_without_a_reload(demo: Demo, room
     await expect(ann.page.get_by_role("heading", name=other)).to_be_visible()
     await expect(bob.note("Ann left")).to_have_count(1)
     await ann.shows_people("Ann")
-    # Its link leads there.
+    # The page's URL leads to the room.
     cat = Tab(await demo.open_page(ann.page.url))
     await cat.come_in("Cat")
     await ann.shows_people("Ann", "Cat")
@@ -303,7 +309,7 @@ async def test_rooms_are_separate_and_switched_without_a_reload(demo: Demo, room
     await bob.say("meanwhile here")
     await expect(ann.said("in the other room")).to_be_visible()
     await expect(ann.said("meanwhile here")).to_have_count(0)
-    # Back, by the browser's own button: what was shown is there, and so is what was said in between.
+    # Back, by the browser's own button: the messages are still shown, and later ones too.
     await ann.page.go_back()
     await expect(ann.log.locator(".said .text")).to_have_text(["in the first room", "meanwhile here"])
     await expect(bob.said("in the other room")).to_have_count(0)
@@ -321,7 +327,7 @@ async def test_a_reload_keeps_the_name_and_the_last_messages(demo: Demo, room: s
     await ann.shows_people("Ann")
 
 
-async def test_what_is_html_is_shown_as_text(demo: Demo, room: str) -> None:
+async def test_html_is_shown_as_text(demo: Demo, room: str) -> None:
     name, text = "<img src=x onerror=a()>", "<script>alert(1)</script><b>&amp;</b>"
     room = f"{room}<i>"
     ann = await demo.come_in(room, "Ann")
@@ -331,25 +337,23 @@ async def test_what_is_html_is_shown_as_text(demo: Demo, room: str) -> None:
     await eve.text.press("Enter")
     await expect(ann.note(f"{name} came in")).to_be_visible()
     await expect(ann.log.locator(".said .text")).to_have_text([text])
-    await expect(ann.log.locator(".said .who")).to_have_text([name])
+    await expect(ann.log.locator(".said .speaker")).to_have_text([name])
     await ann.shows_people(name, "Ann")
     await expect(ann.page.locator("img, main b b, main i, main script")).to_have_count(0)
 
 
-async def test_a_name_and_a_room_that_are_refused_are_explained(
-    demo: Demo, room: str, watched: Watched
-) -> None:
+async def test_a_refused_name_or_room_is_explained(demo: Demo, room: str, watched: Watched) -> None:
     tab = await demo.door(room)
     await tab.page.get_by_role("button", name="Come in").click()
     await expect(tab.page.get_by_role("alert")).to_have_text("Please enter your name.")
     watched.expects_errors = True
-    # What cannot be seen is no name, whatever it is made of.
+    # Invisible characters do not make a name.
     await tab.page.get_by_label("Your name").fill("\u202e\u200b")
     await tab.page.get_by_role("button", name="Come in").click()
     await expect(tab.page.get_by_label("Your name")).to_have_attribute("aria-invalid", "true")
     await expect(tab.page.get_by_label("Your name")).to_be_focused()
     await expect(tab.page.get_by_role("alert")).to_have_text("Please enter your name.")
-    # Others are told apart by what follows it.
+    # "#" separates name and tag.
     await tab.page.get_by_label("Your name").fill("Ann #12345678")
     await tab.page.get_by_role("button", name="Come in").click()
     await expect(tab.page.get_by_role("alert")).to_have_text("Please choose a name without #.")
@@ -360,7 +364,7 @@ async def test_a_name_and_a_room_that_are_refused_are_explained(
     await tab.page.get_by_label("Room", exact=True).fill(room)
     await tab.come_in("Ann")
     await expect(tab.page.get_by_role("alert")).to_have_count(0)
-    # Inside, too: a link may lead to a room that cannot be.
+    # In a room, too: a link may lead to an invalid room.
     await tab.page.evaluate("location.hash = 'x'.repeat(41)")
     await expect(tab.page.get_by_role("alert")).to_have_text("This should have at most 40 characters.")
     await expect(tab.page.get_by_label("Room", exact=True)).to_be_focused()
@@ -379,7 +383,7 @@ async def test_an_empty_room_says_so_until_there_is_a_message(demo: Demo, room: 
     await expect(ann.said("hello")).to_be_visible()
     for tab in (ann, bob):
         await expect(tab.log.get_by_text("No messages yet.")).to_be_hidden()
-    # Another room has its own, and this one keeps its message.
+    # Another room has its own hint, and this one keeps its message.
     await ann.page.get_by_label("Another room").fill(room + " two")
     await ann.page.get_by_label("Another room").press("Enter")
     await expect(hint).to_be_visible()
@@ -388,7 +392,7 @@ async def test_an_empty_room_says_so_until_there_is_a_message(demo: Demo, room: 
     await expect(hint).to_be_hidden()
 
 
-async def test_what_is_for_developers_is_at_the_door_only(demo: Demo, room: str) -> None:
+async def test_links_for_developers_are_only_at_the_entrance(demo: Demo, room: str) -> None:
     ann = await demo.door(room)
     example = ann.page.get_by_role("link", name="echo")
     await expect(example).to_be_visible()
@@ -400,7 +404,7 @@ async def test_what_is_for_developers_is_at_the_door_only(demo: Demo, room: str)
 
 
 @pytest.mark.parametrize("name", ["Ann", "ann", "An\u200bn", "\uff21nn"])
-async def test_users_whose_names_look_the_same_are_told_apart(demo: Demo, room: str, name: str) -> None:
+async def test_users_whose_names_look_alike_are_shown_with_tags(demo: Demo, room: str, name: str) -> None:
     ann = await demo.come_in(room, "Ann")
     await ann.say("I am Ann")
     await ann.shows_people("Ann")
@@ -408,14 +412,14 @@ async def test_users_whose_names_look_the_same_are_told_apart(demo: Demo, room: 
     await eve.say("So am I")
     shown = re.compile(r"^ann #[0-9a-f]{8}$", re.IGNORECASE)
     for tab in (ann, eve):
-        # Also what was there before.
-        await expect(tab.log.locator(".said .who")).to_have_text([shown, shown])
-        first, second = await tab.log.locator(".said .who").all_inner_texts()
+        # Also with the messages shown before.
+        await expect(tab.log.locator(".said .speaker")).to_have_text([shown, shown])
+        first, second = await tab.log.locator(".said .speaker").all_inner_texts()
         assert first[-8:] != second[-8:]
         await expect(tab.people).to_have_count(2)
         await expect(tab.people.get_by_text(shown)).to_have_count(2)
         await expect(tab.people.get_by_text("you", exact=True)).to_have_count(1)
-    # Each has said one thing.
+    # Each has sent one message.
     for tab in (ann, eve):
         await expect(tab.log.locator(".said.mine")).to_have_count(1)
 
@@ -451,7 +455,7 @@ async def test_addresses_in_messages_are_links(
             await expect(anchor).to_have_attribute("href", await anchor.inner_text())
             await expect(anchor).to_have_attribute("rel", "noopener noreferrer nofollow")
             await expect(anchor).to_have_attribute("target", "_blank")
-            # The focus is seen on both colours of bubbles.
+            # The focus is visible on both colours of bubbles.
             await anchor.focus()
             await tab.page.keyboard.press("Shift+Tab")
             await tab.page.keyboard.press("Tab")
@@ -461,7 +465,7 @@ async def test_addresses_in_messages_are_links(
         await expect(tab.log.locator(".said .text > :not(a)")).to_have_count(0)
 
 
-async def test_messages_that_come_too_fast_wait_and_keep_their_order(demo: Demo, room: str) -> None:
+async def test_messages_beyond_the_rate_limit_wait_and_keep_their_order(demo: Demo, room: str) -> None:
     page = await demo.open_page()
     refused: set[str] = set()
 
@@ -492,7 +496,7 @@ async def test_messages_that_come_too_fast_wait_and_keep_their_order(demo: Demo,
     assert len(refused) == len(texts)
 
 
-async def test_a_message_beyond_the_rate_limit_says_so_while_it_waits(demo: Demo, room: str) -> None:
+async def test_a_message_beyond_the_rate_limit_is_marked_while_it_waits(demo: Demo, room: str) -> None:
     page = await demo.open_page()
     sent: list[str] = []
 
@@ -515,14 +519,45 @@ async def test_a_message_beyond_the_rate_limit_says_so_while_it_waits(demo: Demo
         await ann.say(text)
         await expect(ann.said(text)).to_contain_text("too many at once, will be sent in a moment")
     await expect(ann.status).to_have_text("Connected")
-    # The pause is for all messages.
+    # The pause applies to all messages.
     assert len(sent) == 1
+
+
+async def test_an_answer_that_comes_late_does_not_change_the_order(demo: Demo, room: str) -> None:
+    """Another worker's message may overtake the one that this page waits for."""
+    page = await demo.open_page()
+    late: list[str | bytes] = []
+    routes: list[WebSocketRoute] = []
+
+    def hold(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        routes.append(route)
+
+        def pass_on(message: str | bytes) -> None:
+            if any(word in str(message) for word in ("earlier", '"accepted"')):
+                late.append(message)
+            else:
+                route.send(message)
+
+        server.on_message(pass_on)
+
+    await page.route_web_socket(re.compile(r"/chat\?"), hold)
+    ann = await demo.come_in(room, "Ann", page)
+    bob = await demo.come_in(room, "Bob")
+    await ann.say("earlier")
+    await expect(bob.said("earlier")).to_be_visible()
+    await bob.say("later")
+    await expect(ann.said("later")).to_be_visible()
+    for message in late:
+        routes[-1].send(message)
+    await expect(ann.log.locator(".waiting")).to_have_count(0)
+    await expect(ann.log.locator(".said .text")).to_have_text(["earlier", "later"])
 
 
 # Losing the connection
 
 
-async def test_all_come_back_after_the_server_was_killed(
+async def test_pages_reconnect_after_the_server_was_killed(
     open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
 ) -> None:
     watched.expects_errors = True
@@ -531,8 +566,6 @@ async def test_all_come_back_after_the_server_was_killed(
         demo = Demo(open_page, f"{server.http}/")
         ann = await demo.come_in(room, "Ann")
         bob = await demo.come_in(room, "Bob")
-        example = await open_page(f"{server.http}/examples/chat/")
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
         await ann.say("before")
         await expect(bob.said("before")).to_be_visible()
         await bob.text.fill("half a sen")
@@ -541,12 +574,9 @@ async def test_all_come_back_after_the_server_was_killed(
             banner = tab.page.get_by_text(re.compile(r"^Connection lost\. Trying again in \d+ s…$"))
             await expect(banner).to_be_visible()
             await expect(tab.status).to_have_text("Not connected")
-        await expect(example.get_by_role("status")).to_have_text("Connection lost. Trying again…")
         await ann.say("while it was away")
         await expect(ann.said("while it was away")).to_contain_text("will be sent when connected")
         await expect(bob.text).to_have_value("half a sen")
-        await example.get_by_role("textbox").fill("kept")
-        await example.get_by_role("textbox").press("Enter")
     async with serve(DEMO, tmp_path / "log", port=port):
         for tab in (ann, bob):
             await expect(tab.status).to_have_text("Connected")
@@ -559,12 +589,9 @@ async def test_all_come_back_after_the_server_was_killed(
         await bob.text.press_sequentially("tence")
         await bob.text.press("Enter")
         await expect(ann.said("half a sentence")).to_be_visible()
-        await expect(example.get_by_role("status")).to_contain_text("You are client")
-        await example.get_by_role("textbox").press("Enter")
-        await expect(example.get_by_role("log")).to_contain_text("You wrote: kept")
 
 
-async def test_a_server_that_has_lost_its_memory_is_noticed(
+async def test_a_server_that_has_lost_its_history_is_noticed(
     open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
 ) -> None:
     watched.expects_errors = True
@@ -582,7 +609,7 @@ async def test_a_server_that_has_lost_its_memory_is_noticed(
         await expect(ann.log.locator(".said:not(.waiting)")).to_have_count(2)
 
 
-async def test_workers_that_are_killed_cost_nobody_a_message(
+async def test_killed_workers_lose_no_message(
     open_page: OpenPage, tmp_path: Path, room: str, watched: Watched
 ) -> None:
     watched.expects_errors = True
@@ -606,12 +633,12 @@ async def test_workers_that_are_killed_cost_nobody_a_message(
             served_by = await tab.status.get_attribute("title")
             assert served_by is not None
             pid = int(served_by.rpartition(" ")[2])
-            # Whoever is served by it is away for a moment, and the others go on.
+            # Its clients reconnect, and the others stay connected.
             os.kill(pid, signal.SIGKILL)
             for other in tabs:
                 said.append(f"message {len(said)}")
                 await other.say(said[-1])
-            # Others may have been served by it too, and name it until they are back.
+            # It may have served other pages too, which show its id until they have reconnected.
             for other in tabs:
                 await expect(other.status).not_to_have_attribute("title", served_by)
                 await expect(other.status).to_have_text("Connected")
@@ -626,7 +653,7 @@ async def test_workers_that_are_killed_cost_nobody_a_message(
 
 
 @pytest.mark.parametrize("trigger", ["button", "online", "visibilitychange"])
-async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str) -> None:
+async def test_a_page_reconnects_at_once_on_demand(demo: Demo, room: str, trigger: str) -> None:
     page = await demo.open_page(clock=True)
     routes: list[WebSocketRoute] = []
 
@@ -636,13 +663,13 @@ async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str
 
     await page.route_web_socket(re.compile("/chat"), pass_on)
     ann = await demo.come_in(room, "Ann", page)
-    # The clock stands still: nothing is tried again by itself.
+    # The clock is paused, so the page does not reconnect by itself.
     await page.clock.pause_at(await page.evaluate("Date.now() + 60000"))
     await routes[0].close()
     await expect(ann.status).to_have_text("Not connected")
     if trigger == "button":
         await page.get_by_role("button", name="Try now").press("Enter")
-        # The button is gone; who pressed it goes on to write.
+        # The button is hidden, and the focus moves to the text.
         await expect(ann.text).to_be_focused()
     else:
         target = "window" if trigger == "online" else "document"
@@ -650,8 +677,8 @@ async def test_it_tries_at_once_when_told_to(demo: Demo, room: str, trigger: str
     await expect(ann.status).to_have_text("Connected")
 
 
-async def test_a_connection_that_is_dead_without_a_word_is_found_out(demo: Demo, room: str) -> None:
-    """Everything a page sends is swallowed, and nothing says so: what a lost network looks like."""
+async def test_a_connection_that_is_silently_dead_is_detected(demo: Demo, room: str) -> None:
+    """All messages of a page are lost without an error, as in a network failure."""
     page = await demo.open_page(clock=True)
     silent = True
 
@@ -673,25 +700,25 @@ async def test_a_connection_that_is_dead_without_a_word_is_found_out(demo: Demo,
     await expect(bob.said("does this arrive?")).to_have_count(1)
 
 
-async def test_what_the_server_does_not_take_is_marked(demo: Demo, room: str) -> None:
+async def test_a_message_that_the_server_refuses_is_marked(demo: Demo, room: str) -> None:
     ann = await demo.come_in(room, "Ann")
     await ann.text.evaluate("element => element.removeAttribute('maxlength')")
     await ann.say("x" * 2001)
-    await expect(ann.log.locator(".said")).to_contain_text("not taken by the server")
+    await expect(ann.log.locator(".said")).to_contain_text("refused by the server")
     await ann.say("short")
     await expect(ann.log.locator(".said:not(.refused):not(.waiting)")).to_have_count(1)
 
 
-async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> None:
+async def test_a_proxy_that_blocks_websockets_is_reported(demo: Demo, room: str) -> None:
     page = await demo.open_page()
-    # A socket that is closed before it ever was open.
+    # A WebSocket that closes before it opens.
     await page.add_init_script(
         "WebSocket = class { constructor() { setTimeout(() => this.onclose()) } close() {} }"
     )
     await demo.door(room, page)
     await page.get_by_label("Your name").fill("Ann")
     await page.get_by_role("button", name="Come in").click()
-    banner = page.get_by_text(re.compile("no WebSocket gets through to it. Trying again in"))
+    banner = page.get_by_text(re.compile("WebSocket connections to it are blocked. Trying again in"))
     await expect(banner).to_be_visible()
 
 
@@ -700,7 +727,7 @@ async def test_a_proxy_without_websockets_is_named(demo: Demo, room: str) -> Non
 
 @pytest.mark.parametrize("window", [320, 1200])
 async def test_dots_and_faces_are_round(demo: Demo, room: str, window: int) -> None:
-    """Also where a long name leaves them little room."""
+    """Also beside a long name."""
     room = (room + "w" * 40)[:40]
     ann = await demo.come_in(room, "W" * 24, viewport={"width": window, "height": 740})
     await ann.say("hello")
@@ -718,7 +745,7 @@ async def test_dots_and_faces_are_round(demo: Demo, room: str, window: int) -> N
     assert len(sizes) >= 3
     for width, height in sizes:
         assert width == height
-        # Parts of a pixel are drawn as one or none, in each direction.
+        # A fraction of a pixel is rounded in each direction.
         assert float(width.removesuffix("px")).is_integer()
 
 
@@ -749,7 +776,7 @@ async def test_a_phone_scrolls_in_one_direction_only(demo: Demo, room: str) -> N
     await expect(ann.text).to_be_visible()
 
 
-#: What has the focus is called, and how that is shown.
+#: Returns the name of the focused element, and the style of its outline.
 FOCUSED = """() => {
   const element = document.activeElement
   if (element === document.body) return ["", "body"]
@@ -766,7 +793,7 @@ async def test_everything_works_by_keyboard(demo: Demo, room: str) -> None:
     async def tab_to(name: str, *, key: str = "Tab") -> None:
         for _ in range(30):
             label, outline = await ann.page.evaluate(FOCUSED)
-            assert outline != "none", f"Expected to see the focus on {label!r}."
+            assert outline != "none", f"The focus on {label!r} is invisible."
             if label == name:
                 return
             await keyboard.press(key)
@@ -815,12 +842,12 @@ async def test_the_panel_of_a_phone_works_by_keyboard(demo: Demo, room: str) -> 
 
 
 async def distance(tab: Tab) -> int:
-    """Pixels from what is shown to the end of the log."""
+    """Return the number of pixels below the visible part of the log."""
     rest: int = await tab.log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight")
     return rest
 
 
-async def test_the_log_stays_at_the_end_unless_one_reads_further_up(demo: Demo, room: str) -> None:
+async def test_the_log_follows_new_messages_unless_the_user_has_scrolled_up(demo: Demo, room: str) -> None:
     ann = await demo.come_in(room, "Ann")
     bob = await demo.come_in(room, "Bob")
     for n in range(4):
@@ -844,9 +871,8 @@ async def test_the_log_stays_at_the_end_unless_one_reads_further_up(demo: Demo, 
 # The examples
 
 
-async def open_example(demo: Demo, link: str) -> Page:
-    page = await demo.open_page(demo.url)
-    await page.get_by_role("link", name=link, exact=True).click()
+async def open_example(open_page: OpenPage, server: Server, name: str) -> Page:
+    page = await open_page(f"{server.http}/examples/{name}/")
     await expect(page.get_by_role("status")).to_be_visible()
     return page
 
@@ -859,14 +885,14 @@ async def talk(page: Page, text: str, *answers: str) -> None:
         await expect(page.get_by_role("log").get_by_text(answer, exact=True)).to_be_visible()
 
 
-async def test_echo(demo: Demo) -> None:
-    page = await open_example(demo, "echo")
+async def test_echo(open_page: OpenPage, server: Server) -> None:
+    page = await open_example(open_page, server, "echo")
     await expect(page.get_by_role("status")).to_have_text("Connected.")
     await talk(page, "<b>hello</b>", "The server heard: <b>hello</b>")
 
 
 async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) -> None:
-    """The page of docs/streams.md comes back for what it missed."""
+    """The page of docs/history.md receives the messages it missed when it reconnects."""
     watched.expects_errors = True
     async with serve("history:app", tmp_path / "log", probe="/docs") as server:
         pages = [await open_page(f"{server.http}/rooms/1") for _ in range(2)]
@@ -888,9 +914,9 @@ async def test_history(open_page: OpenPage, tmp_path: Path, watched: Watched) ->
         assert "since=1" in routes[-1].url
 
 
-async def test_items(demo: Demo, watched: Watched) -> None:
+async def test_items(open_page: OpenPage, server: Server, watched: Watched) -> None:
     watched.expects_errors = True
-    page = await open_example(demo, "items")
+    page = await open_example(open_page, server, "items")
     log, status = page.get_by_role("log"), page.get_by_role("status")
     proof, connect = page.get_by_label("Come in"), page.get_by_role("button", name="Connect")
     question = page.get_by_label("Question")
@@ -911,9 +937,9 @@ async def test_items(demo: Demo, watched: Watched) -> None:
     await expect(status).to_contain_text("The server refused.")
 
 
-@pytest.mark.parametrize("link", ["the chat with a list of sockets", "that chat on a hub"])
-async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
-    pages = [await open_example(demo, link) for _ in range(2)]
+@pytest.mark.parametrize("name", ["manager", "chat"])
+async def test_chat_with_and_without_the_hub(open_page: OpenPage, server: Server, name: str) -> None:
+    pages = [await open_example(open_page, server, name) for _ in range(2)]
     ids = []
     for page in pages:
         await expect(page.get_by_role("status")).to_have_text(re.compile(r"You are client #\d+\."))
@@ -923,3 +949,22 @@ async def test_chat_with_and_without_the_hub(demo: Demo, link: str) -> None:
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} says: <i>")
     await pages[0].close()
     await expect(pages[1].get_by_role("log")).to_contain_text(f"Client #{ids[0]} left the chat")
+
+
+async def test_the_chat_reconnects_after_the_server_was_killed(
+    open_page: OpenPage, tmp_path: Path, watched: Watched
+) -> None:
+    watched.expects_errors = True
+    port = free_port()
+    async with serve("chat:app", tmp_path / "log", port=port) as server:
+        page = await open_page(server.http)
+        text, status = page.get_by_role("textbox"), page.get_by_role("status")
+        await expect(status).to_contain_text("You are client")
+        await server.stop(signal.SIGKILL)
+        await expect(status).to_have_text("Connection lost. Trying again…")
+        await text.fill("kept")
+        await text.press("Enter")
+    async with serve("chat:app", tmp_path / "log", port=port):
+        await expect(status).to_contain_text("You are client")
+        await text.press("Enter")
+        await expect(page.get_by_role("log")).to_contain_text("You wrote: kept")

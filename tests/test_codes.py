@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hubbub.codes import MAX_REASON_BYTES, CloseCode, clip_reason, is_sendable
 
-#: What an endpoint may send, from RFC 6455, section 7.4, and the IANA registry of close codes.
+#: Codes that an endpoint may send, from RFC 6455, section 7.4, and the IANA registry of close codes.
 SENDABLE = {
     1000,  # normal closure
     1001,  # going away
@@ -28,7 +28,7 @@ def test_the_codes_that_may_be_sent_are_those_of_the_rfc() -> None:
     assert {code for code in range(-1, 5001) if is_sendable(code)} == SENDABLE
 
 
-def test_every_close_code_may_be_sent_but_the_one_that_is_only_reported() -> None:
+def test_every_close_code_may_be_sent_except_the_one_that_is_only_reported() -> None:
     assert {code for code in CloseCode if not is_sendable(code)} == {CloseCode.ABNORMAL}
 
 
@@ -49,7 +49,7 @@ def test_a_reason_is_cut_between_characters() -> None:
     assert clip_reason("x" + "🎉" * 31) == "x" + "🎉" * 30
 
 
-def test_a_lone_surrogate_in_a_reason_becomes_something_that_can_be_sent() -> None:
+def test_a_lone_surrogate_in_a_reason_becomes_a_question_mark() -> None:
     assert clip_reason("what \ud800 is this") == "what ? is this"
 
 

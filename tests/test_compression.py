@@ -1,4 +1,4 @@
-"""permessage-deflate on real servers: compressed once for all who want it, and in order."""
+"""permessage-deflate on real servers: each message is compressed once for all clients, and in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ("hubbub run", "uvicorn --ws", "uvicorn")
 ARGS = {"hubbub run": ("--compress",), "uvicorn --ws": (), "uvicorn": ()}
 APP = "tests.apps.compressed:app"
 
-#: Nothing of it waits in the buffers of the kernel for long.
+#: Size of a message which soon fills the buffers of the kernel.
 LONG_BYTES = 8192
 
 
@@ -40,15 +40,15 @@ async def server(request: pytest.FixtureRequest, log: Path) -> AsyncIterator[Ser
 async def shared_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Server]:
-    """For tests that only look at what they have sent themselves."""
+    """For tests that check only their own messages."""
     name = request.param
     log = tmp_path_factory.mktemp("server") / "server.log"
     async with serve(APP, log, command=name, args=ARGS[name], cwd=ROOT, probe="/stats") as server:
         yield server
 
 
-class Ear:
-    """A client that compresses, and sees which of the messages that it gets are compressed."""
+class Listener:
+    """A client that offers compression, and records which messages it receives compressed."""
 
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
@@ -63,17 +63,17 @@ class Ear:
 
         extension.decode = watched  # type: ignore[method-assign]
 
-    async def hears(self) -> str | bytes:
+    async def receive(self) -> str | bytes:
         return await receive(self.client)
 
 
-async def open_ear(url: str, **options: Any) -> Ear:
+async def listen(url: str, **options: Any) -> Listener:
     client = await connect(url, compression="deflate", **options)
-    ear = Ear(client)
+    listener = Listener(client)
     if "without" not in url:
-        assert await ear.hears() == "ready"
-        ear.on_the_wire.clear()
-    return ear
+        assert await listener.receive() == "ready"
+        listener.on_the_wire.clear()
+    return listener
 
 
 async def compressions(server: Server) -> int:
@@ -82,35 +82,35 @@ async def compressions(server: Server) -> int:
 
 @cache
 def message(number: int) -> str:
-    """Half of it goes by compression."""
+    """A text that compression halves."""
     return f"{number:08}" + random.Random(number).randbytes((LONG_BYTES - 8) // 2).hex()
 
 
-async def test_a_publication_is_compressed_once_for_all_and_the_others_get_it_as_it_is(
+async def test_a_publication_is_compressed_once_for_all_clients_that_support_it(
     server: Server,
 ) -> None:
-    ears = [await open_ear(f"{server.ws}/news/disconnect") for _ in range(50)]
+    listeners = [await listen(f"{server.ws}/news/disconnect") for _ in range(50)]
     plain = [await connect(f"{server.ws}/news/disconnect") for _ in range(5)]
     for client in plain:
         assert not client.protocol.extensions
         assert await receive(client) == "ready"
     before = await compressions(server)
-    said = ["a" * 1000, "short", message(1)]
-    for text in said:
+    texts = ["a" * 1000, "short", message(1)]
+    for text in texts:
         await plain[0].send(text)
-    for text in said:
-        assert {await ear.hears() for ear in ears} == {text}
+    for text in texts:
+        assert {await listener.receive() for listener in listeners} == {text}
         assert {await receive(client) for client in plain} == {text}
     assert await compressions(server) == before + 3
-    for ear in ears:
-        (first, length), second, (third, _) = ear.on_the_wire
+    for listener in listeners:
+        (first, length), second, (third, _) = listener.on_the_wire
         assert first
         assert length < 50
         assert second == (False, 5)
         assert third
 
 
-async def test_nothing_is_compressed_for_nobody(server: Server) -> None:
+async def test_without_a_client_that_supports_it_no_message_is_compressed(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as client:
         assert await receive(client) == "ready"
         await client.send("a" * 1000)
@@ -121,51 +121,49 @@ async def test_nothing_is_compressed_for_nobody(server: Server) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("size", [0, 1, THRESHOLD - 1, THRESHOLD, 70_000])
 @pytest.mark.parametrize("kind", ["text", "binary", "json"])
-async def test_what_is_said_is_heard_whatever_its_kind_and_size(
-    shared_server: Server, kind: str, size: int
-) -> None:
-    ann = await open_ear(f"{shared_server.ws}/rooms/{kind}")
-    bob = await open_ear(f"{shared_server.ws}/rooms/{kind}")
+async def test_messages_of_every_kind_and_size_arrive(shared_server: Server, kind: str, size: int) -> None:
+    ann = await listen(f"{shared_server.ws}/rooms/{kind}")
+    bob = await listen(f"{shared_server.ws}/rooms/{kind}")
     text = "é" * (size // 2) + "x" * (size % 2)
     await ann.client.send(text)
-    for ear in (ann, bob):
-        heard = await ear.hears()
-        assert isinstance(heard, bytes if kind == "binary" else str)
-        said: Any = heard.decode() if isinstance(heard, bytes) else heard
+    for listener in (ann, bob):
+        message = await listener.receive()
+        assert isinstance(message, bytes if kind == "binary" else str)
+        content: Any = message.decode() if isinstance(message, bytes) else message
         if kind == "json":
-            said = json.loads(said)["said"]
-        assert said == text
-        ((is_compressed, length),) = ear.on_the_wire
+            content = json.loads(content)["said"]
+        assert content == text
+        ((is_compressed, length),) = listener.on_the_wire
         assert is_compressed is (size + (len('{"said":""}') if kind == "json" else 0) >= THRESHOLD)
         assert length <= max(THRESHOLD, 1000)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_does_not_get_smaller_goes_as_it_is(shared_server: Server) -> None:
-    ear = await open_ear(f"{shared_server.ws}/rooms/hex")
+async def test_incompressible_messages_are_sent_uncompressed(shared_server: Server) -> None:
+    listener = await listen(f"{shared_server.ws}/rooms/hex")
     data = random.Random(1).randbytes(5000)
-    await ear.client.send(data.hex())
-    assert await ear.hears() == data
-    assert ear.on_the_wire == [(False, 5000)]
+    await listener.client.send(data.hex())
+    assert await listener.receive() == data
+    assert listener.on_the_wire == [(False, 5000)]
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_handlers_without_a_hub_have_it_too(shared_server: Server) -> None:
-    ear = await open_ear(f"{shared_server.ws}/without-the-hub")
+async def test_endpoints_without_a_hub_compress_too(shared_server: Server) -> None:
+    listener = await listen(f"{shared_server.ws}/without-the-hub")
     for text in ("short", "long " * 1000):
-        await ear.client.send(text)
-        assert [await ear.hears(), await ear.hears()] == [text, text.encode()]
-    assert [is_compressed for is_compressed, _ in ear.on_the_wire] == [False, False, True, True]
+        await listener.client.send(text)
+        assert [await listener.receive(), await listener.receive()] == [text, text.encode()]
+    assert [is_compressed for is_compressed, _ in listener.on_the_wire] == [False, False, True, True]
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
-    ("bits", "is_taken"), [(None, True), (15, True), (12, True), (11, False), (9, False), (8, False)]
+    ("bits", "is_accepted"), [(None, True), (15, True), (12, True), (11, False), (9, False), (8, False)]
 )
-async def test_a_client_with_a_smaller_window_gets_everything_as_it_is(
-    shared_server: Server, bits: int | None, is_taken: bool
+async def test_a_client_with_a_smaller_window_receives_uncompressed_messages(
+    shared_server: Server, bits: int | None, is_accepted: bool
 ) -> None:
-    # Repeats that are further apart than a small window is wide.
+    # Its repetitions are further apart than the size of a small window.
     text = random.Random(1).randbytes(2000).hex() * 5
     offer = ClientPerMessageDeflateFactory(server_max_window_bits=bits)
     async with connect(f"{shared_server.ws}/rooms/text", extensions=[offer]) as client:
@@ -175,34 +173,34 @@ async def test_a_client_with_a_smaller_window_gets_everything_as_it_is(
             for extension in client.protocol.extensions
             if isinstance(extension, PerMessageDeflate)
         ]
-        assert windows == ([12] if is_taken else [])
+        assert windows == ([12] if is_accepted else [])
         await client.send(text)
         assert await receive(client) == text
 
 
-async def test_much_that_is_sent_over_time_is_no_bomb(server: Server) -> None:
-    ear = await open_ear(f"{server.ws}/rooms/text")
+async def test_many_large_messages_over_time_are_no_bomb(server: Server) -> None:
+    listener = await listen(f"{server.ws}/rooms/text")
     text = "x" * 1_000_000
     for _ in range(20):
-        await ear.client.send(text)
-        assert await ear.hears() == text
+        await listener.client.send(text)
+        assert await listener.receive() == text
 
 
-async def test_bombs_are_refused_and_leave_nothing_behind(server: Server) -> None:
+async def test_bombs_are_refused_and_leave_no_memory_behind(server: Server) -> None:
     sender = PerMessageDeflate(True, True, 15, 12)
     bomb = Frame(Opcode.BINARY, bytes(100_000_000)).serialize(mask=True, extensions=[sender])
     assert len(bomb) < 200_000
     before = (await server.get_json("/compressions"))["resident_kib"]
     for _ in range(10):
-        ear = await open_ear(f"{server.ws}/news/disconnect")
-        ear.client.transport.write(bomb)
-        assert (await closed(ear.client))[0] == 1009
+        listener = await listen(f"{server.ws}/news/disconnect")
+        listener.client.transport.write(bomb)
+        assert (await closed(listener.client))[0] == 1009
     after = (await server.get_json("/compressions"))["resident_kib"]
-    # What the server's limit, 16 MiB, lets out of one message may be left by the last one.
+    # The last one may leave as much as the server's limit for one message, 16 MiB.
     assert after - before < 50_000
 
 
-async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest_in_order(server: Server) -> None:
+async def test_a_slow_client_with_dropped_messages_receives_the_newest_in_order(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         slow = {
@@ -213,37 +211,37 @@ async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest_in_orde
         assert (await stats(server))["dropped"] > 0
         for client in slow.values():
             client.transport.resume_reading()
-            heard = [str(await receive(client))]
-            while heard[-1] != message(1499):
-                heard.append(str(await receive(client)))
-            assert heard == sorted(set(heard))
-            assert set(heard) <= {message(number) for number in range(1500)}
+            received = [str(await receive(client))]
+            while received[-1] != message(1499):
+                received.append(str(await receive(client)))
+            assert received == sorted(set(received))
+            assert set(received) <= {message(number) for number in range(1500)}
         assert (await stats(server))["backlog"] == 0
-        # They are members as before.
+        # They are still subscribed.
         await talk(talker, 10, say=message)
         for client in slow.values():
             assert [str(await receive(client)) for _ in range(10)] == [message(n) for n in range(10)]
             await client.close()
 
 
-async def test_a_client_that_pauses_and_goes_on_misses_nothing(server: Server) -> None:
+async def test_a_client_that_pauses_and_continues_misses_no_message(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
-        ear = await connect_deaf(f"{server.ws}/news/disconnect", compression="deflate")
+        listener = await connect_deaf(f"{server.ws}/news/disconnect", compression="deflate")
         for _ in range(2):
             rounds = 0
             while (await stats(server))["backlog"] == 0:
                 await talk(talker, 20, say=message)
                 rounds += 1
-            ear.transport.resume_reading()
+            listener.transport.resume_reading()
             for number in range(20 * rounds):
-                assert await receive(ear) == message(number % 20)
-            ear.transport.pause_reading()
+                assert await receive(listener) == message(number % 20)
+            listener.transport.pause_reading()
         assert (await stats(server))["slow_disconnects"] == 0
-        ear.transport.abort()
+        listener.transport.abort()
 
 
-async def test_a_client_that_does_not_keep_up_is_told_so(server: Server) -> None:
+async def test_a_client_that_does_not_keep_up_is_disconnected_as_slow(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         deaf = await connect_deaf(f"{server.ws}/news/disconnect", compression="deflate")
@@ -260,7 +258,7 @@ def without(words: Command) -> Command:
 @pytest.mark.parametrize(
     "command", [SERVERS["hubbub run"], without(SERVERS["uvicorn --ws"])], ids=["hubbub run", "uvicorn --ws"]
 )
-async def test_without_the_option_it_is_not_offered(command: Command, log: Path) -> None:
+async def test_without_the_option_compression_is_not_offered(command: Command, log: Path) -> None:
     async with (
         serve(APP, log, command=command, cwd=ROOT, probe="/stats") as server,
         connect(f"{server.ws}/news/disconnect", compression="deflate") as client,
@@ -271,20 +269,20 @@ async def test_without_the_option_it_is_not_offered(command: Command, log: Path)
 
 
 IN_A_PAGE = """(url) => new Promise((resolve) => {
-    const socket = new WebSocket(url), heard = []
+    const socket = new WebSocket(url), received = []
     socket.onmessage = ({ data }) => {
-        heard.push(data)
-        if (heard.length == 1) for (const text of ["short", "long ".repeat(1000)]) socket.send(text)
-        if (heard.length == 3) resolve([socket.extensions, ...heard])
+        received.push(data)
+        if (received.length == 1) for (const text of ["short", "long ".repeat(1000)]) socket.send(text)
+        if (received.length == 3) resolve([socket.extensions, ...received])
     }
 })"""
 
 
-async def test_a_browser_understands_it(server: Server) -> None:
+async def test_a_browser_supports_it(server: Server) -> None:
     async with chromium() as browser:
         page = await browser.new_page()
         await page.goto(f"{server.http}/docs", wait_until="commit")
-        extensions, *heard = await page.evaluate(IN_A_PAGE, f"{server.ws}/rooms/text")
+        extensions, *received = await page.evaluate(IN_A_PAGE, f"{server.ws}/rooms/text")
     assert "permessage-deflate" in extensions
     assert "server_no_context_takeover" in extensions
-    assert heard == ["ready", "short", "long " * 1000]
+    assert received == ["ready", "short", "long " * 1000]

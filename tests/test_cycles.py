@@ -1,4 +1,4 @@
-"""Clients come and go by the thousand, in every way, and leave nothing behind."""
+"""2000 connections end in every way, and leave nothing behind."""
 
 from __future__ import annotations
 

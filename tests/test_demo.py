@@ -1,4 +1,4 @@
-"""The demo's protocol, on a real server. Its page is tested in test_browser.py."""
+"""The demo's WebSocket endpoint, on a real server. Its page is tested in test_browser.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect as Connect  # noqa: N812
 from websockets.exceptions import InvalidStatus
 
 from hubbub.demo import app as demo
-from tests.clients import DEADLINE, connect, http_client, receive, receive_json, reset
+from tests.clients import DEADLINE, connect, http_client, receive_json, reset
 from tests.uvicorn_process import Server, free_port, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,14 +43,14 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 @pytest.fixture
 def room() -> str:
-    """A room of the test's own."""
+    """Return a room that no other test uses."""
     return f"room {next(numbers)}"
 
 
 def come_in(
     server: Server, room: str, name: str, since: str | None = None, *, browser: str | None = None
 ) -> Connect:
-    """Connect as a page does; by default a name has one browser."""
+    """Connect as a page does. By default each name has its own browser."""
     query = {"room": room, "name": name, "token": token(browser or name)}
     query |= {} if since is None else {"since": since}
     return connect(f"{server.ws}/chat?{urlencode(query)}")
@@ -60,8 +60,8 @@ def token(browser: str) -> str:
     return sha256(browser.encode()).hexdigest()[:32]
 
 
-async def hear(client: ClientConnection) -> Any:
-    """The next message, out of its envelope."""
+async def receive_data(client: ClientConnection) -> Any:
+    """Receive the next message, without its envelope."""
     message = await receive_json(client)
     return message["data"] if message["type"] == "publication" else message
 
@@ -72,14 +72,14 @@ async def receive_until(client: ClientConnection, type_: str) -> Any:
 
 async def receive_one_of(client: ClientConnection, *types: str) -> Any:
     while True:
-        message = await hear(client)
+        message = await receive_data(client)
         if message["type"] in types:
             return message
 
 
 @asynccontextmanager
 async def guest(server: Server, room: str, name: str) -> AsyncIterator[ClientConnection]:
-    """A connection that has been sent presence and all that was missed."""
+    """Connect as a page that has received presence and all missed messages."""
     async with come_in(server, room, name) as client:
         assert name in users(await receive_until(client, "presence"))
         await receive_until(client, "ready")
@@ -96,8 +96,8 @@ def name_of(user: str) -> str:
     return name
 
 
-async def receive_coming_and_going(client: ClientConnection, type_: str, count: int) -> list[str]:
-    """The next ``count`` who come, or leave."""
+async def receive_joins_or_leaves(client: ClientConnection, type_: str, count: int) -> list[str]:
+    """Receive the names of the next ``count`` users that join, or leave."""
     names: list[str] = []
     while len(names) < count:
         names += users(await receive_until(client, type_))
@@ -110,12 +110,12 @@ async def say(client: ClientConnection, text: str, id: str | None = None) -> str
     return id
 
 
-# Coming and going
+# Presence
 
 
-async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
+async def test_every_page_receives_the_presence_of_its_room(server: Server, room: str) -> None:
     async with come_in(server, room, "Ann") as ann:
-        welcome, subscribed, presence, ready = [await hear(ann) for _ in range(4)]
+        welcome, subscribed, presence, ready = [await receive_data(ann) for _ in range(4)]
         assert subscribed["id"].startswith("0:")
         assert "recovered" not in subscribed
         assert (presence["type"], users(presence)) == ("presence", ["Ann"])
@@ -125,21 +125,21 @@ async def test_everyone_is_told_who_is_here(server: Server, room: str) -> None:
         assert ready == {"type": "ready"}
         async with come_in(server, room, "Bob") as bob:
             assert users(await receive_until(bob, "presence")) == ["Ann", "Bob"]
-            assert users(await hear(ann)) == ["Bob"]
-        left = await hear(ann)
+            assert users(await receive_data(ann)) == ["Bob"]
+        left = await receive_data(ann)
         assert (left["type"], users(left)) == ("leave", ["Bob"])
 
 
-async def test_a_person_in_two_tabs_comes_once_and_leaves_once(server: Server, room: str) -> None:
+async def test_a_user_in_two_tabs_joins_once_and_leaves_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         async with guest(server, room, "Bob") as first:
-            assert (await hear(ann))["type"] == "join"
+            assert (await receive_data(ann))["type"] == "join"
             async with guest(server, room, "Bob"):
                 pass
-            # Whatever there might be about the second tab would be in front of this.
+            # A message about the second tab would come before this one.
             await say(first, "still here")
-            assert (await hear(ann))["type"] == "said"
-        assert (await hear(ann))["type"] == "leave"
+            assert (await receive_data(ann))["type"] == "said"
+        assert (await receive_data(ann))["type"] == "leave"
 
 
 async def test_rooms_are_separate(server: Server, room: str) -> None:
@@ -152,29 +152,29 @@ async def test_rooms_are_separate(server: Server, room: str) -> None:
         assert (await receive_until(ann, "said"))["text"] == "again"
 
 
-async def test_vanishing_is_announced_once(server: Server, room: str) -> None:
+async def test_a_client_that_vanishes_leaves_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         bob = await come_in(server, room, "Bob")
-        assert users(await hear(ann)) == ["Bob"]
+        assert users(await receive_data(ann)) == ["Bob"]
         reset(bob)
-        assert await receive_coming_and_going(ann, "leave", 1) == ["Bob"]
-        # Whatever else there might be about Bob would be in front of this.
+        assert await receive_joins_or_leaves(ann, "leave", 1) == ["Bob"]
+        # Another message about Bob would come before this one.
         id_ = await say(ann, "gone?")
-        assert (await hear(ann))["id"] == id_
+        assert (await receive_data(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 
-async def test_many_that_vanish_at_once_are_each_announced_once(server: Server, room: str) -> None:
+async def test_many_clients_that_vanish_at_once_leave_once_each(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         names = [f"guest {n:02}" for n in range(20)]
         clients = await asyncio.gather(*(come_in(server, room, name) for name in names))
-        assert await receive_coming_and_going(ann, "join", 20) == names
+        assert await receive_joins_or_leaves(ann, "join", 20) == names
         for client in clients:
             reset(client)
-        assert await receive_coming_and_going(ann, "leave", 20) == names
+        assert await receive_joins_or_leaves(ann, "leave", 20) == names
 
 
-async def test_everyone_is_told_to_come_back_when_the_server_stops(tmp_path: Path, room: str) -> None:
+async def test_connections_are_closed_with_1012_when_the_server_stops(tmp_path: Path, room: str) -> None:
     async with serve(DEMO, tmp_path / "log") as server:
         async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
             assert await server.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
@@ -191,18 +191,19 @@ async def test_everyone_is_told_to_come_back_when_the_server_stops(tmp_path: Pat
         (["--allow-host", "demo.example"], ["localhost", "demo.example"]),
     ],
 )
-async def test_it_answers_to_its_own_names_only(tmp_path: Path, options: list[str], names: list[str]) -> None:
+async def test_the_demo_answers_only_to_its_own_host_names(
+    tmp_path: Path, options: list[str], names: list[str]
+) -> None:
     env = {"HUBBUB_URL": f"sqlite:///{tmp_path}/demo.db"}
     words = ("hubbub", "demo", "--port", "{port}", *options)
     async with serve("", tmp_path / "log", command=words, env=env) as server:
         query = urlencode({"room": "a", "name": "Ann", "token": token("Ann")})
-        for path in [f"chat?{query}", "examples/chat/ws/1"]:
-            for name in names:
-                async with connect(f"ws://{name}:8000/{path}", host="127.0.0.1", port=server.port):
-                    pass
-            with pytest.raises(InvalidStatus) as refused:
-                await connect(f"ws://evil.example/{path}", host="127.0.0.1", port=server.port)
-            assert refused.value.response.status_code == 403
+        for name in names:
+            async with connect(f"ws://{name}:8000/chat?{query}", host="127.0.0.1", port=server.port):
+                pass
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://evil.example/chat?{query}", host="127.0.0.1", port=server.port)
+        assert refused.value.response.status_code == 403
     assert (tmp_path / "demo.db").exists()
 
 
@@ -229,16 +230,16 @@ async def test_a_room_outlives_its_server(tmp_path: Path, room: str) -> None:
         async with come_in(server, room, "Bob", first["id"]) as bob:
             assert (await receive_until(bob, "subscribed"))["recovered"] is True
             assert (await receive_until(bob, "said"))["text"] == "not seen by him"
-            # Ann is not here any more. It takes a while until that is certain.
-            assert await receive_coming_and_going(bob, "leave", 1) == ["Ann"]
+            # Ann's lease ends a while after the server was killed.
+            assert await receive_joins_or_leaves(bob, "leave", 1) == ["Ann"]
 
 
-async def test_who_comes_back_too_late_is_told(server: Server, room: str) -> None:
+async def test_a_page_with_a_lost_position_is_told_so(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann:
         await say(ann, "hello")
         async with come_in(server, room, "Bob", "7:another-epoch") as bob:
             assert (await receive_until(bob, "subscribed"))["recovered"] is False
-            # The page comes again, as a new one.
+            # The page subscribes again, without a position.
         async with come_in(server, room, "Bob") as bob:
             assert (await receive_until(bob, "said"))["text"] == "hello"
 
@@ -246,7 +247,7 @@ async def test_who_comes_back_too_late_is_told(server: Server, room: str) -> Non
 # Messages
 
 
-async def test_what_is_said_reaches_everyone_with_time_and_sender(server: Server, room: str) -> None:
+async def test_messages_reach_every_page_with_time_and_user(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
         id_ = await say(ann, "  hello, <b>Bob</b>\n")
         said = await receive_until(bob, "said")
@@ -257,23 +258,23 @@ async def test_what_is_said_reaches_everyone_with_time_and_sender(server: Server
         assert (await receive_until(ann, "said"))["id"] == id_
 
 
-async def test_who_comes_later_gets_the_last_messages(server: Server, room: str) -> None:
+async def test_a_new_page_receives_the_recent_messages(server: Server, room: str) -> None:
     for first in range(0, demo.RECENT + 5, demo.BURST):
-        # A connection may say this many at once.
+        # The rate limit of a connection.
         last = min(first + demo.BURST, demo.RECENT + 5)
         async with come_in(server, room, "Ann") as ann:
             for n in range(first, last):
                 await say(ann, f"message {n}")
             while (await receive_until(ann, "said"))["text"] != f"message {last - 1}":
                 pass
-    # Also when the room was empty in between.
+    # They are kept although the room was empty meanwhile.
     async with come_in(server, room, "Bob") as bob:
         assert (await receive_until(bob, "subscribed"))["id"].startswith("5:")
         texts = [(await receive_until(bob, "said"))["text"] for _ in range(demo.RECENT)]
     assert texts == [f"message {n}" for n in range(5, demo.RECENT + 5)]
 
 
-async def test_what_is_sent_again_is_said_once(server: Server, room: str) -> None:
+async def test_a_message_that_is_sent_again_is_published_once(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
         id_ = await say(ann, "once")
         for _ in range(2):
@@ -283,24 +284,24 @@ async def test_what_is_sent_again_is_said_once(server: Server, room: str) -> Non
         assert [(await receive_until(bob, "said"))["text"] for _ in range(2)] == ["once", "then"]
 
 
-async def test_typing_is_told_to_the_others(server: Server, room: str) -> None:
+async def test_typing_is_passed_on_to_the_others(server: Server, room: str) -> None:
     async with guest(server, room, "Ann") as ann, guest(server, room, "Bob") as bob:
         await ann.send('{"type": "typing"}')
         typing = await receive_until(bob, "is_typing")
         assert name_of(typing.pop("user")) == "Ann"
         assert typing == {"type": "is_typing"}
         await say(ann, "done")
-        types = [(await hear(ann))["type"]]
+        types = [(await receive_data(ann))["type"]]
         while types[-1] != "said":
-            types.append((await hear(ann))["type"])
+            types.append((await receive_data(ann))["type"])
         assert "is_typing" not in types
 
 
-async def test_too_many_messages_at_once_are_refused_one_by_one_and_the_socket_stays(
+async def test_too_many_messages_at_once_are_refused_and_the_connection_stays(
     server: Server, room: str
 ) -> None:
     async with guest(server, room, "Ann") as ann:
-        # More than can be taken while they are sent, however slow the machine is.
+        # More than the rate limit allows while they are sent, even on a slow machine.
         ids = [await say(ann, f"message {n}") for n in range(300)]
         answers = [await receive_one_of(ann, "accepted", "too_fast") for _ in ids]
         assert [answer["id"] for answer in answers] == ids
@@ -309,7 +310,7 @@ async def test_too_many_messages_at_once_are_refused_one_by_one_and_the_socket_s
         assert refused
         assert all(0 < answer["seconds"] <= 1 / demo.RATE for answer in refused)
         assert refused[-1]["message"] == "Too many messages at once. Please wait a moment."
-        # After the seconds named, the same message is taken.
+        # After the given seconds, the same message is accepted.
         again = refused[-1]
         while again["type"] == "too_fast":
             await asyncio.sleep(again["seconds"])
@@ -324,7 +325,7 @@ async def test_typing_too_often_is_not_passed_on(server: Server, room: str) -> N
             await ann.send('{"type": "typing"}')
         await ann.send("the end")
         await receive_until(ann, "error")
-        # It is published after all of them.
+        # This one is published after all of them.
         await bob.send('{"type": "typing"}')
         await receive_until(ann, "is_typing")
         await say(bob, "the end")
@@ -352,19 +353,19 @@ async def test_typing_too_often_is_not_passed_on(server: Server, room: str) -> N
         b"\x00\xff",
     ],
 )
-async def test_garbage_is_answered_and_the_socket_stays(
+async def test_invalid_messages_are_answered_and_the_connection_stays(
     server: Server, room: str, garbage: str | bytes
 ) -> None:
     async with guest(server, room, "Ann") as ann:
         await ann.send(garbage)
-        error = await hear(ann)
+        error = await receive_data(ann)
         assert (error["type"], error["code"]) == ("error", 107)
         id_ = await say(ann, "still here")
-        assert (await hear(ann))["id"] == id_
+        assert (await receive_data(ann))["id"] == id_
     assert "Traceback" not in server.log
 
 
-# The door
+# Names and rooms
 
 
 @pytest.mark.parametrize(
@@ -383,7 +384,7 @@ async def test_garbage_is_answered_and_the_socket_stays(
         ("Ann", "\ufe0f", "room", "at least 1 character"),
     ],
 )
-async def test_what_is_refused_is_explained_over_http(
+async def test_refused_parameters_are_explained_over_http(
     server: Server, name: str, room: str, field: str, explanation: str
 ) -> None:
     with pytest.raises(InvalidStatus) as refused:
@@ -400,7 +401,7 @@ async def test_what_is_refused_is_explained_over_http(
 
 
 @pytest.mark.parametrize("name", ["Ann", "Ánn Bée", "n" * 24, "👩", "<b>Ann</b>", "安"])
-async def test_names_that_may_come_in(server: Server, room: str, name: str) -> None:
+async def test_valid_names_are_accepted(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
         assert name_of((await receive_until(client, "welcome"))["user"]) == name
     async with http_client() as client:
@@ -424,18 +425,18 @@ async def test_names_that_may_come_in(server: Server, room: str, name: str) -> N
         "\uff41dmin",
     ],
 )
-async def test_names_that_look_the_same_are_the_same(server: Server, room: str, name: str) -> None:
+async def test_names_that_look_alike_are_equal(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
         assert name_of((await receive_until(client, "welcome"))["user"]) == "admin"
 
 
 @pytest.mark.parametrize("name", ["Ann  Bee", "Ann\u00a0Bee", "Ann\nBee", "Ann \u200b Bee"])
-async def test_spaces_that_look_the_same_are_the_same(server: Server, room: str, name: str) -> None:
+async def test_spaces_that_look_alike_are_equal(server: Server, room: str, name: str) -> None:
     async with come_in(server, room, name) as client:
         assert name_of((await receive_until(client, "welcome"))["user"]) == "Ann Bee"
 
 
-async def test_cleaning_twice_is_cleaning_once() -> None:
+async def test_cleaning_is_idempotent() -> None:
     for char in map(chr, range(0x110000)):
         for text in (char, f"a{char}b", f"e{char}\u0301"):
             assert demo.clean(demo.clean(text)) == demo.clean(text)
@@ -451,11 +452,11 @@ async def test_two_browsers_with_the_same_name_are_two_users(server: Server, roo
         assert (await receive_until(ann, "said"))["user"] == theirs
         await say(ann, "No, I am")
         assert (await receive_until(ann, "said"))["user"] != theirs
-    # The secret itself is told to no other page.
+    # Other pages do not receive the secret.
     assert token("another") not in theirs
 
 
-async def test_pages_of_other_hosts_may_not_come_in(server: Server) -> None:
+async def test_pages_of_other_hosts_are_refused(server: Server) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with connect(
             f"{server.ws}/chat?room=lobby&name=Ann&token={token('Ann')}", origin="https://elsewhere.example"
@@ -464,28 +465,13 @@ async def test_pages_of_other_hosts_may_not_come_in(server: Server) -> None:
     assert refused.value.response.status_code == 403
 
 
-# The page, the examples, the memory
+# The page, the memory
 
 
-async def test_the_page_counts_its_own_lines_and_needs_nothing_else(server: Server) -> None:
+async def test_the_page_shows_the_line_count_and_loads_no_other_resource(server: Server) -> None:
     async with http_client() as client:
         page = (await client.get(server.http)).text
     lines = len(inspect.getsource(demo).splitlines())
     assert f" {lines} lines of Python" in page
     for word in ("https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", " src="):
         assert word not in page
-
-
-@pytest.mark.parametrize("name", ["echo", "items", "manager", "chat"])
-async def test_the_examples_are_mounted(server: Server, name: str) -> None:
-    async with http_client(follow_redirects=True) as client:
-        response = await client.get(f"{server.http}/examples/{name}")
-    assert response.status_code == 200
-    assert response.url.path == f"/examples/{name}/"
-    assert "<!doctype html>" in response.text
-
-
-async def test_the_hub_of_the_mounted_chat_runs(server: Server) -> None:
-    async with connect(f"{server.ws}/examples/chat/ws/7") as client:
-        await client.send("hello")
-        assert {await receive(client), await receive(client)} == {"You wrote: hello", "Client #7 says: hello"}

@@ -1,4 +1,4 @@
-"""What README and docs show is what runs: each block of code is in ``examples/``, which tests drive."""
+"""README and docs show code that runs: each block is in ``examples/``, and tests run the examples."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ import asyncio
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from playwright.async_api import expect
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.browser import chromium
 from tests.clients import DEADLINE, connect, http_client, receive, receive_json
 from tests.commands import hubbub, running
-from tests.uvicorn_process import ROOT, serve
+from tests.uvicorn_process import ROOT, free_port, serve
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+expect.set_options(timeout=DEADLINE * 1000)
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
 
-#: Commands in the docs, and nothing else, and what runs them.
+#: All commands in the docs, and the place where each is run.
 COMMANDS = {
+    "pip install /path/to/hubbub": "test_wheel.py, but for the installation",
+    "hubbub run quickstart:app": "below",
     "hubbub run chat:app": "below",
     "hubbub publish sqlite:///deploys.db deploys 'v3 tomorrow'": "below",
     "hubbub publish sqlite:///deploys.db deploys "
@@ -31,8 +40,8 @@ COMMANDS = {
     "hubbub tail sqlite:///deploys.db deploys --history 10": "below",
     "hubbub doctor sqlite:///deploys.db": "below",
     "scripts/test": "CI",
-    "scripts/bench --quick": "test_benchmarks.py, but for the installation",
-    "scripts/bench": "the same",
+    "scripts/bench --quick": "tests/benchmarks, without the installation",
+    "scripts/bench": "likewise",
 }
 
 
@@ -55,6 +64,8 @@ def test_each_block_is_run_by_a_test(block: Block) -> None:
     match block.language:
         case "python" | "html":
             assert block.code, "an empty block"
+            if block.language == "python":
+                assert re.search(r"^(from|import) ", block.code, flags=re.MULTILINE), "no import"
             assert any(block.code in example.read_text() for example in EXAMPLES), "not in examples/"
         case "sh":
             assert set(block.code.splitlines()) <= COMMANDS.keys()
@@ -70,8 +81,82 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-async def test_what_the_readme_says_to_copy_and_to_run_is_a_chat(log: Path, tmp_path: Path) -> None:
-    python, html, command, *_ = blocks(ROOT / "README.md")
+def behaviours() -> list[tuple[str, str]]:
+    """The word and the files of each behaviour in docs/architecture.md."""
+    table = (ROOT / "docs" / "architecture.md").read_text().split("| Behaviour |", 1)[1].split("\n\n", 1)[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines()[2:]]
+    return [(word.strip(), file) for word, files in rows for file in re.findall("`(.*?)`", files)]
+
+
+@pytest.mark.parametrize(("word", "file"), behaviours())
+def test_a_behaviour_is_in_a_file_of_its_name(word: str, file: str) -> None:
+    assert (ROOT / "hubbub" / file).is_file()
+    assert Path(file).stem == word
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+def test_paths_in_the_docs_exist(page: str) -> None:
+    paths = re.findall(r"`([\w./-]+(?:\.py|\.c|/))`", (ROOT / "docs" / page).read_text())
+    assert paths
+    missing = [path for path in paths if not any((root / path).exists() for root in (ROOT / "hubbub", ROOT))]
+    assert not missing
+
+
+def test_headings_that_links_name_exist() -> None:
+    def anchors(page: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            assert anchor in anchors(page.parent / target if target else page), (
+                f"{page.name}: {target}#{anchor}"
+            )
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_sentences_have_nouns(page: Path) -> None:
+    words = re.findall(
+        r"\b(?:nobody|somebody|everybody|anybody|whoever|whatever|anew)\b",
+        page.read_text(),
+        flags=re.IGNORECASE,
+    )
+    assert not words
+
+
+async def test_the_quickstart_of_the_readme_survives_a_restart(log: Path, tmp_path: Path) -> None:
+    install, python, command, *_ = found = blocks(ROOT / "README.md")
+    html = found[-1]
+    assert [block.language for block in (install, python, command, html)] == ["sh", "python", "sh", "html"]
+    (tmp_path / "quickstart.py").write_text(python.code)
+    (tmp_path / "quickstart.html").write_text(html.code)
+    words = [*shlex.split(command.code), "--port", "{port}"]
+    port = free_port()
+    async with chromium() as browser:
+        pages = [await browser.new_page() for _ in range(2)]
+        async with serve("", log, command=words, cwd=tmp_path, port=port) as server:
+            for page in pages:
+                await page.goto(server.http)
+                await expect(page.get_by_role("status")).to_have_text("Connected.")
+            for page, text in zip(pages, ["hello", "<b>hi</b>"], strict=True):
+                await page.keyboard.type(text)
+                await page.keyboard.press("Enter")
+                await expect(pages[0].get_by_role("listitem").last).to_have_text(text)
+            await server.stop(signal.SIGKILL)
+        for page in pages:
+            await expect(page.get_by_role("status")).to_have_text("Reconnecting…")
+        async with serve("", log, command=[*words, "--workers", "2"], cwd=tmp_path, port=port):
+            for page in pages:
+                await expect(page.get_by_role("status")).to_have_text("Connected.")
+                await expect(page.get_by_role("listitem")).to_have_text(["hello", "<b>hi</b>"])
+            await pages[1].keyboard.type("again")
+            await pages[1].keyboard.press("Enter")
+            for page in pages:
+                await expect(page.get_by_role("listitem")).to_have_text(["hello", "<b>hi</b>", "again"])
+
+
+async def test_the_chat_of_the_docs_is_a_chat(log: Path, tmp_path: Path) -> None:
+    python, html, command, *_ = blocks(ROOT / "docs" / "chat.md")
     assert (python.language, html.language, command.language) == ("python", "html", "sh")
     (tmp_path / "chat.py").write_text(python.code)
     (tmp_path / "chat.html").write_text(html.code)
@@ -89,21 +174,69 @@ async def test_what_the_readme_says_to_copy_and_to_run_is_a_chat(log: Path, tmp_
         assert await receive(ann) == "Client #2 left the chat"
 
 
+@pytest.mark.parametrize("command", ["hubbub run", "uvicorn"])
+async def test_the_notifications_example_authenticates_its_clients(log: Path, command: str) -> None:
+    async with (
+        serve("notifications:app", log, command=command, probe="/docs") as server,
+        http_client(base_url=server.http) as http,
+    ):
+        url = f"{server.ws}/notifications"
+        for query in ("", "?token=wrong"):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url + query)
+            assert refused.value.response.status_code == 401
+        assert (await http.post("/reports")).status_code == 401
+        cookie = {"Cookie": "session=token-of-bob"}
+        async with (
+            connect(f"{url}?token=token-of-ann") as ann,
+            connect(url, additional_headers=cookie) as bob,
+        ):
+            for client, query, headers in ((bob, "", cookie), (ann, "?token=token-of-ann", {})):
+                assert (await http.post(f"/reports{query}", headers=headers)).status_code == 202
+                progress = [(await receive_json(client))["percent"] for _ in range(3)]
+                assert progress == [0, 50, 100]
+                assert (await http.post(f"/logout{query}", headers=headers)).status_code == 204
+                # Nothing of the other user's came before.
+                with pytest.raises(ConnectionClosed):
+                    await receive(client)
+                assert (client.close_code, client.close_reason) == (4001, "logged out")
+
+
+@pytest.mark.parametrize("command", ["hubbub run", "uvicorn"])
+async def test_the_broadcast_example_publishes_from_background_tasks(log: Path, command: str) -> None:
+    async with serve("broadcast:app", log, command=command, probe="/docs") as server:
+        async with (
+            connect(f"{server.ws}/ws") as ann,
+            connect(f"{server.ws}/ws") as bob,
+            http_client(base_url=server.http) as http,
+        ):
+            for client in (ann, bob):
+                times = [datetime.fromisoformat((await receive_json(client))["time"]) for _ in range(2)]
+                assert times[0] < times[1]
+            assert (await http.post("/news", params={"text": "hello"})).status_code == 202
+            for client in (ann, bob):
+                while "time" in (message := await receive_json(client)):
+                    pass
+                assert message == {"text": "hello"}
+        await server.stop()
+        assert "Traceback" not in server.log
+
+
 async def test_the_orders_example_publishes_from_a_route(log: Path) -> None:
     async with (
         serve("orders:app", log, probe="/docs") as server,
         connect(f"{server.ws}/orders/7/live") as watcher,
         http_client(base_url=server.http) as http,
     ):
-        # The socket is accepted a moment before it subscribes, and a change may come in between.
-        hearing = asyncio.create_task(receive_json(watcher))
-        while not hearing.done():
+        # The socket is accepted a moment before it subscribes, and a change may be published in between.
+        received = asyncio.create_task(receive_json(watcher))
+        while not received.done():
             await http.put("/orders/7", json={"status": "packed"})
-            await asyncio.wait([hearing], timeout=0.05)
-        assert hearing.result() == {"status": "packed"}
+            await asyncio.wait([received], timeout=0.05)
+        assert received.result() == {"status": "packed"}
 
 
-async def test_the_board_example_checks_what_it_is_sent(log: Path) -> None:
+async def test_the_board_example_validates_messages(log: Path) -> None:
     async with (
         serve("board:app", log, probe="/docs") as server,
         connect(f"{server.ws}/boards/1") as ann,
@@ -154,7 +287,7 @@ async def test_the_history_example_lets_clients_catch_up(log: Path) -> None:
                 assert await said(lost) == "5"
 
 
-async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, tmp_path: Path) -> None:
+async def test_the_lobby_example_knows_who_is_online_in_all_processes(log: Path, tmp_path: Path) -> None:
     source = (ROOT / "examples" / "lobby.py").read_text()
     (tmp_path / "lobby.py").write_text(source)
     async with (
@@ -164,7 +297,7 @@ async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, t
     ):
         ann = await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=ann"))
         assert [each["user"] for each in (await receive_json(ann))["entries"]] == ["ann"]
-        # Enough of them to be with both workers.
+        # Enough connections to reach both workers.
         bobs = [await stack.enter_async_context(connect(f"{server.ws}/rooms/tea?user=bob")) for _ in range(8)]
         joined = await receive_json(ann)
         assert (joined["type"], joined["entries"][0]["user"]) == ("join", "bob")
@@ -181,7 +314,7 @@ async def test_the_lobby_example_knows_who_is_here_in_all_processes(log: Path, t
         assert (await http.get("/health")).json()["ok"]
 
 
-async def test_the_shop_example_announces_what_is_committed(postgres_url: str, log: Path) -> None:
+async def test_the_shop_example_publishes_with_the_commit(postgres_url: str, log: Path) -> None:
     env = {"SHOP_DATABASE": postgres_url}
     async with (
         serve("shop:app", log, command="hubbub run", probe="/docs", env=env) as server,
@@ -193,7 +326,7 @@ async def test_the_shop_example_announces_what_is_committed(postgres_url: str, l
         assert await receive_json(client) == {"item": "lamp"}
 
 
-async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Path) -> None:
+async def test_the_deploys_example_publishes_from_each_kind_of_process(log: Path, tmp_path: Path) -> None:
     env = {"DEPLOYS_HUB": f"sqlite:///{tmp_path / 'deploys.db'}"}
 
     async def script(*words: str) -> str:
@@ -209,7 +342,7 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         assert (done.returncode, done.stderr) == (0, "")
         return str(done.stdout)
 
-    *_, shell, sick = blocks(ROOT / "docs" / "publishing.md")
+    *_, shell, doctor = blocks(ROOT / "docs" / "publishing.md")
     text, json, tail = (shlex.split(line)[1:] for line in shell.code.splitlines())
     async with (
         serve("deploys:app", log, command="hubbub run", probe="/docs", env=env) as server,
@@ -220,9 +353,9 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         assert (await http.post("/deploys", params={"version": "v1"})).json() == 2
         assert await receive_json(client) == {"version": "v1", "status": "planned"}
         await script("tasks.py", "v1", "v2")
-        told = [await receive_json(client) for _ in range(4)]
+        received = [await receive_json(client) for _ in range(4)]
         for version in ("v1", "v2"):
-            assert [each["status"] for each in told if each["version"] == version] == ["building", "done"]
+            assert [each["status"] for each in received if each["version"] == version] == ["building", "done"]
         assert await script("announce.py", "v3 soon") == "This was message 7.\n"
         assert await receive(client) == "v3 soon"
         for words in (text, json):
@@ -232,5 +365,5 @@ async def test_deployments_are_announced_from_everywhere(log: Path, tmp_path: Pa
         with running(*tail, cwd=tmp_path) as watching:
             printed = [await asyncio.to_thread(watching.out) for _ in range(9)]
         assert printed[6].endswith("  v3 soon")
-        examined = await asyncio.to_thread(hubbub, *shlex.split(sick.code)[1:], cwd=tmp_path)
+        examined = await asyncio.to_thread(hubbub, *shlex.split(doctor.code)[1:], cwd=tmp_path)
         assert examined.out.endswith("All is well.\n")

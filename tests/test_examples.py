@@ -42,7 +42,7 @@ async def test_the_page_is_served_and_needs_nothing_else(servers: dict[str, Serv
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_a_client_that_leaves_is_no_error(servers: dict[str, Server], name: str) -> None:
+async def test_a_client_that_disconnects_causes_no_error(servers: dict[str, Server], name: str) -> None:
     path = {"echo": "/ws", "items": "/items/lamp/ws?token=t"}.get(name, "/ws/77")
     async with connect(servers[name].ws + path) as client:
         await client.send("hello")
@@ -76,7 +76,9 @@ async def test_items(servers: dict[str, Server], query: str, cookie: str | None,
 
 
 @pytest.mark.parametrize("query", ["", "?amount=3", "?token=", "?amount=many&token=abc"])
-async def test_items_refuses_strangers_and_what_is_no_amount(servers: dict[str, Server], query: str) -> None:
+async def test_items_refuses_clients_without_a_token_and_wrong_amounts(
+    servers: dict[str, Server], query: str
+) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with connect(f"{servers['items'].ws}/items/lamp/ws{query}"):
             pass
@@ -87,7 +89,7 @@ async def test_items_refuses_strangers_and_what_is_no_amount(servers: dict[str, 
 async def test_chat_with_and_without_the_hub(servers: dict[str, Server], name: str) -> None:
     url = servers[name].ws
     async with connect(url + "/ws/2") as two:
-        # A client is in the chat for certain once it has got something back.
+        # A client that has received something is in the chat.
         await two.send("first")
         assert {await receive(two), await receive(two)} == {"You wrote: first", "Client #2 says: first"}
         async with connect(url + "/ws/1") as one:
@@ -97,8 +99,8 @@ async def test_chat_with_and_without_the_hub(servers: dict[str, Server], name: s
         assert await receive(two) == "Client #1 left the chat"
 
 
-async def test_chat_refuses_what_is_no_client_id(servers: dict[str, Server]) -> None:
+async def test_chat_refuses_a_client_id_that_is_not_a_number(servers: dict[str, Server]) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        async with connect(servers["chat"].ws + "/ws/somebody"):
+        async with connect(servers["chat"].ws + "/ws/seven"):
             pass
     assert refused.value.response.status_code == 403

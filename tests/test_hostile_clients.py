@@ -1,5 +1,7 @@
-"""Clients that mean harm, and handlers that use a socket twice: memory is bounded, nothing reaches another
-client, nothing is left behind."""
+"""Hostile clients, and handlers that use a socket twice.
+
+Memory is bounded, no message reaches another client, and no object is left behind.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ LIMIT = 100_000
 both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
 all_servers = pytest.mark.parametrize("name", SERVERS)
 
-#: What the kernel buffers of a connection in one direction, at the most.
+#: Bytes that the kernel buffers of a connection in one direction, at the most.
 KERNEL_BYTES = sum(
     int(Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2]) for name in ("tcp_rmem", "tcp_wmem")
 )
@@ -57,7 +59,7 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 async def closes_with(reader: asyncio.StreamReader) -> int:
-    """The code of the close frame, which comes before anything else does."""
+    """Return the code of the close frame, which is the next frame."""
     opcode, data = await read_frame(reader)
     assert opcode == 0x8
     return int.from_bytes(data[:2], "big")
@@ -87,7 +89,7 @@ async def opened(
 
 @all_servers
 @pytest.mark.parametrize("whose", ["same", "other"])
-async def test_a_second_connection_on_a_socket_is_refused_and_the_first_goes_on(
+async def test_a_second_connection_on_a_socket_is_refused_and_the_first_continues(
     server: Server, whose: str
 ) -> None:
     async with connect(f"{server.ws}/twice/{whose}") as client:
@@ -104,22 +106,22 @@ async def test_a_connection_on_a_socket_that_another_has_closed_is_refused(serve
         assert await receive(client) == "ready"
         assert (await closed(client))[0] == 1000
     await eventually(lambda: "RuntimeError: Expected a socket without a connection" in server.log)
-    # It has not accepted the socket again, nor said anything.
+    # It has neither accepted the socket again nor sent a message.
     assert server.log.count("RuntimeError") == 1
 
 
 @both
 @pytest.mark.parametrize("whose", ["same", "other"])
-async def test_what_was_for_a_client_that_has_gone_reaches_no_client_on_its_file_descriptor(
+async def test_messages_for_a_client_that_has_left_reach_no_client_on_its_file_descriptor(
     server: Server, whose: str
 ) -> None:
     before = sockets(server)
-    gone = await connect(f"{server.ws}/twice/{whose}")
-    assert await receive(gone)
+    left = await connect(f"{server.ws}/twice/{whose}")
+    assert await receive(left)
     its = sockets(server) - before
     assert its
-    reset(gone)
-    # Its handler does not know yet.
+    reset(left)
+    # Its handler has not learned it yet.
     await eventually(lambda: not its & sockets(server))
     later = await asyncio.gather(*(connect(f"{server.ws}/plain") for _ in range(10)))
     for client in later:
@@ -137,7 +139,7 @@ async def test_what_was_for_a_client_that_has_gone_reaches_no_client_on_its_file
 
 
 async def opened_deaf(server: Server, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The same for a client that does not read on, with as little buffered for it as possible."""
+    """Connect a client that reads only its first message, with as little buffered for it as possible."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
@@ -170,20 +172,20 @@ async def test_pings_of_a_client_that_does_not_read_take_no_memory(server: Serve
 
     flooding = asyncio.create_task(flood())
 
-    async def it_is_let_go() -> bool:
+    async def it_is_disconnected() -> bool:
         now = await stats(server)
         assert now["resident_kib"] - before < 20_000
         return bool(now["slow_disconnects"])
 
-    await eventually(it_is_let_go)
+    await eventually(it_is_disconnected)
     flooding.cancel()
     writer.transport.abort()
-    # It was not read beyond a little: what it got rid of is what the kernel takes on both sides.
+    # The server has read little of it: the rest is in the kernel's buffers on both sides.
     assert sent < 2 * 65_536 + 300_000 + KERNEL_BYTES
 
 
 async def waits(server: Server) -> None:
-    """The server holds something for a client that does not read."""
+    """Wait until messages wait for a client that does not read."""
 
     async def it_does() -> bool:
         return bool((await stats(server))["backlog"])
@@ -214,7 +216,7 @@ async def test_a_client_that_reads_late_gets_the_answer_to_its_latest_ping(serve
 
 
 @both
-async def test_a_flood_of_pings_ends_and_what_came_behind_it_is_read(server: Server) -> None:
+async def test_messages_behind_a_flood_of_pings_are_read(server: Server) -> None:
     reader, writer = await opened_deaf(server, "/bytes/12000000")
     await waits(server)
     # It is not read beyond 64 KiB of them.
@@ -226,7 +228,7 @@ async def test_a_flood_of_pings_ends_and_what_came_behind_it_is_read(server: Ser
     writer.close()
 
 
-async def test_a_slow_client_that_goes_on_reading_is_not_lost_to_keepalive(log: Path) -> None:
+async def test_a_slow_client_that_still_reads_is_not_lost_to_keepalive(log: Path) -> None:
     command = (*SERVERS["uvicorn"], *PINGS)
     async with serve(APP, log, command=command, cwd=ROOT, probe="/stats") as server:
         # Its answers to pings come after all that was sent before them.
@@ -247,7 +249,7 @@ async def test_a_slow_client_that_goes_on_reading_is_not_lost_to_keepalive(log: 
         await client.close()
 
 
-async def test_a_client_that_answers_no_pings_is_lost_as_ever(log: Path) -> None:
+async def test_a_client_that_answers_no_pings_is_closed(log: Path) -> None:
     command = (*SERVERS["uvicorn"], *PINGS)
     async with serve(APP, log, command=command, cwd=ROOT, probe="/stats") as server:
         reader, writer = await opened(server)
@@ -329,7 +331,7 @@ async def test_a_message_that_inflates_beyond_the_limit_is_refused_before_it_has
         assert (await stats(server))["peak_kib"] - before < 15_000
 
 
-# What is left
+# Objects that are left
 
 
 @pytest.mark.parametrize("name", ["hubbub run", "uvicorn", "uvicorn --ws", "uvicorn, compressed"])

@@ -1,4 +1,4 @@
-"""Imports point one way: downwards."""
+"""Imports point downwards, from layer to layer."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("codes", "exceptions", "threads", "types"),
 )
 
-#: What may not be imported although it lies below.
+#: Imports that are forbidden although they point downwards.
 FORBIDDEN = {("transports", "engines")}
 
-#: What the core does without, so that tests can drive it with plain calls.
+#: Modules that the core does not import, so that tests can drive it with plain calls.
 NOT_IN_THE_CORE = {"asyncio", "fastapi", "socket", "starlette", "uvicorn"}
 
 DEPTH = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
@@ -98,9 +98,7 @@ def test_every_module_has_its_place() -> None:
         "as low as what it imports allows."
     )
     gone = DEPTH.keys() - {room(module) for module in MODULES}
-    assert not gone, (
-        f"{sorted(gone)} do not exist any more. Take them out of LAYERS in {Path(__file__).name}."
-    )
+    assert not gone, f"{sorted(gone)} do not exist. Remove them from LAYERS in {Path(__file__).name}."
 
 
 def test_imports_point_downwards() -> None:
@@ -112,7 +110,7 @@ def test_imports_point_downwards() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_what_lies_below_is_not_always_open() -> None:
+def test_forbidden_imports() -> None:
     wrong = [
         f"{module} imports {name}" for module, name in crossings() if (room(module), room(name)) in FORBIDDEN
     ]
@@ -153,7 +151,7 @@ def descendants(cls: type[HubbubError]) -> Iterator[type[HubbubError]]:
 
 def test_every_exception_is_public() -> None:
     family: list[type[HubbubError]] = [HubbubError, *descendants(HubbubError)]
-    # What an engine tells itself apart by is caught as the public exception that it derives from. Whether
+    # Exceptions inside an engine are caught as the public exception that they derive from. Whether
     # engines have been imported by now depends on the tests that came before.
     modules = {cls: cls.__module__ for cls in family if not cls.__module__.startswith("hubbub.engines.")}
     ours = {cls.__name__ for cls, module in modules.items() if module.startswith("hubbub.")}

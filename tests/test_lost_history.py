@@ -1,4 +1,4 @@
-"""Servers that lose the history of a declared channel, while only publishers publish that know of none."""
+"""Servers that lose the history of a declared channel, while publishers publish that do not know of it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ async def running(url: str, namespace: str) -> AsyncIterator[Node]:
 
 
 async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]]) -> None:
-    member = Subscriber()
+    subscriber = Subscriber()
     async with running(url, namespace) as node:
-        await node.join("chat", member)
+        await node.join("chat", subscriber)
         before = await node.publish(Publication("chat", b"1", "text", id="1"))
         await lose()
         with Publisher(url, namespace=namespace) as publisher:
@@ -45,17 +45,17 @@ async def check(url: str, namespace: str, lose: Callable[[], Awaitable[object]])
                 while position == START:
                     with suppress(EngineUnavailable):
                         position = await asyncio.to_thread(publisher.publish, "chat", "1")
-                while not member.breaks:  # noqa: ASYNC110
+                while not subscriber.breaks:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 position = await asyncio.to_thread(publisher.publish, "chat", "2")
-                # What was published before the break may have been a part of what is lost.
-                while member.received[-1:] != ["2"]:  # noqa: ASYNC110
+                # Publications before the break may have been lost with the history.
+                while subscriber.received[-1:] != ["2"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert position.epoch == node.position("chat").epoch != before.epoch
-            # A client that was away is told that it cannot catch up.
+            # A client that reconnects from before the loss cannot resume.
             with pytest.raises(Unrecoverable):
                 await node.join("chat", Subscriber(), since=before)
-            # And one that comes now can be away.
+            # A client that joins now can resume later.
             last = await asyncio.to_thread(publisher.publish, "chat", "3")
             late = Subscriber()
             await node.join("chat", late, since=Position(last.offset - 1, last.epoch))
@@ -68,7 +68,7 @@ async def test_redis_that_was_flushed() -> None:
     with redis_server() as server, server.client() as client:
 
         async def flush() -> None:
-            # Its connections stay: only what is published tells.
+            # The connections stay: only the next publication shows the loss.
             client.flushall()
 
         await check(server.url, "hubbub", flush)

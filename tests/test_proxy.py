@@ -1,4 +1,4 @@
-"""The proxy that the fault suite breaks connections with does break them, and in the way it says."""
+"""The proxy of the fault suite breaks connections in the ways that it documents."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.proxy import Proxy, Way
 
 
 class Echo:
-    """A server that sends back what it gets, and remembers it."""
+    """A server that sends bytes back, and records them."""
 
     def __init__(self) -> None:
         self.port = 0
-        self.got = b""
+        self.received = b""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(100):
-                self.got += data
+                self.received += data
                 writer.write(data)
         except OSError:
             pass
@@ -56,7 +56,7 @@ class Client:
         async with asyncio.timeout(DEADLINE):
             return await self._reader.read(100)
 
-    async def says(self, data: bytes) -> None:
+    async def echoes(self, data: bytes) -> None:
         self.send(data)
         assert await self.receive() == data
 
@@ -67,7 +67,7 @@ class Client:
 @pytest.fixture
 async def client(proxy: Proxy) -> AsyncIterator[Client]:
     client = Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
-    await client.says(b"hello")
+    await client.echoes(b"hello")
     yield client
     client.close()
 
@@ -79,9 +79,7 @@ async def test_a_cut_connection_is_reset(proxy: Proxy, client: Client) -> None:
     await eventually(lambda: proxy.links == [])
 
 
-async def test_what_was_stalled_comes_through_when_it_is_healed(
-    proxy: Proxy, echo: Echo, client: Client
-) -> None:
+async def test_stalled_bytes_arrive_after_healing(proxy: Proxy, echo: Echo, client: Client) -> None:
     proxy.stall()
     client.send(b"later")
     other = Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
@@ -89,13 +87,13 @@ async def test_what_was_stalled_comes_through_when_it_is_healed(
     receiving = asyncio.gather(client.receive(), other.receive())
     # The proxy has its connection to the server by then.
     await eventually(lambda: len(proxy.links) == 2)
-    assert echo.got == b"hello"
+    assert echo.received == b"hello"
     proxy.heal()
     assert [*await receiving] == [b"later", b"too"]
     other.close()
 
 
-async def test_what_a_half_open_connection_lost_is_lost_and_it_stays_dead(
+async def test_a_half_open_connection_loses_bytes_and_stays_dead(
     proxy: Proxy, echo: Echo, client: Client
 ) -> None:
     proxy.half_open(Way.TO_SERVER)
@@ -106,42 +104,40 @@ async def test_what_a_half_open_connection_lost_is_lost_and_it_stays_dead(
     proxy.heal()
     client.send(b"also lost")
     third = Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
-    await third.says(b"new")
-    assert echo.got == b"hellonew"
+    await third.echoes(b"new")
+    assert echo.received == b"hellonew"
     other.close()
     third.close()
 
 
-async def test_answers_vanish_and_questions_arrive(proxy: Proxy, echo: Echo, client: Client) -> None:
+async def test_one_direction_may_be_half_open(proxy: Proxy, echo: Echo, client: Client) -> None:
     proxy.half_open(Way.TO_WORKER)
     client.send(b" there")
-    await eventually(lambda: echo.got == b"hello there")
+    await eventually(lambda: echo.received == b"hello there")
     await eventually(lambda: proxy.links[0].is_dead)
     receiving = asyncio.create_task(client.receive())
     proxy.heal()
     client.send(b"!")
-    await eventually(lambda: echo.got == b"hello there!")
-    # The connection is not even closed.
+    await eventually(lambda: echo.received == b"hello there!")
+    # The connection is not closed either.
     assert not receiving.done()
     receiving.cancel()
 
 
-async def test_refused_connections_are_refused_and_those_there_are_live_on(
-    proxy: Proxy, client: Client
-) -> None:
+async def test_new_connections_are_refused_and_open_ones_stay(proxy: Proxy, client: Client) -> None:
     proxy.refuse()
-    await client.says(b"still")
+    await client.echoes(b"still")
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", proxy.port)
     port = proxy.port
     proxy.accept()
     assert proxy.port == port
     again = Client(*await asyncio.open_connection("127.0.0.1", port))
-    await again.says(b"again")
+    await again.echoes(b"again")
     again.close()
 
 
-async def test_a_server_that_is_not_there_is_not_there_through_the_proxy_either() -> None:
+async def test_a_connection_to_a_server_that_does_not_run_is_reset() -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
     async with Proxy(port) as proxy:

@@ -1,4 +1,4 @@
-"""Publishing from threads, tasks and scripts, on real engines."""
+"""A publisher: publishing from threads, tasks and scripts, on real engines."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from hubbub import (
     InvalidData,
     InvalidURL,
     Position,
+    Publication,
     Publisher,
 )
 from hubbub import publisher as publisher_module
@@ -41,7 +42,7 @@ from tests.uvicorn_process import free_port
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """An engine that needs no server, for what does not differ between engines."""
+    """The URL of an engine without a server, for tests of what all engines have in common."""
     return f"sqlite:///{tmp_path / 'hub.db'}"
 
 
@@ -52,8 +53,8 @@ def server() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def hearing(url: str, *channels: str, namespace: str = "hubbub") -> AsyncIterator[Collector]:
-    """What others publish to ``channels``."""
+async def receiving(url: str, *channels: str, namespace: str = "hubbub") -> AsyncIterator[Collector]:
+    """Collect the publications in ``channels``."""
     engine, collector = engine_for(url, namespace), Collector()
     await engine.start(collector)
     try:
@@ -64,21 +65,26 @@ async def hearing(url: str, *channels: str, namespace: str = "hubbub") -> AsyncI
         await engine.stop()
 
 
-def lines() -> list[threading.Thread]:
+def engine_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "hubbub-publisher"]
 
 
 def kept(url: str, channel: str, namespace: str = "hubbub") -> list[str]:
-    """What the channel has kept, asked for from an event loop of its own."""
+    """The payloads in the history of ``channel``."""
+    return [each.data.decode() for each in history_of(url, channel, namespace)]
 
-    async def read() -> list[str]:
+
+def history_of(url: str, channel: str, namespace: str = "hubbub") -> list[Publication]:
+    """The history of ``channel``, read on an event loop of its own."""
+
+    async def read() -> list[Publication]:
         engine = engine_for(url, namespace)
         await engine.start(Collector())
         try:
             page = await engine.history(channel)
         finally:
             await engine.stop()
-        return [each.data.decode() for each in page.publications]
+        return list(page.publications)
 
     return asyncio.run(read())
 
@@ -87,10 +93,10 @@ class Message(BaseModel):
     text: str
 
 
-# What it publishes
+# Publishing
 
 
-async def test_what_is_published_is_heard_elsewhere(engine_url: str, namespace: str) -> None:
+async def test_publications_are_received_in_other_processes(engine_url: str, namespace: str) -> None:
     def publish() -> list[Position]:
         with Publisher(engine_url, namespace=namespace) as publisher:
             return [
@@ -100,18 +106,18 @@ async def test_what_is_published_is_heard_elsewhere(engine_url: str, namespace: 
                 publisher.publish("room:1", [1], exclude="ann"),
             ]
 
-    async with hearing(engine_url, "room:1", namespace=namespace) as collector:
+    async with receiving(engine_url, "room:1", namespace=namespace) as collector:
         assert await asyncio.to_thread(publish) == [Position(0, "")] * 4
         await collector.until(lambda: len(collector.publications) == 4)
-    heard = [(each.kind, each.data, each.exclude) for each in collector.publications]
-    assert heard == [
+    received = [(each.kind, each.data, each.exclude) for each in collector.publications]
+    assert received == [
         ("text", b"hello", None),
         ("binary", b"\xff", None),
         ("json", b'{"text":"hi"}', None),
         ("json", b"[1]", "ann"),
     ]
     assert len({each.id for each in collector.publications}) == 4
-    assert lines() == []
+    assert engine_threads() == []
 
 
 def test_a_channel_that_has_a_history_keeps_it(engine_url: str, namespace: str) -> None:
@@ -124,7 +130,7 @@ def test_a_channel_that_has_a_history_keeps_it(engine_url: str, namespace: str) 
     assert kept(engine_url, "orders", namespace) == ["2", "3"]
 
 
-def test_a_key_publishes_once(engine_url: str, namespace: str) -> None:
+def test_an_idempotency_key_publishes_once(engine_url: str, namespace: str) -> None:
     history = History()
     with Publisher(engine_url, namespace=namespace) as publisher:
         first = publisher.publish("orders", "paid", history=history, idempotency_key="7")
@@ -132,17 +138,17 @@ def test_a_key_publishes_once(engine_url: str, namespace: str) -> None:
         assert publisher.publish("orders", "sent", history=history, idempotency_key="8") != first
 
 
-def test_what_cannot_be_published_is_refused_before_anything_is_connected(url: str) -> None:
+def test_wrong_arguments_are_refused_before_it_connects(url: str) -> None:
     with Publisher(url) as publisher:
         with pytest.raises(InvalidChannel):
             publisher.publish("", "hello")
         with pytest.raises(InvalidData):
             publisher.publish("chat", object())
-        assert lines() == []
+        assert engine_threads() == []
 
 
 @pytest.mark.parametrize("url", ["memory://", "MEMORY://"])
-def test_memory_reaches_nobody(url: str) -> None:
+def test_memory_is_refused(url: str) -> None:
     with pytest.raises(InvalidURL, match=r"reaches other processes, but got \w+://, which stays within one"):
         Publisher(url)
 
@@ -161,8 +167,8 @@ def test_many_threads_publish_over_one_connection(engine_url: str, namespace: st
             ]
 
         offsets = list(executor.map(publish, range(threads)))
-        assert len(lines()) == 1
-    # Each of them in its own order, none of them lost or doubled.
+        assert len(engine_threads()) == 1
+    # The publications of each thread are in order, and none is lost or doubled.
     assert all(mine == sorted(mine) for mine in offsets)
     assert sorted(chain.from_iterable(offsets)) == list(range(1, threads * each + 1))
     assert sorted(kept(engine_url, "chat", namespace)) == sorted(
@@ -171,22 +177,22 @@ def test_many_threads_publish_over_one_connection(engine_url: str, namespace: st
 
 
 class Gate(Engine):
-    """Accepts nothing until it is opened; counts what waits."""
+    """An engine that accepts nothing until it is opened, and counts the publications that wait."""
 
     across_processes = True
 
     def __init__(self) -> None:
         super().__init__("gate://")
         self.starts = self.stops = self.waiting = 0
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.opened = asyncio.Event()
 
     async def start(self, sink: object) -> None:
         self.starts += 1
         self.loop = asyncio.get_running_loop()
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
 
     async def stop(self) -> None:
         self.stops += 1
@@ -245,7 +251,7 @@ def test_threads_do_not_wait_for_one_another(gate: Gate) -> None:
         assert {answer.result(DEADLINE) for answer in answers} == {(7, "gate")}
 
 
-def test_closing_waits_for_what_is_being_published(gate: Gate) -> None:
+def test_closing_waits_for_publications(gate: Gate) -> None:
     publisher = Publisher("gate://")
     with ThreadPoolExecutor(2) as executor:
         answer = executor.submit(publisher.publish, "chat", "last")
@@ -262,39 +268,39 @@ def test_closing_waits_for_what_is_being_published(gate: Gate) -> None:
         publisher.publish("chat", "too late")
 
 
-def test_an_engine_that_never_answers_is_not_waited_for_for_ever(
+def test_an_engine_that_does_not_answer_is_an_error_in_bounded_time(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "DEADLINE", 0.2)
     publisher = Publisher("gate://")
-    with pytest.raises(EngineUnavailable, match=r"Expected Gate to answer within 0.2 s, but it did not"):
+    with pytest.raises(EngineUnavailable, match=r"Gate did not answer within 0\.2 s"):
         publisher.publish("chat", "hello")
-    # And what nobody waits for is not published any more.
+    # And the publication is cancelled.
     wait_until(lambda: gate.waiting == 0)
     publisher.close()
 
 
 def test_a_start_that_failed_is_tried_again_with_the_next_message(gate: Gate) -> None:
     with Publisher("gate://") as publisher:
-        gate.trouble = EngineUnavailable("nobody there")
+        gate.error = EngineUnavailable("The test refuses.")
         for _ in range(2):
-            with pytest.raises(EngineUnavailable, match="nobody there"):
+            with pytest.raises(EngineUnavailable, match="The test refuses"):
                 publisher.publish("chat", "hello")
-        gate.trouble = None
+        gate.error = None
         gate.opened.set()
         assert publisher.publish("chat", "hello") == (7, "gate")
         assert gate.starts == 3
-        assert len(lines()) == 1
+        assert len(engine_threads()) == 1
     assert gate.stops == 1
 
 
-def test_a_publisher_that_nobody_has_any_more_leaves_no_thread_behind(url: str) -> None:
+def test_a_publisher_that_is_garbage_collected_leaves_no_thread_behind(url: str) -> None:
     Publisher(url).publish("chat", "hello")
     gc.collect()
-    wait_until(lambda: lines() == [])
+    wait_until(lambda: engine_threads() == [])
 
 
-async def test_on_an_event_loop_it_refuses_to_block_it(url: str) -> None:
+async def test_it_refuses_to_block_an_event_loop(url: str) -> None:
     with Publisher(url) as publisher:
         with pytest.raises(
             RuntimeError, match=r"Use 'await hub\.publish\(…\)', or 'await asyncio\.to_thread"
@@ -316,11 +322,11 @@ def test_def_endpoints_publish(url: str) -> None:
     publisher.close()
 
 
-# Engines that go away
+# Outages
 
 
 @pytest.mark.parametrize("engine", ["redis://127.0.0.1:{port}", "postgresql://127.0.0.1:{port}/db"])
-def test_nobody_there_is_told_within_bounded_time_and_without_the_password(engine: str) -> None:
+def test_a_server_that_is_not_there_is_an_error_without_the_password(engine: str) -> None:
     url = engine.format(port=free_port()).replace("//", "//app:s3cret@")
     with Publisher(url) as publisher, pytest.raises(EngineUnavailable) as caught:
         publisher.publish("chat", "hello")
@@ -328,7 +334,7 @@ def test_nobody_there_is_told_within_bounded_time_and_without_the_password(engin
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_server_that_went_and_came_back_is_found_again(server: RedisServer) -> None:
+def test_it_reconnects_to_a_server_that_was_restarted(server: RedisServer) -> None:
     with Publisher(server.url) as publisher:
         publisher.publish("chat", "before", history=History())
         server.kill()
@@ -345,7 +351,7 @@ def test_a_server_that_went_and_came_back_is_found_again(server: RedisServer) ->
     assert kept(server.url, "chat") == ["before", "after"]
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: RedisServer) -> None:
+def test_a_server_that_does_not_answer_is_an_error_in_bounded_time(server: RedisServer) -> None:
     with Publisher(server.url) as publisher:
         publisher.publish("chat", "before")
         with server.frozen(), pytest.raises(EngineUnavailable):
@@ -356,7 +362,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: RedisServ
 
 
 def run(source: str, url: str, *, timeout: float = DEADLINE) -> str:
-    """What a program prints that is run with the URL as its argument, and ends by itself."""
+    """Run a program with the URL as its argument until it ends, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", source, url], capture_output=True, text=True, timeout=timeout
     )
@@ -409,7 +415,7 @@ pids = []
 for child in range(2):
     pid = os.fork()
     if pid == 0:
-        say(next(publisher._ids))
+        say(str(child))
         os._exit(0)
     pids.append(pid)
 for pid in pids:
@@ -417,10 +423,10 @@ for pid in pids:
 """
 
 
-def test_children_of_a_publisher_that_was_not_used_yet_have_ids_of_their_own(url: str) -> None:
+def test_publications_of_forked_processes_have_different_ids(url: str) -> None:
     run(MODULE + FORK_UNUSED, url)
-    first, second = kept(url, "chat")
-    assert first[:12] != second[:12]
+    first, second = history_of(url, "chat")
+    assert first.id[:12] != second.id[:12]
 
 
 # Python 3.12 and newer warn of any fork while there are threads.
@@ -448,13 +454,13 @@ for thread in threads:
 """
 
 
-def test_a_fork_while_threads_publish_locks_nobody_out(engine_url: str, namespace: str) -> None:
+def test_a_fork_while_threads_publish_blocks_no_process(engine_url: str, namespace: str) -> None:
     source = MODULE.replace("sys.argv[1]", f"sys.argv[1], namespace={namespace!r}")
     source = source.replace("History()", "History(size=100_000)")
     run(source + FORK_WHILE_PUBLISHING, engine_url)
     texts = kept(engine_url, "chat", namespace)
     assert [text for text in texts if text.startswith("child")] == [f"child:{n}" for n in range(10)]
-    # Nothing that was published by the threads meanwhile is lost, doubled or out of order.
+    # No publication of the threads is lost, doubled or out of order.
     for thread in range(4):
         mine = [text for text in texts if text.startswith(f"{thread}:")]
         assert mine == [f"{thread}:{number}" for number in range(len(mine))]
@@ -466,11 +472,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 say("before")
 print("said", flush=True)
 sys.stdin.readline()
-def tell():
-    while not publisher._line._outstanding:
+def report():
+    while not publisher._thread._outstanding:
         time.sleep(0.01)
     print("waiting", flush=True)
-threading.Thread(target=tell).start()
+threading.Thread(target=report).start()
 try:
     say("lost")
 except KeyboardInterrupt:
@@ -478,7 +484,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_the_waiting(server: RedisServer) -> None:
+def test_ctrl_c_interrupts_publishing(server: RedisServer) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MODULE + CTRL_C, server.url],
         stdin=subprocess.PIPE,
@@ -494,5 +500,5 @@ def test_ctrl_c_ends_the_waiting(server: RedisServer) -> None:
             assert program.stdout.readline() == "waiting\n"
             program.send_signal(signal.SIGINT)
             assert program.stdout.readline() == "interrupted\n"
-            # And then it ends, with the server still silent.
+            # And then the program ends, although the server still does not answer.
             assert program.wait(DEADLINE) == 0

@@ -1,4 +1,4 @@
-"""A second signal ends ``hubbub run`` at once, whatever the first one still waits for."""
+"""A second signal ends ``hubbub run`` at once, even if handlers have not returned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hubbub.cli.server import Server as HubServer
 from tests.clients import closed, connect, eventually, receive
 from tests.uvicorn_process import Server, serve
 
-#: Handlers that do not end when their client has gone: one never, one a little later.
+#: An app whose handlers end some time after their client has gone.
 APP = """
 import asyncio
 from fastapi import FastAPI, WebSocket
@@ -62,7 +62,7 @@ async def test_a_second_signal_ends_it_at_once(log: Path, mode: Sequence[str], s
         # The drain has begun.
         assert (await closed(client))[0] == 1012
         assert server.process.returncode is None
-        # It would take a minute.
+        # Otherwise the drain would take a minute.
         await server.stop(sig)
         pids = re.findall(r"Started server process \S*?(\d+)", server.log)
         assert pids
@@ -74,14 +74,14 @@ async def test_a_second_signal_ends_it_at_once(log: Path, mode: Sequence[str], s
 async def test_a_signal_to_all_processes_is_one_signal(log: Path, mode: Sequence[str]) -> None:
     async with stubborn(log, mode) as server, connect(f"{server.ws}/1") as client:
         assert await receive(client) == "ready"
-        # As systemd does it; the children are told by their parent too.
+        # As systemd does. The children also get one from their parent.
         os.killpg(server.process.pid, signal.SIGTERM)
         assert (await closed(client))[0] == 1012
         await eventually(lambda: "The handler has ended." in server.log)
         await server.process.wait()
 
 
-def test_a_signal_that_comes_twice_before_it_is_acted_on_is_one() -> None:
+def test_a_signal_that_comes_twice_before_it_is_handled_is_one() -> None:
     server = HubServer(uvicorn.Config("nothing:here"))
     for _ in range(2):
         server.handle_exit(signal.SIGTERM, None)

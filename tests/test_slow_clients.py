@@ -1,4 +1,4 @@
-"""Clients that never read, on real servers: nobody else notices, and memory for them is bounded."""
+"""Slow clients on real servers: other clients are not affected, and memory for slow ones is bounded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def message(number: int) -> str:
 async def talk(
     talker: ClientConnection, count: int, outstanding: int = 8, say: Callable[[int], str] = message
 ) -> None:
-    """Publish ``count`` messages, and hear them all, without running ahead by more than ``outstanding``."""
+    """Publish ``count`` messages and receive them all, at most ``outstanding`` of them at a time."""
     for number in range(count + outstanding):
         if number < count:
             await talker.send(say(number))
@@ -44,7 +44,7 @@ async def talk(
             assert await receive(talker) == say(number - outstanding)
 
 
-#: For :func:`slow_server`: a server that does not wait long until its clients take the rest, or anything.
+#: For :func:`slow_server`: short timeouts for clients that take no more.
 SOON_CLOSED = {"HUBBUB_TEST_CLOSE_TIMEOUT": "1"}
 SOON_GIVEN_UP = {**SOON_CLOSED, "HUBBUB_TEST_SEND_TIMEOUT": "2"}
 
@@ -61,7 +61,7 @@ async def server(server_name: str, log: Path) -> AsyncIterator[Server]:
         yield server
 
 
-async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(
+async def test_a_client_that_never_reads_is_disconnected_and_other_clients_are_not_affected(
     server_name: str, log: Path
 ) -> None:
     async with slow_server(server_name, log, SOON_CLOSED) as server:
@@ -80,23 +80,23 @@ async def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(
             after = await stats(server)
             assert after["slow_disconnects"] == 1
             assert after["backlog"] == 0
-            # 12 MB were published; what was kept for the deaf client is let go with it.
+            # 12 MB were published; the messages that waited for the deaf client are freed.
             assert after["resident_kib"] - before["resident_kib"] < 20_000
             deaf.transport.abort()
             await asyncio.gather(*(reader.close() for reader in readers))
         await connections(server, 0)
 
 
-async def test_a_client_that_is_let_go_learns_why_when_it_reads_again(server: Server) -> None:
+async def test_a_disconnected_client_gets_the_reason_when_it_reads_again(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         deaf = await connect_deaf(f"{server.ws}/news/disconnect")
 
-        async def it_is_let_go() -> bool:
+        async def it_is_disconnected() -> bool:
             return bool((await stats(server))["slow_disconnects"])
 
         number = 0
-        while not await it_is_let_go():
+        while not await it_is_disconnected():
             for _ in range(50):
                 await talker.send(message(number))
                 assert await receive(talker) == message(number)
@@ -113,7 +113,7 @@ async def test_a_client_that_is_let_go_learns_why_when_it_reads_again(server: Se
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
-async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest(server: Server, policy: str) -> None:
+async def test_a_slow_client_whose_messages_are_dropped_gets_the_newest(server: Server, policy: str) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         slow = await connect_deaf(f"{server.ws}/news/{policy}")
@@ -121,12 +121,12 @@ async def test_a_slow_client_whose_messages_are_dropped_hears_the_newest(server:
         dropped = (await stats(server))["dropped"]
         assert dropped > 0
         slow.transport.resume_reading()
-        heard = [str(await receive(slow))]
-        while heard[-1] != message(2999):
-            heard.append(str(await receive(slow)))
-        assert heard == sorted(set(heard))
-        assert len(heard) == 3000 - dropped
-        # It is still a member.
+        received = [str(await receive(slow))]
+        while received[-1] != message(2999):
+            received.append(str(await receive(slow)))
+        assert received == sorted(set(received))
+        assert len(received) == 3000 - dropped
+        # It is still subscribed.
         await talk(talker, 10)
         while await receive(slow) != message(9):
             pass
@@ -139,20 +139,22 @@ async def test_a_handler_that_streams_waits_for_its_client_and_ends_with_it(
     async with slow_server(server_name, log, SOON_GIVEN_UP) as server:
         deaf = await connect_deaf(f"{server.ws}/stream")
 
-        async def it_is_let_go() -> bool:
+        async def it_is_disconnected() -> bool:
             return bool((await stats(server))["slow_disconnects"] == 1)
 
-        await eventually(it_is_let_go)
+        await eventually(it_is_disconnected)
         await connections(server, 0)
         now = await stats(server)
         # Kernel and server hold a few megabytes by themselves; a handler that did not wait would have run on.
         assert now["streamed"] < 3000
         deaf.transport.abort()
+        # granian hangs, now and then, if it is stopped while it finds out that a client is gone.
+        await stats(server)
 
 
 @pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 async def test_a_handler_that_only_streams_ends_when_its_client_vanishes(name: str, log: Path) -> None:
-    # hypercorn and granian do not tell a sender that nobody is there any more; see Connection.send.
+    # hypercorn and granian do not report to a sender that its client has left; see Connection.send.
     async with slow_server(name, log) as server:
         client = await connect(f"{server.ws}/stream")
         for _ in range(10):

@@ -1,4 +1,4 @@
-"""What is checked where it is given: users, histories, numbers."""
+"""Arguments that are checked where they are given: users, histories, numbers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_user_is_its_str(user: Any, id_: str) -> None:
 
 
 @pytest.mark.parametrize("user", [True, 7.0, b"ann", None, object(), ["ann"]])
-def test_what_is_no_user_is_refused(user: Any) -> None:
+def test_a_wrong_user_is_refused(user: Any) -> None:
     with pytest.raises(TypeError, match="Expected a user as str, int or UUID, but got"):
         user_id(user)
 
@@ -87,7 +87,7 @@ def application(hub: Hub, user: Any, assign: bool) -> FastAPI:
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize(("user", "id_"), USERS[1:4])
-def test_a_user_is_the_same_wherever_it_is_given(user: Any, id_: str, assign: bool) -> None:
+def test_a_user_is_equal_everywhere(user: Any, id_: str, assign: bool) -> None:
     hub = Hub()
     hub.channel("room", presence=True)
     with TestClient(application(hub, user, assign)) as client, client.websocket_connect("/") as socket:
@@ -100,7 +100,7 @@ def test_a_user_is_the_same_wherever_it_is_given(user: Any, id_: str, assign: bo
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_what_is_no_user_is_refused_where_it_is_given(assign: bool) -> None:
+def test_a_wrong_user_is_refused_where_it_is_given(assign: bool) -> None:
     with (
         TestClient(application(Hub(), True, assign)) as client,
         pytest.raises(TypeError, match="but got bool"),
@@ -110,7 +110,7 @@ def test_what_is_no_user_is_refused_where_it_is_given(assign: bool) -> None:
 
 
 @pytest.mark.parametrize("value", [7, True, b"id", object()])
-async def test_what_is_no_connection_is_refused_where_it_is_given(value: Any) -> None:
+async def test_a_wrong_connection_is_refused_where_it_is_given(value: Any) -> None:
     async with Hub() as hub:
         uses: list[Callable[[], Any]] = [
             lambda: hub.publish("chat", "x", exclude=value),

@@ -1,4 +1,4 @@
-"""Who is here, on real engines and real workers: killed, stopped, and cut off."""
+"""Presence with real engines and real workers that are killed, suspended, or lose their engine."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from tests.clients import DEADLINE, connect, eventually, http_client
 from tests.engines.redis.server import redis_server
 from tests.uvicorn_process import ROOT, Server, serve
 
-#: Seconds within which those of a killed worker have left.
+#: Seconds after which the connections of a killed worker are removed.
 TTL = 3.0
 
 
 class Guest:
-    """A client in the room that checks that what it is told adds up."""
+    """A client in the room that checks that the presence events it gets add up."""
 
     def __init__(self, socket: ClientConnection, user: str, pid: int) -> None:
         self.socket = socket
         self.user = user
         self.pid = pid
-        self.here: dict[str, str] = {}
-        #: How often it was told what about whom.
-        self.told: Counter[str] = Counter()
-        self.listening = asyncio.create_task(self._listen())
+        self.present: dict[str, str] = {}
+        #: How many events of each kind there were of each user.
+        self.counts: Counter[str] = Counter()
+        self.receiving = asyncio.create_task(self._receive())
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         async for frame in self.socket:
             event = json.loads(frame)
-            for member in event["entries"]:
-                self.told[f"{event['type']} {member['user']}"] += 1
+            for entry in event["entries"]:
+                self.counts[f"{event['type']} {entry['user']}"] += 1
                 if event["type"] == "leave":
-                    assert self.here.pop(member["connection"]) == member["user"]
+                    assert self.present.pop(entry["connection"]) == entry["user"]
                 else:
-                    assert member["connection"] not in self.here
-                    self.here[member["connection"]] = member["user"]
+                    assert entry["connection"] not in self.present
+                    self.present[entry["connection"]] = entry["user"]
 
     @property
     def users(self) -> list[str]:
-        return sorted(self.here.values())
+        return sorted(self.present.values())
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def two_workers(log: Path, url: str, ttl: float = TTL) -> AsyncIterator[Se
 
 @asynccontextmanager
 async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
-    """So many guests, some of them with either worker."""
+    """So many guests, some of them on either worker."""
     present: list[Guest] = []
     try:
         while len(present) < count:
@@ -89,55 +89,55 @@ async def guests(server: Server, count: int) -> AsyncIterator[list[Guest]]:
         yield present
     finally:
         for guest in present:
-            guest.listening.cancel()
+            guest.receiving.cancel()
             await guest.socket.close()
 
 
-async def who(server: Server) -> Any:
+async def users_in_room(server: Server) -> Any:
     async with http_client() as client:
-        return (await client.get(f"{server.http}/who")).json()
+        return (await client.get(f"{server.http}/presence")).json()
 
 
 def split(present: Sequence[Guest]) -> tuple[list[Guest], list[Guest]]:
-    """Those who are with the first one's worker, and the others."""
+    """The guests on the worker of the first one, and the others."""
     pid = present[0].pid
     return [each for each in present if each.pid == pid], [each for each in present if each.pid != pid]
 
 
-async def test_those_of_a_killed_worker_leave_once(engine_url: str, log: Path) -> None:
+async def test_the_connections_of_a_killed_worker_leave_once(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 12) as present:
         doomed, others = split(present)
-        assert await who(server) == [guest.user for guest in present]
+        assert await users_in_room(server) == [guest.user for guest in present]
         os.kill(doomed[0].pid, signal.SIGKILL)
         rest = sorted(guest.user for guest in others)
         await eventually(lambda: all(guest.users == rest for guest in others))
         for guest in others:
-            leaves = {what: times for what, times in guest.told.items() if what.startswith("leave")}
+            leaves = {event: count for event, count in guest.counts.items() if event.startswith("leave")}
             assert leaves == {f"leave {each.user}": 1 for each in doomed}
 
         async def all_agree() -> bool:
-            return bool(await who(server) == rest)
+            return bool(await users_in_room(server) == rest)
 
         await eventually(all_agree)
 
 
-async def test_a_worker_that_was_stopped_for_long_comes_back(engine_url: str, log: Path) -> None:
+async def test_a_worker_that_was_suspended_enters_its_connections_again(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 12) as present:
-        stopped, others = split(present)
-        os.kill(stopped[0].pid, signal.SIGSTOP)
+        suspended, others = split(present)
+        os.kill(suspended[0].pid, signal.SIGSTOP)
         try:
             rest = sorted(guest.user for guest in others)
             await eventually(lambda: all(guest.users == rest for guest in others))
         finally:
-            os.kill(stopped[0].pid, signal.SIGCONT)
+            os.kill(suspended[0].pid, signal.SIGCONT)
         users = [guest.user for guest in present]
         await eventually(lambda: all(guest.users == users for guest in present))
         for guest in others:
-            assert {guest.told[f"leave {each.user}"] for each in stopped} == {1}
+            assert {guest.counts[f"leave {each.user}"] for each in suspended} == {1}
 
 
 @pytest.mark.parametrize("keeps_data", [True, False])
-async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool) -> None:
+async def test_no_connection_leaves_because_redis_is_restarted(log: Path, keeps_data: bool) -> None:
     with redis_server() as redis:
         async with two_workers(log, redis.url, ttl=10) as server, guests(server, 12) as present:
             redis.kill()
@@ -153,22 +153,22 @@ async def test_a_restart_of_redis_is_nobodys_leaving(log: Path, keeps_data: bool
             users = [guest.user for guest in present]
 
             async def all_are_there() -> bool:
-                return bool(await who(server) == users)
+                return bool(await users_in_room(server) == users)
 
             await eventually(all_are_there)
-            # Time in which somebody could be taken for dead.
+            # Longer than presence_ttl: by then a connection would have been removed.
             await asyncio.sleep(12)
-            assert await who(server) == users
+            assert await users_in_room(server) == users
             for guest in present:
                 assert guest.users == users
-                assert not any(what.startswith("leave") for what in guest.told)
+                assert not any(event.startswith("leave") for event in guest.counts)
 
 
 async def test_a_user_is_disconnected_in_every_worker(engine_url: str, log: Path) -> None:
     async with two_workers(log, engine_url) as server, guests(server, 8) as present:
-        sockets = [await connect(f"{server.ws}/room/somebody") for _ in range(8)]
+        sockets = [await connect(f"{server.ws}/room/uninvited") for _ in range(8)]
         async with http_client() as client:
-            assert (await client.delete(f"{server.http}/users/somebody")).status_code == 200
+            assert (await client.delete(f"{server.http}/users/uninvited")).status_code == 200
         for socket in sockets:
             await asyncio.wait_for(socket.wait_closed(), DEADLINE)
             assert socket.close_code == 3503

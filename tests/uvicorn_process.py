@@ -1,4 +1,4 @@
-"""Real servers, as processes, for tests to connect to and to kill."""
+"""Server processes, which tests connect to and kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.clients import DEADLINE, http_client
 
 ROOT = Path(__file__).parent.parent
 
-#: How a server is started: words of a command line with {target} and {port} to fill in.
+#: The command line of a server, in which {target} and {port} are filled in.
 Command: TypeAlias = Sequence[str]
 
 SERVERS: dict[str, Command] = {
@@ -29,7 +29,7 @@ SERVERS: dict[str, Command] = {
         *("--ws", "hubbub.servers.uvicorn:HubProtocol", "--loop", "asyncio", "--http", "h11"),
     ),
     "uvicorn": ("uvicorn", "{target}", "--port", "{port}"),
-    # uvicorn's own protocol, which Hubbub leaves alone where it is asked for.
+    # uvicorn's own protocol, which Hubbub does not replace if the user asks for it.
     "uvicorn queued": ("uvicorn", "{target}", "--port", "{port}", "--ws", "websockets-sansio"),
     "hypercorn": ("hypercorn", "{target}", "--bind", "127.0.0.1:{port}"),
     "granian": ("granian", "{target}", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"),
@@ -37,10 +37,10 @@ SERVERS: dict[str, Command] = {
 
 
 def free_port() -> int:
-    """A port for a server that is about to start.
+    """Return a port for a server that is about to start.
 
-    The kernel gives a client that connects any port from 32,768 on (Linux). One of those could be taken again
-    before the server listens.
+    It is below 32,768, where Linux begins to assign ports to connecting clients: a client could get such a
+    port before the server listens.
     """
     while True:
         # The nodes of a Redis cluster also listen 10,000 further up.
@@ -51,14 +51,14 @@ def free_port() -> int:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process has not ended. One that its parent has not noticed the end of has."""
+    """Whether the process is running; a zombie is not."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat").read_text()
     except ProcessLookupError:
         return False
     except FileNotFoundError:
-        # It has just gone, or this system does not tell.
+        # It has just ended, or this system has no /proc.
         return not Path("/proc/self").exists()
     return stat.rpartition(")")[2].split()[0] != "Z"
 
@@ -89,14 +89,14 @@ class Server:
         return self._log.read_text(errors="replace")
 
     async def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> int:
-        """End the server and everything it started; returns its exit code."""
+        """End the server and all its child processes, and return its exit code."""
         if self.process.returncode is None:
             self.process.send_signal(sig)
         try:
             async with asyncio.timeout(timeout):
                 return await self.process.wait()
         finally:
-            # The process leads a group of its own: workers go with it.
+            # The process leads a group of its own, to which its workers belong.
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -113,12 +113,16 @@ async def serve(
     probe: str | None = "/",
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """A server for ``target``, once it answers a request to ``probe``; at once if that is ``None``.
+    """Run a server during the block, which begins when the server answers requests.
 
-    :param log: the file that gets the server's output.
-    :param command: one of ``SERVERS``, or a command line of its own.
-    :param args: put behind the command line.
-    :param cwd: where the server is started, and where ``target`` is imported from.
+    :param target: the app, as ``module:name``.
+    :param log: the file for the server's output.
+    :param command: one of ``SERVERS``, or a command line.
+    :param args: more words of the command line.
+    :param port: the port to listen on; a free one by default.
+    :param cwd: the directory in which the server is started, and from which ``target`` is imported.
+    :param probe: the path of the requests that test whether it answers; ``None`` begins the block at once.
+    :param env: more environment variables.
     """
     port = port or free_port()
     words = SERVERS[command] if isinstance(command, str) else command

@@ -1,1 +1,1 @@
-"""Declared channels: patterns, and the registry that finds the declaration of a name."""
+"""Declared channels: patterns, and the registry that finds the declaration of a channel."""

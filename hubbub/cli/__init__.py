@@ -45,9 +45,9 @@ def options(
 
 
 def main() -> None:
-    """The ``hubbub`` command."""
+    """Run the ``hubbub`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A terminal that lacks a letter is no reason to end.
+            # A character that the terminal cannot show must not end the command.
             stream.reconfigure(errors="backslashreplace")
     app()

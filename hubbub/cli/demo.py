@@ -1,4 +1,4 @@
-"""``hubbub demo``: a chat to show to a friend."""
+"""``hubbub demo``: serve the demo chat."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Annotated
 
 import typer
 
-from hubbub.cli.errors import fail
-from hubbub.cli.options import URL_VARIABLE
-from hubbub.cli.server import Host, Port, serve
+from hubbub.cli.arguments import URL_VARIABLE, Host, Port
+from hubbub.cli.failures import fail
+from hubbub.cli.server import serve
 from hubbub.security.hosts import parse_hosts
 
 
 def demo(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that serve it.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that serve the demo.")] = 1,
     url: Annotated[
         str | None,
         typer.Option(
-            help="The engine. By default a file of SQLite in your cache directory.", envvar=URL_VARIABLE
+            help="The engine's URL. By default an SQLite file in your cache directory.", envvar=URL_VARIABLE
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A further name under which it is opened, such as a tunnel's; may be repeated.",
+            help="Another host name under which browsers open the demo, such as a tunnel's; repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Serve a chat that is built on a hub; open it in two tabs. Kill it, start it again: it goes on.
+    """Serve a chat built on Hubbub. Open it in two tabs; restart it, and no message is lost.
 
     [bold]Examples[/bold]
 
@@ -51,23 +51,23 @@ def demo(
         parse_hosts(hosts)
     except ValueError as exc:
         fail(str(exc))
-    # The workers' processes inherit them.
+    # Worker processes inherit the environment.
     os.environ["HUBBUB_DEMO_URL"] = url or f"sqlite:///{_file()}"
     os.environ["HUBBUB_DEMO_HOSTS"] = " ".join(hosts)
     serve("hubbub.demo.app:app", host=host, port=port, workers=workers, drain_seconds=5)
 
 
 def _hosts(host: str) -> list[str]:
-    """The names under which a demo that listens on ``host`` is opened.
+    """Return the host names that a demo listening on ``host`` answers to.
 
-    If that is every address, it is any address, which is of no use to DNS rebinding, or the machine's name.
+    If it listens on all addresses: any IP address, since DNS rebinding needs a name, and the machine's name.
     """
     local = ["localhost", "127.0.0.0/8", "::1"]
     try:
-        is_every_address = not host or ip_address(host).is_unspecified
+        listens_everywhere = not host or ip_address(host).is_unspecified
     except ValueError:
-        is_every_address = False
-    if not is_every_address:
+        listens_everywhere = False
+    if not listens_everywhere:
         return [*local, host.partition("%")[0]]
     machine = socket.gethostname().partition(".")[0]
     names = [machine, f"{machine}.local"] if re.fullmatch(r"[\w-]+", machine, re.ASCII) else []
@@ -75,11 +75,11 @@ def _hosts(host: str) -> list[str]:
 
 
 def _file() -> Path:
-    """Where the demo keeps what is said, from one start to the next."""
+    """Return the SQLite file that keeps the demo's messages between two starts."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubbub"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        # A user without a home gets a directory that is gone with the machine's next start, or before.
+        # The user has no home directory: use a temporary one, which the next reboot may remove.
         cache = Path(tempfile.mkdtemp(prefix="hubbub-"))
     return cache / "demo.db"

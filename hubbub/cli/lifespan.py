@@ -1,6 +1,7 @@
-"""The life of an app in one process of ``hubbub run``.
+"""The lifespan of an app in one process of ``hubbub run``.
 
-Its start is told in one line if the engine is away or does not fit; what is watched is watched until its end.
+If the engine is unreachable or its URL is wrong, startup fails with one line in the log. While the app runs,
+file descriptors are watched.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hubbub.cli.descriptors import watched
+from hubbub.cli.descriptors import watch_descriptors
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 
 class Lifespan:
-    """An app around ``app`` that says why an engine cannot be used, instead of where in the code it was
-    noticed: the traceback leads into Hubbub, and there is nothing to be mended there."""
+    """An ASGI app around ``app`` that reports engine errors at startup by their message.
+
+    A traceback would point into Hubbub, where the user has nothing to fix.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Not a coroutine of its own, which would be kept for as long as the connection is.
+        # Not a coroutine function: its frame would live as long as the connection.
         if scope["type"] != "lifespan":
             return self._app(scope, receive, send)
         return self._lifespan(scope, receive, send)
@@ -32,13 +35,13 @@ class Lifespan:
         async def hold(message: Message) -> None:
             nonlocal failure
             if message["type"] == "lifespan.startup.failed":
-                # Starlette says so first, with the traceback as text, and then raises what it is about.
+                # Starlette sends this first, with the traceback as text, and then raises the exception.
                 failure = message
             else:
                 await send(message)
 
         try:
-            with watched():
+            with watch_descriptors():
                 await self._app(scope, receive, hold)
         except (EngineUnavailable, InvalidURL) as exc:
             if failure is not None:

@@ -1,4 +1,4 @@
-"""``hubbub publish``: send something to everyone in a channel."""
+"""``hubbub publish``: publish messages to a channel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import typer
 from pydantic import RootModel
 from pydantic_core import from_json
 
-from hubbub.cli import position
-from hubbub.cli.errors import explained, fail
-from hubbub.cli.options import URL_HELP, URL_VARIABLE, Namespace, is_url, url_from
+from hubbub.cli.arguments import URL_HELP, URL_VARIABLE, Namespace, format_position, is_url, url_from
+from hubbub.cli.failures import explained, fail
 from hubbub.core.history import History
 from hubbub.exceptions import InvalidData
 from hubbub.publisher import Publisher
 
 
-class Form(StrEnum):
-    """How data is read from the command line."""
+class DataFormat(StrEnum):
+    """How DATA is read and published."""
 
     TEXT = "text"
     JSON = "json"
@@ -29,7 +28,7 @@ class Form(StrEnum):
 
 def publish(
     *,
-    # At most one. With three words it is the first; with two there is none, and CHANNEL and DATA get them.
+    # Optional, though it comes first: click gives two arguments to CHANNEL and DATA, and the rest to URL.
     url: Annotated[list[str] | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)] = None,
     channel: Annotated[
         str, typer.Argument(metavar="CHANNEL", help="The channel's name.", show_default=False)
@@ -37,38 +36,38 @@ def publish(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="What to publish; '-' reads it from standard input.", show_default=False
+            metavar="DATA", help="The message; '-' reads it from standard input.", show_default=False
         ),
     ],
-    json: Annotated[
-        bool, typer.Option("--json", help="DATA is JSON, and goes out as JSON if it is valid.")
-    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="DATA is JSON; an error if it is not valid.")] = False,
     binary: Annotated[
-        bool, typer.Option("--binary", help="Standard input goes out as bytes, as it is.")
+        bool, typer.Option("--binary", help="Publish standard input unchanged, as a binary message.")
     ] = False,
     lines: Annotated[
-        bool, typer.Option("--lines", help="Each line of standard input is a message of its own.")
+        bool, typer.Option("--lines", help="Publish each line of standard input as a separate message.")
     ] = False,
     idempotency_key: Annotated[
         str | None,
-        typer.Option(help="Publish once only, however often it is tried with this key within five minutes."),
+        typer.Option(
+            help="Publish only once, even if this command is repeated with this key within five minutes."
+        ),
     ] = None,
     history_size: Annotated[
-        int | None, typer.Option(min=1, help="Messages that the channel keeps from now on.")
+        int | None, typer.Option(min=1, help="Number of messages that the channel's history keeps.")
     ] = None,
     history_ttl: Annotated[
-        float | None, typer.Option(help="Seconds that it keeps each of them.", show_default=False)
+        float | None, typer.Option(help="Seconds for which the history keeps a message.", show_default=False)
     ] = None,
     namespace: Namespace = "hubbub",
 ) -> None:
-    """Publish to a channel, and print the position: OFFSET:EPOCH.
+    """Publish to a channel, and print the message's position as OFFSET:EPOCH.
 
-    In a channel without a history that is '0:'. A channel that has a history keeps it; the options are for
-    one that does not have any yet.
+    In a channel without a history the position is '0:'. A channel that has a history already keeps its
+    settings: --history-size and --history-ttl are for a channel that has none yet.
 
     [bold]Examples[/bold]
 
-      hubbub publish redis://localhost chat 'hello, everybody'
+      hubbub publish redis://localhost chat 'hello, world'
 
       hubbub publish sqlite:///hub.db room:1 '{"text": "hello"}' --json
 
@@ -78,28 +77,28 @@ def publish(
     """
     if not url and is_url(channel):
         fail(
-            "CHANNEL or DATA is missing behind the URL. (For a channel with '://' in its name, give the URL "
-            f"too, also where {URL_VARIABLE} is set.)"
+            "CHANNEL or DATA is missing after the URL. (For a channel with '://' in its name, give the URL "
+            f"too, even if {URL_VARIABLE} is set.)"
         )
-    form = _form(json, binary, lines, is_stdin=data == "-")
+    data_format = _data_format(json, binary, lines, is_stdin=data == "-")
     if lines and idempotency_key is not None:
         fail("--lines publishes several messages: leave out --lines or --idempotency-key.")
     address = url_from(url or ())
     with explained(address, namespace), Publisher(address, namespace=namespace) as publisher:
         history = _history(history_size, history_ttl)
-        for each in _messages(data, form, lines):
-            top = publisher.publish(channel, each, history=history, idempotency_key=idempotency_key)
-            typer.echo(position.show(top))
+        for message in _messages(data, data_format, lines):
+            position = publisher.publish(channel, message, history=history, idempotency_key=idempotency_key)
+            typer.echo(format_position(position))
 
 
-def _form(json: bool, binary: bool, lines: bool, *, is_stdin: bool) -> Form:
+def _data_format(json: bool, binary: bool, lines: bool, *, is_stdin: bool) -> DataFormat:
     if json and binary:
         fail("A message is JSON or binary: leave out --json or --binary.")
     if (binary or lines) and not is_stdin:
-        fail(f"{'--binary' if binary else '--lines'} reads standard input: put '-' in the place of DATA.")
+        fail(f"{'--binary' if binary else '--lines'} reads standard input: give '-' as DATA.")
     if binary and lines:
-        fail("Bytes have no lines: leave out --lines or --binary.")
-    return Form.JSON if json else Form.BINARY if binary else Form.TEXT
+        fail("--lines publishes text or JSON: leave out --lines or --binary.")
+    return DataFormat.JSON if json else DataFormat.BINARY if binary else DataFormat.TEXT
 
 
 def _history(size: int | None, ttl: float | None) -> History | None:
@@ -109,31 +108,31 @@ def _history(size: int | None, ttl: float | None) -> History | None:
     return History(default.size if size is None else size, default.ttl if ttl is None else ttl)
 
 
-def _messages(data: str, form: Form, lines: bool) -> Iterator[object]:
-    """What is to be published, as ``Publisher.publish`` takes it."""
+def _messages(data: str, data_format: DataFormat, lines: bool) -> Iterator[object]:
+    """Yield the data of each message, as :meth:`hubbub.Publisher.publish` takes it."""
     if data != "-":
-        yield _message(data.encode(errors="surrogateescape"), form)
+        yield _message(data.encode(errors="surrogateescape"), data_format)
     elif lines:
         for line in sys.stdin.buffer:
-            yield _message(_without_newline(line), form)
-    elif form is Form.BINARY:
+            yield _message(_without_newline(line), data_format)
+    elif data_format is DataFormat.BINARY:
         yield sys.stdin.buffer.read()
     else:
-        # Put there by echo and editors, and meant by nobody.
-        yield _message(_without_newline(sys.stdin.buffer.read()), form)
+        # echo and editors add a newline, which is not part of the message.
+        yield _message(_without_newline(sys.stdin.buffer.read()), data_format)
 
 
 def _without_newline(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _message(data: bytes, form: Form) -> object:
+def _message(data: bytes, data_format: DataFormat) -> object:
     try:
-        if form is Form.JSON:
-            # A string that is JSON is not to go out as text.
+        if data_format is DataFormat.JSON:
+            # The model makes Publisher publish a JSON string as JSON; a str would be published as text.
             return RootModel[Any](from_json(data, allow_inf_nan=False))
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidData(f"Expected text in UTF-8, but got {exc}. For bytes, there is --binary.") from exc
+        raise InvalidData(f"Expected text in UTF-8, but got {exc}. Use --binary for bytes.") from exc
     except ValueError as exc:
-        raise InvalidData(f"Expected JSON, but got: {exc}.") from exc
+        raise InvalidData(f"Expected DATA to be JSON, but it is not: {exc}.") from exc

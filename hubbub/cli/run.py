@@ -1,4 +1,4 @@
-"""``hubbub run``: serve an app."""
+"""``hubbub run``: serve an app with uvicorn, set up for Hubbub."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from hubbub.cli.errors import fail
-from hubbub.cli.server import Host, Port, serve
+from hubbub.cli.arguments import Host, Port
+from hubbub.cli.failures import fail
+from hubbub.cli.server import serve
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
 from hubbub.servers.workers import ADVICE
@@ -36,7 +37,7 @@ def run(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, envvar="WEB_CONCURRENCY", help="Processes that serve the app.")
+        int, typer.Option(min=1, envvar="WEB_CONCURRENCY", help="Number of processes that serve the app.")
     ] = 1,
     reload: Annotated[
         bool, typer.Option("--reload", help="Restart when a file changes. For development.")
@@ -53,7 +54,7 @@ def run(
         str | None,
         typer.Option(
             envvar="FORWARDED_ALLOW_IPS",
-            help="Proxies whose X-Forwarded-* headers are believed, comma-separated; '*' is every one. "
+            help="Proxies whose X-Forwarded-* headers are trusted, comma-separated; '*' trusts all. "
             "By default 127.0.0.1.",
         ),
     ] = None,
@@ -61,16 +62,17 @@ def run(
         bool,
         typer.Option(
             "--compress",
-            help="Compress messages of 256 bytes or more, once for all clients that understand "
-            "permessage-deflate, as browsers do. Saves traffic, costs CPU.",
+            help="Compress messages of 256 bytes or more for clients that support permessage-deflate, as "
+            "browsers do. Each message is compressed once for all clients. Saves traffic, costs CPU.",
         ),
     ] = False,
     drain_seconds: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Seconds at shutdown in which clients are told to reconnect, one after another, and "
-            "handlers end. Then the rest is cut off. A second SIGTERM or Ctrl+C ends it at once.",
+            help="Seconds that shutdown may take: connections are closed one after another, with code 1012 "
+            "(service restart), and handlers end. Handlers that still run after that are cancelled. A second "
+            "SIGTERM or Ctrl+C ends the server at once.",
         ),
     ] = 10,
 ) -> None:
@@ -87,10 +89,10 @@ def run(
       hubbub run main:app --ssl-keyfile key.pem --ssl-certfile cert.pem
     """
     if reload and workers > 1:
-        fail("--reload serves with one process: leave out --reload or --workers.")
+        fail("--reload uses one process: leave out --reload or --workers.")
     if ssl_keyfile and not ssl_certfile:
-        fail("--ssl-keyfile needs the certificate too: add --ssl-certfile.")
-    # With --reload a module that does not import is what one is in the middle of mending.
+        fail("--ssl-keyfile needs a certificate: add --ssl-certfile.")
+    # With --reload, a module that does not import is work in progress: the next change may fix it.
     check_target(target, import_it=not reload)
     if workers > 1:
         _check_hubs(workers)
@@ -111,9 +113,9 @@ def run(
 
 
 def _check_hubs(workers: int) -> None:
-    """Exit with an error if a hub that the target made would leave its clients divided among the workers."""
+    """Exit with an error if the target has a hub whose messages would not reach the other workers."""
     if any(not (hub.engine.across_processes or hub.engine.is_alone) for hub in hubs):
         fail(
-            f"This app has a hub on memory://, which reaches one process only, and --workers {workers}. "
-            f"{ADVICE}"
+            f"Expected one worker for a hub on memory://, which reaches only one process, but got --workers "
+            f"{workers}. {ADVICE}"
         )

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-import typer
 import uvicorn
 
 from hubbub.cli.descriptors import raise_limit
@@ -19,14 +18,9 @@ from hubbub.cli.supervisors import STARTUP_FAILURE, Reloader, Workers
 from hubbub.servers.http import HubHTTPProtocol
 from hubbub.servers.uvicorn import HubProtocol
 
-Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")]
-Port: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
-]
-
 
 class Config(uvicorn.Config):
-    """uvicorn's settings, and its worker processes', for an app that tells in one line what it lacks."""
+    """uvicorn's settings, for this process and its workers, with the app inside a :class:`Lifespan`."""
 
     def load(self) -> None:
         super().load()
@@ -34,7 +28,7 @@ class Config(uvicorn.Config):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which a second SIGTERM ends at once."""
+    """uvicorn's server, which ends at once on a second SIGTERM."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -47,10 +41,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM:
-            # Before the drain has begun it is the first one come twice: from systemd, which tells all
-            # processes, and from a parent that passes on what it was told itself.
+            # Before the drain has begun, a second signal is a duplicate of the first: systemd signals all
+            # processes of a service, and the parent forwards the signal to its workers.
             if self._has_been_terminated and self._is_draining:
-                # Not by way of the event loop, which may be what is stuck.
+                # Not through the event loop, which may be blocked.
                 signal.signal(sig, signal.SIG_DFL)
                 signal.raise_signal(sig)
             self._has_been_terminated = True
@@ -60,12 +54,14 @@ class Server(uvicorn.Server):
 def serve(
     target: str, *, host: str, port: int, drain_seconds: int, compress: bool = False, **options: Any
 ) -> None:
-    """Serve until a signal ends it.
+    """Serve an app until a signal ends the server.
 
-    :param target: ``"package.module:name"``.
-    :param drain_seconds: how long connections and handlers may take to end.
-    :param compress: whether to compress what goes to clients that can take it so.
-    :param options: more of what ``uvicorn.Config`` takes.
+    :param target: the app, as ``"package.module:name"``.
+    :param host: the address to listen on.
+    :param port: the port to listen on; 0 chooses a free port.
+    :param drain_seconds: seconds that connections and handlers may take to end at shutdown.
+    :param compress: whether to compress messages for clients that support permessage-deflate.
+    :param options: further arguments of ``uvicorn.Config``.
     """
     raise_limit()
     config = Config(
@@ -78,7 +74,7 @@ def serve(
         ws_per_message_deflate=compress,
         **options,
     )
-    # The rest is what uvicorn.run() does, with classes of ours.
+    # The rest is uvicorn.run() with our own classes.
     server = Server(config)
     has_failed = False
     try:
@@ -90,7 +86,7 @@ def serve(
                 workers.run()
                 has_failed = workers.has_failed
             else:
-                # After a clean end uvicorn raises the signal that asked for it once again.
+                # After a clean shutdown uvicorn raises the signal that caused it once more.
                 signal.signal(signal.SIGTERM, lambda sig, frame: sys.exit(0))
                 server.run()
                 has_failed = not server.started

@@ -1,8 +1,8 @@
-"""The parent processes of ``--workers`` and ``--reload``: uvicorn's, which a second signal ends at once.
+"""The parent processes of ``--workers`` and ``--reload``: uvicorn's, which end at once on a second signal.
 
-A worker that cannot start, because the engine is away or the app is broken, ends the parent too if no other
-one serves or ever has. If others do, they go on: clients that are connected stay so, and the worker is tried
-again.
+A worker may fail to start, because the engine is unreachable or the app is broken. If no worker serves or
+ever has, the parent ends too. Otherwise the other workers and their connections stay, and another worker is
+started after ``RETRY`` seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import time
 from socket import socket
 from types import FrameType
+from weakref import WeakKeyDictionary, WeakSet
 
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
@@ -19,11 +20,15 @@ from uvicorn.supervisors.multiprocess import Process
 
 logger = logging.getLogger("uvicorn.error")
 
-#: What uvicorn and its workers exit with when the app does not start or the port is taken.
+#: Exit code of uvicorn and its workers when the app does not start or the port is taken.
 STARTUP_FAILURE = 3
 
-#: Seconds until a worker that could not start is tried again.
+#: Seconds until another worker is started in place of one that could not start.
 RETRY = 5.0
+
+#: Seconds that a new worker may take to answer its first health check. Before it can, a process has to start
+#: Python and import the server; on a busy machine that takes longer than a health check may take later.
+START_PATIENCE = 60.0
 
 
 class Workers(Multiprocess):
@@ -31,23 +36,26 @@ class Workers(Multiprocess):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
         super().__init__(config, sockets)
-        #: Whether it ended because no worker could start.
+        #: Whether the parent ended because no worker could start.
         self.has_failed = False
-        # Whether any has ever served, and when those that could not start are tried again.
+        # Whether any worker has ever served, and the times at which workers are started again.
         self._has_served = False
         self._retries: list[float] = []
+        # Workers that have answered a health check; and for the others, when they must have.
+        self._has_answered: WeakSet[Process] = WeakSet()
+        self._deadlines: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._handle_exit)
 
     def keep_subprocess_alive(self) -> None:
-        # Instead of uvicorn's own, which stops all workers when one cannot start. Once one has served, it is
-        # not the app that is broken: its engine may be away, which those that run live through.
+        # Replaces uvicorn's own, which stops all workers when one cannot start. Once a worker has served, the
+        # app itself is not broken: its engine may have an outage, which the running workers survive.
         if not self._has_served:
             self._has_served = any(worker.is_ready(timeout=1) for worker in self.processes)
         for worker in list(self.processes):
             if self.should_exit.is_set():
                 return
-            if worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
+            if self._is_healthy(worker):
                 continue
             # It has ended, or hangs.
             worker.kill()
@@ -58,11 +66,13 @@ class Workers(Multiprocess):
                 self._retries.append(0.0)
             elif self.processes or self._has_served:
                 logger.error(
-                    "Child process [%s] did not start. To be tried again in %g s.", worker.pid, RETRY
+                    "Child process [%s] could not start; starting another one in %g s.", worker.pid, RETRY
                 )
                 self._retries.append(time.monotonic() + RETRY)
             else:
-                logger.error("Child process [%s] did not start, nor does any other serve.", worker.pid)
+                logger.error(
+                    "Child process [%s] could not start, and no other one serves; stopping.", worker.pid
+                )
                 self.has_failed = True
                 self.should_exit.set()
                 return
@@ -73,17 +83,26 @@ class Workers(Multiprocess):
             self.processes.append(worker)
         self._retries = [due for due in self._retries if due > now]
 
+    def _is_healthy(self, worker: Process) -> bool:
+        if worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
+            self._has_answered.add(worker)
+            return True
+        if worker in self._has_answered or not worker.process.is_alive():
+            return False
+        now = time.monotonic()
+        return now < self._deadlines.setdefault(worker, now + START_PATIENCE)
+
     def _handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit.is_set():
             self.signal_queue.append(sig)
             return
-        # The parent waits for the workers, and looks into the queue no more.
+        # The parent waits for its workers, and no longer reads the queue.
         for worker in self.processes:
             worker.process.kill()
 
 
 class Reloader(ChangeReload):  # type: ignore[misc, valid-type]
-    """One process that serves the app, and is started anew when a file changes."""
+    """One process that serves the app, and is restarted when a file changes."""
 
     def signal_handler(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit.is_set():

@@ -1,4 +1,4 @@
-"""``hubbub tail``: see what is published, as it is published."""
+"""``hubbub tail``: print publications as they are published."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias
 
 import typer
 
-from hubbub.cli import position
-from hubbub.cli.errors import explained, fail
-from hubbub.cli.options import URL_HELP, Namespace, is_url, url_from
+from hubbub.cli.arguments import URL_HELP, Namespace, format_position, is_url, parse_position, url_from
+from hubbub.cli.failures import explained, fail
 from hubbub.codes import CloseCode
 from hubbub.core.forms import Form
 from hubbub.core.frames import Batch, Frame
@@ -30,15 +29,15 @@ from hubbub.exceptions import Unrecoverable
 from hubbub.node.node import Node
 from hubbub.publisher import shared_engine_for
 
-#: Asks for everything that a channel keeps.
-EVERYTHING = 2**31 - 1
+#: A history size that no channel exceeds: reads all publications that a channel keeps.
+ALL = 2**31 - 1
 
-#: Seconds that saying goodbye may take.
-CLOSE = 1.0
+#: Seconds that stopping the node may take.
+STOP_TIMEOUT = 1.0
 
 
 class Break(NamedTuple):
-    """Something is lost; the channel goes on from ``position``."""
+    """A gap in a channel, which continues at ``position``."""
 
     channel: str
     position: Position
@@ -48,7 +47,7 @@ Event: TypeAlias = Publication | Break
 
 
 class Reader:
-    """A member of channels that keeps what it is handed until somebody asks for it."""
+    """A subscriber that keeps its events until they are read."""
 
     id = "tail"
     recovers_in_pieces = True
@@ -58,7 +57,7 @@ class Reader:
         self._has_events = asyncio.Event()
 
     async def events(self) -> Sequence[Event]:
-        """What has come since the last time, as soon as something has."""
+        """Wait for events, and return all since the last call."""
         await self._has_events.wait()
         self._has_events.clear()
         events, self._events = self._events, []
@@ -73,7 +72,7 @@ class Reader:
         return len(batch)
 
     def write_rest(self, batch: Batch, taken: int) -> None:
-        """Nothing is ever left."""
+        """Never called: ``write`` takes every batch whole."""
 
     async def ready(self) -> int:
         return sys.maxsize
@@ -87,37 +86,37 @@ class Reader:
 
 
 class Printer(Protocol):
-    """How events are printed."""
+    """An output format."""
 
     def publication(self, publication: Publication) -> None: ...
 
     def broken(self, channel: str, position: Position) -> None: ...
 
 
-class Text:
-    """For people: a line for each message, in which nothing can do something to the terminal."""
+class TextPrinter:
+    """For people: one line per publication, without characters that control the terminal."""
 
     def __init__(self, has_several_channels: bool) -> None:
         self._has_several_channels = has_several_channels
 
     def publication(self, publication: Publication) -> None:
-        told = datetime.fromtimestamp(_time(publication)).strftime("%H:%M:%S.%f")[:-3]
-        words = [told, position.show(publication.position)]
+        time_of_day = datetime.fromtimestamp(_time(publication)).strftime("%H:%M:%S.%f")[:-3]
+        words = [time_of_day, format_position(publication.position)]
         if self._has_several_channels:
             words.append(_escaped(publication.channel))
-        words.append(_shown(publication))
+        words.append(_content(publication))
         typer.echo("  ".join(words))
 
-    def broken(self, channel: str, top: Position) -> None:
+    def broken(self, channel: str, position: Position) -> None:
         typer.echo(
-            f"Something is lost in {_escaped(channel)}: what comes next does not follow what came before. "
-            f"The channel stands at {position.show(top)}.",
+            f"Messages in {_escaped(channel)} are lost: the next one does not follow the last one. "
+            f"The channel is now at {format_position(position)}.",
             err=True,
         )
 
 
-class JSON:
-    """For programs: a JSON object on each line."""
+class JSONPrinter:
+    """For programs: one JSON object per line."""
 
     def publication(self, publication: Publication) -> None:
         data: dict[str, Any]
@@ -156,22 +155,24 @@ def tail(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="OFFSET:EPOCH", help="First what came after this position; 'start' is all that is kept."
+            metavar="OFFSET:EPOCH",
+            help="Begin with the messages after this position; 'start': with all that the channel keeps.",
         ),
     ] = None,
     history: Annotated[
-        int, typer.Option(min=0, help="First the last messages, so many of each channel.")
+        int, typer.Option(min=0, help="Begin with this number of recent messages of each channel.")
     ] = 0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each message, on a line of its own.")
+        bool, typer.Option("--json", help="Print one JSON object per message, each on its own line.")
     ] = False,
     namespace: Namespace = "hubbub",
 ) -> None:
-    """Print what is published to channels, until it is ended by Ctrl+C.
+    """Print messages as they are published to channels, until Ctrl+C.
 
-    While the engine is away it waits, and goes on where it was, in channels with a history. If something is
-    lost all the same, it says so: on standard error, or with --json as {"event": "break", …}. That holds for
-    --since too: if not everything since then is there, what is there comes after the break.
+    During an outage of the engine it waits, and then continues where it was, in channels with a history. If
+    messages are lost all the same, it reports a break: on standard error, or with --json as
+    {"event": "break", …}. The same holds for --since: if the history no longer reaches back that far, a break
+    comes first and then all that is kept.
 
     [bold]Examples[/bold]
 
@@ -184,31 +185,29 @@ def tail(
     at = 1 if is_url(words[0]) else 0
     url, channels = url_from(words[:at]), words[at:]
     if not channels:
-        fail("The name of a channel is missing behind the URL.")
-    start = None if since is None else position.parse(since)
+        fail("The name of a channel is missing after the URL.")
+    start = None if since is None else parse_position(since)
     if start is not None and history:
-        fail(
-            "Leave out --since or --history: the one is after a position, the other before the next message."
-        )
+        fail("--since and --history exclude each other: leave out one of them.")
     if start not in (None, START) and len(channels) > 1:
-        fail("A position is that of one channel: name one, or use --since start.")
+        fail("A position belongs to one channel: name only one channel, or use --since start.")
     if start == START:
-        start, history = None, EVERYTHING
-    # What the engine has to say, such as that it is away.
+        start, history = None, ALL
+    # Show the engine's warnings, such as those about outages.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    printer = JSON() if as_json else Text(len(channels) > 1)
+    printer = JSONPrinter() if as_json else TextPrinter(len(channels) > 1)
     try:
         with explained(url, namespace):
             channels = list(dict.fromkeys(check_channel(channel) for channel in channels))
             engine = shared_engine_for(url, namespace)
             asyncio.run(_until_signal(_tail(engine, channels, start, history, printer)))
     except BrokenPipeError:
-        # Nobody reads any more. Python is not to find out once again when it flushes at the end.
+        # The reader of our output has ended. Without this, Python's flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _until_signal(coroutine: Any) -> None:
-    """Run ``coroutine`` until it ends, or SIGINT or SIGTERM ends it."""
+    """Run ``coroutine`` until it ends, or until SIGINT or SIGTERM cancels it."""
     task = asyncio.ensure_future(coroutine)
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM):
@@ -228,7 +227,7 @@ async def _tail(
                 await node.join(channel, reader, since, history)
             except Unrecoverable as exc:
                 reader.broken(channel, Position(exc.offset, exc.epoch))
-                await node.join(channel, reader, history=EVERYTHING)
+                await node.join(channel, reader, history=ALL)
         while True:
             for event in await reader.events():
                 if isinstance(event, Break):
@@ -236,24 +235,24 @@ async def _tail(
                 else:
                     printer.publication(event)
     finally:
-        await node.stop(CloseCode.GOING_AWAY, "", CLOSE)
+        await node.stop(CloseCode.GOING_AWAY, "", STOP_TIMEOUT)
 
 
 def _time(publication: Publication) -> float:
-    """When it was accepted; now, if the engine does not say."""
+    """Return the Unix time at which the publication was accepted, or now if the engine does not record it."""
     return publication.time or time.time()
 
 
-def _shown(publication: Publication) -> str:
+def _content(publication: Publication) -> str:
     if publication.kind == "binary":
         return repr(publication.data)
     return _escaped(publication.data.decode(errors="backslashreplace"))
 
 
 def _escaped(text: str) -> str:
-    """``text`` without what moves the cursor, changes colours, turns writing around or begins a line."""
+    """``text`` with characters escaped that move the cursor, change colours or direction, or end the line."""
     if text.isprintable():
         return text
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )

@@ -1,4 +1,4 @@
-"""A target: ``module:app``, as uvicorn takes it, with errors one can act on."""
+"""The target of ``hubbub run``: ``module:app``, checked with errors that name the fix."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from typing import NoReturn
 
 from starlette.applications import Starlette
 
-from hubbub.cli.errors import fail
+from hubbub.cli.failures import fail
 from hubbub.hub import Hub
 
 
 def check_target(target: str, *, import_it: bool) -> None:
-    """Exit with an error unless ``target`` names an ASGI application that can be imported from here.
+    """Exit with an error unless ``target`` names an ASGI application below the current directory.
 
-    :param target: ``"package.module:name"``.
-    :param import_it: whether to import the module, which runs its code; otherwise it only has to be there.
+    :param target: the application, as ``"package.module:name"``.
+    :param import_it: whether to import the module, which runs its code; otherwise the module only has to
+        exist.
     """
-    # What uvicorn does with its app_dir; worker processes inherit the path.
+    # As uvicorn does with its app_dir. Worker processes inherit the path.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     module_name, colon, name = target.partition(":")
     if not (module_name and colon and name):
         fail(
-            f"Expected a target such as 'main:app' (a module, a colon, the name of the app in it), "
+            f"Expected a target such as 'main:app' (module, colon, name of the app in the module), "
             f"but got {target!r}.{_hint(target)}"
         )
     if not import_it:
-        if not _is_there(module_name):
+        if not _exists(module_name):
             _no_module(module_name, target)
         return
     app: object = _import(module_name, target)
@@ -50,7 +51,7 @@ def _import(module_name: str, target: str) -> ModuleType:
     try:
         return import_module(module_name)
     except ModuleNotFoundError as exc:
-        # Only if it is the target that is missing, and not something that it imports.
+        # The target itself may be missing, or a module that it imports.
         if exc.name is not None and (module_name == exc.name or module_name.startswith(f"{exc.name}.")):
             _no_module(exc.name, target)
         traceback.print_exc()
@@ -64,7 +65,7 @@ def _no_module(name: str, target: str) -> NoReturn:
     fail(f"There is no module {name!r} in {Path.cwd()} or among the installed packages.{_hint(target)}")
 
 
-def _is_there(module_name: str) -> bool:
+def _exists(module_name: str) -> bool:
     try:
         return find_spec(module_name) is not None
     except ModuleNotFoundError:
@@ -72,7 +73,7 @@ def _is_there(module_name: str) -> bool:
 
 
 def _hint(target: str) -> str:
-    """What may have been meant by a path such as ``app/main.py``."""
+    """Suggest a target for a path such as ``app/main.py``."""
     path, _, name = target.partition(":")
     if not path.endswith(".py"):
         return f" Did you mean '{path}:app'?" if path.isidentifier() and not name else ""

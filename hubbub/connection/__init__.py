@@ -1,1 +1,1 @@
-"""One client's connection: what it receives, what it sends, how it ends."""
+"""One client's connection: messages in both directions, its channels, and how it is closed."""

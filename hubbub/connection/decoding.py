@@ -1,9 +1,10 @@
-"""What a client sent, made into what the handler asked for."""
+"""Decoding: a client's message as text, bytes, JSON or a model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -15,26 +16,29 @@ from hubbub.exceptions import InvalidMessage
 
 T = TypeVar("T")
 
-#: Fields named in one error message; a message with a thousand bad fields is not answered with all.
+#: Fields named in one error message, so that a message with a thousand bad fields is not answered with all.
 MAX_ERRORS = 10
 
 #: Errors above which none is named: pydantic describes all of them or none, each in some microseconds.
 MAX_DESCRIBED = 100
 
-#: Characters of a message, and of each part of a location, that a client is answered with. Both may hold what
-#: the client has sent.
+#: Characters of a message, and of each part of a location, in the answer to a client. Both may contain text
+#: from the client.
 MAX_TEXT = 200
 MAX_PART = 64
 
-#: Bytes that the locations of all errors of a message may take. pydantic puts them together for each error,
-#: before the errors can be counted: 300 KB of nested lists would take seconds and gigabytes.
+#: Bytes that the locations of all errors of a message may take. pydantic builds them for each error, before
+#: the errors can be counted: 300 KB of nested lists would take seconds and gigabytes.
 MAX_LOCATIONS = 67_108_864
 
 #: Bytes that one level of nesting takes in a location, apart from its name.
 LEVEL = 32
 
-#: Bytes and characters below which no message can get there.
+#: Bytes and characters below which no message can reach ``MAX_LOCATIONS``.
 HARMLESS = 16_384
+
+#: Models whose validators are kept; each takes 100 µs and more to build.
+CACHED_MODELS = 256
 
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 _TOKEN = re.compile(r'"([^"]*)"(\s*:)?|[\[\]{}]')
@@ -42,7 +46,7 @@ _BRACKET = re.compile(r"[\[\]{}]")
 
 
 def as_text(data: str | bytes) -> str:
-    """``data`` if it is from a text frame.
+    """Return ``data`` if it is from a text frame.
 
     :raises InvalidMessage: it is from a binary frame; 1003.
     """
@@ -55,7 +59,7 @@ def as_text(data: str | bytes) -> str:
 
 
 def as_bytes(data: str | bytes) -> bytes:
-    """``data`` if it is from a binary frame.
+    """Return ``data`` if it is from a binary frame.
 
     :raises InvalidMessage: it is from a text frame; 1003.
     """
@@ -68,7 +72,7 @@ def as_bytes(data: str | bytes) -> bytes:
 
 
 def as_json(data: str | bytes) -> Any:
-    """``data`` parsed.
+    """Parse ``data`` as JSON.
 
     :raises InvalidMessage: it is not JSON; 1007.
     """
@@ -79,9 +83,11 @@ def as_json(data: str | bytes) -> Any:
 
 
 def as_model(model: type[T] | TypeAdapter[T]) -> Callable[[str | bytes], T]:
-    """A function that parses JSON into ``model``, and raises :class:`InvalidMessage` (1007) if it does not
-    fit."""
-    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    """Return a function that parses JSON into ``model``.
+
+    It raises :class:`InvalidMessage` (1007) for JSON that does not fit.
+    """
+    adapter: TypeAdapter[T] = _adapter(model)
 
     def parse(data: str | bytes) -> T:
         if len(data) > HARMLESS:
@@ -90,22 +96,39 @@ def as_model(model: type[T] | TypeAdapter[T]) -> Callable[[str | bytes], T]:
             return adapter.validate_json(data)
         except ValidationError as exc:
             invalid = _invalid(exc)
-        # Not from within: a traceback would show what the client has sent, all of it.
+        # Not from within: the traceback would show all that the client has sent.
         raise invalid
 
     return parse
 
 
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    if isinstance(model, TypeAdapter):
+        return model
+    try:
+        # ``int | str`` equals ``str | int``, and validates otherwise.
+        return _cached_adapter(model, repr(model))
+    except TypeError:
+        # Not hashable, as types with some annotations are; or not a type, for which this raises once more.
+        return TypeAdapter(model)
+
+
+@lru_cache(CACHED_MODELS)
+def _cached_adapter(model: Any, text: str) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
 def exceeds(data: str | bytes, limit: int) -> bool:
-    """Whether ``data`` is longer than ``limit`` bytes. A character takes up to four of them in UTF-8."""
+    """Whether ``data`` takes more than ``limit`` bytes in UTF-8, which has up to four for a character."""
     if len(data) > limit:
         return True
     return isinstance(data, str) and len(data) * 4 > limit and len(data.encode()) > limit
 
 
 def _check_locations(data: str | bytes) -> None:
-    """
-    :raises InvalidMessage: errors in ``data`` could take more than ``MAX_LOCATIONS``; 1007.
+    """Check that the locations of errors in ``data`` cannot take more than ``MAX_LOCATIONS``.
+
+    :raises InvalidMessage: they could; 1007.
     """
     text = data if isinstance(data, str) else data.decode("latin-1")
     if "\\" in text:
@@ -114,7 +137,7 @@ def _check_locations(data: str | bytes) -> None:
     strings, outside = parts[1::2], "".join(parts[::2])
     values = outside.count(",") + 1
     levels = max(accumulate(1 if each in "[{" else -1 for each in _BRACKET.findall(outside)), default=0)
-    # Too much rather than too little: any of the strings may be a name, and that at each level.
+    # An upper bound: any of the strings may be a name, and may be one at each level.
     names = min(levels * max(map(len, strings), default=0), len(text))
     if values * (names + levels * LEVEL) <= MAX_LOCATIONS:
         return
@@ -128,9 +151,12 @@ def _check_locations(data: str | bytes) -> None:
 
 
 def _longest_location(text: str) -> int:
-    """The bytes of the longest location in JSON without escapes. Of a name that comes twice, both count."""
+    """Return the bytes of the longest location in JSON without escapes.
+
+    Of a name that occurs twice, both count.
+    """
     longest = name = 0
-    # Of the containers that are open.
+    # Bytes of the location of each open container.
     sizes = [0]
     for match in _TOKEN.finditer(text):
         if match[2]:
@@ -141,7 +167,7 @@ def _longest_location(text: str) -> int:
         elif match[0] in "]}":
             sizes.pop()
             if not sizes:
-                # No JSON: the model has words for that.
+                # Not JSON: validation says so.
                 break
         longest = max(longest, sizes[-1] + name + LEVEL)
     return longest
@@ -173,8 +199,10 @@ def _invalid(exc: ValidationError) -> InvalidMessage:
 
 
 def excerpt(text: str, length: int) -> str:
-    """``text``, at most ``length`` characters of it, without its middle if it is longer, and with what is not
-    printable escaped."""
+    """Return at most ``length`` characters of ``text``: without its middle, if it is longer.
+
+    Characters that are not printable are escaped.
+    """
     if len(text) > length:
         half = length // 2
         text = f"{text[:half]}…{text[-half:]}"

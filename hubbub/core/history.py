@@ -16,12 +16,16 @@ MAX_TTL = 100 * 365.25 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a channel keeps of what was published to it, so that a client that was away can catch up.
+    """How many publications a channel keeps, and for how long, for clients that reconnect.
 
-    :param size: publications kept, the newest ones; at most ``2**31 - 1``.
-    :param ttl: seconds that each of them is kept; at most 100 years.
-    :raises TypeError: ``size`` is no ``int``, or ``ttl`` no number.
-    :raises ValueError: one of them is out of range.
+    ::
+
+        hub.channel("room:{room_id}", history=History(size=200, ttl=3600))
+
+    :param size: publications, of which the newest are kept; at most ``2**31 - 1``.
+    :param ttl: seconds for which each publication is kept; at most 100 years.
+    :raises TypeError: ``size`` is not an ``int``, or ``ttl`` not a number.
+    :raises ValueError: a parameter is out of range.
     """
 
     size: int = 100

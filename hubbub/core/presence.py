@@ -1,11 +1,12 @@
-"""A roster: who is in a channel, as far as this node knows.
+"""Presence state: the connections in a channel, as far as this node knows.
 
-The nodes tell one another who has come and who has left. What they tell may be late, come twice, or not at
-all; so now and then a roster is also shown what the engine has. From both it makes one story that adds up:
-nobody comes who is there already, nobody leaves who is not there, and when all is quiet it says what the
-engine says.
+Nodes send one another *diffs*: connections that joined, connections that left. A diff may be late, come twice
+or be lost. So a node also reads all presence entries of the channel from the engine now and then, and *syncs*
+its state with them. From diffs and syncs, :class:`PresenceState` makes joins and leaves that add up: a
+connection joins only if it was not there, it leaves only if it was there, and when no diff is under way the
+state equals the entries in the engine.
 
-A roster has no engine and no clock. It is told, and shown, and answers with what has changed.
+The state has no engine and no clock. It is driven by calls, and each call returns the changes.
 """
 
 from __future__ import annotations
@@ -17,95 +18,106 @@ from hubbub.types import PresenceEntry
 
 
 class Changes(NamedTuple):
-    """Who has come, and who has left. A connection that is in both has left as the one and come as the other:
-    with another user, or with another info."""
+    """Entries that joined and entries that left.
+
+    A connection in both has left and joined again: as another user, or with another info.
+    """
 
     joined: list[PresenceEntry]
     left: list[PresenceEntry]
 
 
 class PresenceState:
-    """Who is in one channel: each connection for itself."""
+    """The presence entries of one channel, one for each connection."""
 
     def __init__(self) -> None:
-        self._members: dict[str, PresenceEntry] = {}
-        # While somebody reads what the engine has: the connections that were told about meanwhile. What is
-        # read may be older than that.
-        self._told: set[str] | None = None
+        self._entries: dict[str, PresenceEntry] = {}
+        # During a read of the engine: connections in diffs that came meanwhile. The read may be older than
+        # those.
+        self._newer: set[str] | None = None
 
     @property
-    def members(self) -> list[PresenceEntry]:
-        return list(self._members.values())
+    def entries(self) -> list[PresenceEntry]:
+        """The entries, the oldest first."""
+        return list(self._entries.values())
 
-    def tell(self, news: Iterable[tuple[str, PresenceEntry | None]]) -> Changes:
-        """Take what another node says: connections, each with who has come or with ``None`` if it left."""
-        # Who comes and goes in the same breath has not been here.
-        last = dict(news)
-        if self._told is not None:
-            self._told.update(last)
+    def apply_diff(self, diff: Iterable[tuple[str, PresenceEntry | None]]) -> Changes:
+        """Apply a diff that a node has sent.
+
+        :param diff: connections, each with its entry, or with ``None`` if it left.
+        """
+        # A connection that joins and leaves within one diff changes nothing.
+        last = dict(diff)
+        if self._newer is not None:
+            self._newer.update(last)
         return self._change(last)
 
-    def begin_reading(self) -> None:
-        """Somebody asks the engine, and is about to :meth:`show` what it has."""
-        self._told = set()
+    def begin_sync(self) -> None:
+        """Prepare for :meth:`sync`. To be called before the engine is read."""
+        self._newer = set()
 
-    def show(self, found: Mapping[str, PresenceEntry], *, is_complete: bool = True) -> Changes:
-        """Take what the engine has.
+    def sync(self, found: Mapping[str, PresenceEntry], *, is_complete: bool = True) -> Changes:
+        """Take over the entries that the engine has.
 
-        :param is_complete: whether who is not in there is gone. An engine that has lost its data is told
-            anew who is there, which takes a moment.
+        :param found: the entries, by connection.
+        :param is_complete: whether connections that are not in ``found`` have left. After an engine has lost
+            its data, it takes a moment until all nodes have entered their connections again.
         """
-        told, self._told = self._told or set(), None
-        news: dict[str, PresenceEntry | None] = {
-            connection: member for connection, member in found.items() if connection not in told
+        newer, self._newer = self._newer or set(), None
+        diff: dict[str, PresenceEntry | None] = {
+            connection: entry for connection, entry in found.items() if connection not in newer
         }
         if is_complete:
-            news |= dict.fromkeys(self._members.keys() - found.keys() - told)
-        return self._change(news)
+            diff |= dict.fromkeys(self._entries.keys() - found.keys() - newer)
+        return self._change(diff)
 
-    def _change(self, news: Mapping[str, PresenceEntry | None]) -> Changes:
+    def _change(self, diff: Mapping[str, PresenceEntry | None]) -> Changes:
         changes = Changes([], [])
-        for connection, member in news.items():
-            before = self._members.get(connection)
-            if member == before:
+        for connection, entry in diff.items():
+            before = self._entries.get(connection)
+            if entry == before:
                 continue
             if before is not None:
-                del self._members[connection]
+                del self._entries[connection]
                 changes.left.append(before)
-            if member is not None:
-                self._members[connection] = member
-                changes.joined.append(member)
+            if entry is not None:
+                self._entries[connection] = entry
+                changes.joined.append(entry)
         return changes
 
 
 class Users:
-    """Who is in one channel: each user once, in however many connections. One of them, the first that was
-    seen, stands for all. A connection without a user stands for itself."""
+    """The users in one channel: one presence entry for each, however many connections it has.
+
+    The entry is that of one of its connections, the first that was seen. A connection without a user has an
+    entry of its own.
+    """
 
     def __init__(self) -> None:
-        # Who stands for whom: member and connections.
+        # By user: the entry, and the ids of all its connections.
         self._users: dict[tuple[str | None, str], tuple[PresenceEntry, set[str]]] = {}
 
     @property
-    def members(self) -> list[PresenceEntry]:
-        return [member for member, _ in self._users.values()]
+    def entries(self) -> list[PresenceEntry]:
+        """One entry for each user, the oldest first."""
+        return [entry for entry, _ in self._users.values()]
 
     def merge(self, changes: Changes) -> Changes:
-        """What ``changes`` of connections mean for users."""
-        left = {member.connection: member for member in changes.left}
-        joined = {member.connection: member for member in changes.joined}
+        """Return the changes of users that ``changes`` of connections make."""
+        left = {entry.connection: entry for entry in changes.left}
+        joined = {entry.connection: entry for entry in changes.joined}
         before = {key: self._users.get(key) for key in map(_user, (*changes.left, *changes.joined))}
-        # Who has left first: a page that is loaded again leaves and comes, and its user stays.
-        for member in changes.left:
-            self._users[_user(member)][1].discard(member.connection)
-        for member in changes.joined:
-            self._users.setdefault(_user(member), (member, set()))[1].add(member.connection)
+        # Leaves first: a page that is reloaded leaves and joins, and its user stays.
+        for entry in changes.left:
+            self._users[_user(entry)][1].discard(entry.connection)
+        for entry in changes.joined:
+            self._users.setdefault(_user(entry), (entry, set()))[1].add(entry.connection)
         merged = Changes([], [])
-        for key, entry in before.items():
-            if entry is None:
+        for key, user in before.items():
+            if user is None:
                 merged.joined.append(self._users[key][0])
                 continue
-            first, connections = entry
+            first, connections = user
             changed = joined.get(first.connection)
             if not connections:
                 del self._users[key]
@@ -117,5 +129,5 @@ class Users:
         return merged
 
 
-def _user(member: PresenceEntry) -> tuple[str | None, str]:
-    return (member.user, "") if member.user is not None else (None, member.connection)
+def _user(entry: PresenceEntry) -> tuple[str | None, str]:
+    return (entry.user, "") if entry.user is not None else (None, entry.connection)

@@ -32,13 +32,19 @@ _POSITION = re.compile("([0-9]{1,18}):([!-~]{0,64})")
 
 
 class Position(NamedTuple):
-    """Where a publication stands in its channel.
+    """The position of a publication in its channel, from which a client can resume.
 
-    Offsets rise by one within an epoch. The epoch changes whenever what came before cannot be trusted any
-    more: it was lost, evicted or removed. A channel without history has no positions to return to: its
-    publications are delivered at most once and all carry offset 0 and an empty epoch.
+    ::
 
-    ``str(position)`` is its *id*, ``OFFSET:EPOCH``, which clients keep and give back; :meth:`parse` reads it.
+        position = await hub.publish("room:5", "hello")
+        assert Position.parse(str(position)) == position
+        newer = await hub.history("room:5", since=position)
+
+    Offsets rise by one within an epoch. The epoch changes whenever earlier history cannot be trusted any
+    more: it was lost, evicted or removed. A channel without history has no positions: its publications are
+    delivered at most once, and all carry offset 0 and an empty epoch.
+
+    ``str(position)`` is its *id*, ``OFFSET:EPOCH``, which clients keep and send back; :meth:`parse` reads it.
     """
 
     offset: int

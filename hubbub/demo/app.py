@@ -1,20 +1,17 @@
-"""The demo: rooms to chat in. Run: hubbub demo
+"""The demo: chat rooms. Run it with ``hubbub demo``.
 
-A room is a channel with a history and with presence. The process keeps nothing else, so several processes can
-serve the same rooms, and each of them may be killed. The page is ``chat.html``.
+Each room is a channel with history and presence. A process keeps no other state: several processes can serve
+the same rooms, and any of them may be restarted. The page is ``chat.html``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal, TypeAlias
 from unicodedata import category, normalize
 
@@ -24,32 +21,32 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeA
 
 from hubbub import History, Hub
 
-#: The engine; ``hubbub demo`` sets it.
+#: The engine's URL. ``hubbub demo`` sets this variable and the next one.
 URL = os.environ.get("HUBBUB_DEMO_URL", "memory://")
-#: The names that it answers to; likewise.
+#: The host names that the demo answers to.
 HOSTS = os.environ.get("HUBBUB_DEMO_HOSTS", "").split() or None
-#: Number of earlier messages that a new page is sent.
+#: Number of recent messages that a new page receives.
 RECENT = 50
-#: Messages that a connection may send at once, and messages per second after that.
+#: The rate limit of a connection: messages at once, and messages per second after that.
 BURST, RATE = 20, 2
 
-# Letters and marks without a shape, which no category of Unicode names.
+# Invisible letters and marks, which have no Unicode category of their own.
 BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def clean(text: str) -> str:
-    """Remove what makes equal names look different, or different names equal.
+    """Normalize a name, so that names which look equal are equal.
 
-    These are invisible characters (control, format, unassigned), repeated spaces, and several ways to write
-    the same character.
+    Removes invisible characters (control, format, unassigned) and repeated spaces, and converts different
+    encodings of the same character to one.
     """
     visible = "".join(char for char in BLANK.sub("", text) if char.isspace() or category(char)[0] != "C")
     return " ".join(normalize("NFKC", visible).split())
 
 
-# Without "#", which begins a user's tag.
+# "#" separates the name of a user from the tag.
 Name: TypeAlias = Annotated[
     str,
     StringConstraints(min_length=1, max_length=24, pattern="^[^#]*$"),
@@ -59,20 +56,20 @@ Name: TypeAlias = Annotated[
 RoomName: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=40), BeforeValidator(clean), Query()
 ]
-# A secret that each browser makes up for itself.
+# A random secret that each browser generates for itself.
 Token: TypeAlias = Annotated[str, Query(pattern=r"^[0-9a-f]{32}$")]
-# The position of a page that comes back: the id of the last message it has.
+# The id of the last message that a reconnecting page has received.
 Since: TypeAlias = Annotated[str, Query(pattern=r"^[0-9]{1,15}:[0-9A-Za-z-]{1,40}$")]
 
-# The parts of a channel's name are divided by these.
+# Escapes the separators of channel names.
 IN_CHANNEL = str.maketrans({":": "%3A", "/": "%2F", "%": "%25"})
 
 
 def identify(name: Name, token: Token) -> str:
-    """Return the user: the name, and a tag that tells two browsers with the same name apart.
+    """Return the user: the name, and a tag that distinguishes browsers with the same name.
 
-    Other pages get the tag, which does not reveal the token. In an app with accounts, the account is the
-    user.
+    Other pages see the tag, which does not reveal the token. In an app with accounts, the account would be
+    the user.
     """
     return f"{name}#{sha256(token.encode()).hexdigest()[:8]}"
 
@@ -80,8 +77,8 @@ def identify(name: Name, token: Token) -> str:
 User: TypeAlias = Annotated[str, Depends(identify)]
 
 
-# What a page sends. The page chooses the id of a message, so that it can send the message again after a lost
-# connection: a message that is in the room already is not published twice.
+# Messages from a page. The page chooses the id of a chat message, so that it can send the message again after
+# a lost connection without publishing it twice.
 
 
 class Say(BaseModel):
@@ -97,7 +94,7 @@ class Typing(BaseModel):
 FromPage: TypeAdapter[Say | Typing] = TypeAdapter(Annotated[Say | Typing, Field(discriminator="type")])
 
 
-# What a page is sent. Messages come in envelopes, each with its position as id. The hub itself sends
+# Messages to a page. Publications are in envelopes, each with its position as "id". The hub itself sends
 # presence, joins and leaves.
 
 
@@ -106,12 +103,12 @@ class Welcome(BaseModel):
 
     type: Literal["welcome"] = "welcome"
     user: str
-    #: The id of the process that serves it.
+    #: The id of the process that serves the connection.
     process: int
 
 
 class Ready(BaseModel):
-    """All messages that the page has missed have been sent."""
+    """The page has received all messages that it had missed."""
 
     type: Literal["ready"] = "ready"
 
@@ -125,7 +122,7 @@ class Said(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The page's own message is in the room, also if it was there before."""
+    """The page's own message is published, now or by an earlier attempt."""
 
     type: Literal["accepted"] = "accepted"
     id: str
@@ -133,7 +130,7 @@ class Accepted(BaseModel):
 
 
 class TooFast(BaseModel):
-    """The page's own message was not published; the page may send it again after ``seconds``."""
+    """The page's own message is not published. The page may send it again after ``seconds``."""
 
     type: Literal["too_fast"] = "too_fast"
     id: str
@@ -150,16 +147,16 @@ class Allowance:
     """The rate limit of one connection: ``BURST`` messages at once, then ``RATE`` a second."""
 
     def __init__(self) -> None:
-        # When all messages that were taken are paid for.
-        self._paid_at = 0.0
+        # The time at which the messages taken so far are used up, at ``RATE`` messages a second.
+        self._used_up_at = 0.0
 
     def take(self) -> float:
-        """Take one message and return 0; or take none and return the seconds after which one can be taken."""
+        """Take one message and return 0, or return the seconds to wait until one can be taken."""
         now = time.monotonic()
-        paid_at = max(self._paid_at, now) + 1 / RATE
-        if (seconds := paid_at - now - BURST / RATE) > 0:
+        used_up_at = max(self._used_up_at, now) + 1 / RATE
+        if (seconds := used_up_at - now - BURST / RATE) > 0:
             return seconds
-        self._paid_at = paid_at
+        self._used_up_at = used_up_at
         return 0
 
 
@@ -194,36 +191,8 @@ async def chat(websocket: WebSocket, room: RoomName, user: User, since: Since | 
 
 @app.get("/chat", status_code=204)
 async def check(room: RoomName, user: User) -> None:
-    """Tell a page why its WebSocket was refused: browsers do not show it to pages."""
+    """Validate the parameters over HTTP, since browsers hide the reason why a WebSocket was refused."""
 
-
-def examples_folder() -> Path:
-    """The folder of the examples: in this package where it is installed, beside ``hubbub`` in a checkout."""
-    package = Path(__file__).resolve().parent
-    folders = [package / "examples", package.parents[1] / "examples"]
-    for folder in folders:
-        if (folder / "chat.py").is_file():
-            return folder
-    raise FileNotFoundError(f"Expected the examples in one of {', '.join(map(str, folders))}.")
-
-
-def load_example(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"hubbub.demo.examples.{name}", examples_folder() / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-for example in ("echo", "items", "manager", "chat"):
-    module = load_example(example)
-    app.mount(f"/examples/{example}", module.app)
-    if example == "chat":
-        # Its own hub is for one process only. The lifespan of a mounted app does not run, so this app starts
-        # and stops the hub.
-        example_hub = vars(module)["hub"] = Hub(URL, namespace="example", hosts=HOSTS)
-        app.include_router(example_hub.router, prefix="/examples/chat")
 
 LINES = len(Path(__file__).read_text(encoding="utf-8").splitlines())
 PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8").replace("{lines}", str(LINES))

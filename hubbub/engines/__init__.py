@@ -1,4 +1,10 @@
-"""Engines: a URL picks one, and only then is its module imported."""
+"""Engines: the URL of a hub selects one, whose module is only imported then.
+
+::
+
+    engine = engine_for("redis://localhost/0")
+    await engine.start(sink)
+"""
 
 from __future__ import annotations
 
@@ -16,10 +22,10 @@ __all__ = ["ENGINES", "Engine", "EngineSpec", "HistoryPage", "Sink", "doctor_com
 
 
 class EngineSpec(NamedTuple):
-    """Where an engine is found.
+    """The place of an engine's class.
 
     :param target: ``"package.module:Class"``.
-    :param extra: the extra of ``hubbub`` that installs what the module imports, if there is one.
+    :param extra: the extra of ``hubbub`` that installs packages which the module imports, if any.
     """
 
     target: str
@@ -28,7 +34,7 @@ class EngineSpec(NamedTuple):
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
-#: The entry points by which other packages add engines; their names are URL schemes.
+#: The group of entry points by which other packages add engines; their names are URL schemes.
 GROUP = "hubbub.engines"
 
 #: URL scheme -> engine.
@@ -46,28 +52,29 @@ ENGINES: dict[str, EngineSpec] = {
 
 
 def _registered(scheme: str) -> EngineSpec | None:
-    """The engine that another package has for ``scheme``."""
+    """Return the engine that another package has for ``scheme``."""
     for entry in entry_points(group=GROUP, name=scheme):
         return EngineSpec(entry.value)
     return None
 
 
 def engine_for(url: str, namespace: str = "hubbub") -> Engine:
-    """The engine that ``url`` names, not yet started.
+    """Return the engine for ``url``, not yet started.
 
+    :param url: see :class:`hubbub.Hub`.
     :param namespace: see :class:`Engine`.
     :raises InvalidURL: no engine has that scheme, or the engine does not understand the rest of the URL.
     :raises MissingExtra: the engine needs a package that is not installed.
     """
     if not isinstance(url, str):
         raise InvalidURL(f"Expected a URL such as 'memory://', but got {type(url).__name__}.")
-    # Not by urlsplit(), whose errors repeat the URL, and with it a password.
+    # Not by urlsplit(): its errors repeat the URL, and with it a password.
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
     spec = ENGINES.get(scheme) or _registered(scheme)
     if spec is None:
         known = ", ".join(f"{name}://" for name in sorted(ENGINES))
-        # Only the scheme is repeated: the rest of a URL may hold a password.
+        # Only the scheme is repeated: the rest of the URL may have a password.
         got = f"{scheme}://…" if scheme else "a URL without a scheme"
         raise InvalidURL(f"Expected a URL with one of the schemes {known}, but got {got}.")
     module, _, name = spec.target.partition(":")
@@ -84,7 +91,7 @@ def engine_for(url: str, namespace: str = "hubbub") -> Engine:
 
 
 def doctor_command(url: str, namespace: str = "hubbub") -> str:
-    """The command that examines the engine at ``url``, for people to copy. Passwords are left out of it."""
+    """Return the command that examines the engine at ``url``, for people to copy, without passwords."""
     words = ["hubbub", "doctor", _without_passwords(url)]
     if namespace != "hubbub":
         words += ["--namespace", namespace]
@@ -95,7 +102,7 @@ def _without_passwords(url: str) -> str:
     scheme, _, rest = url.partition("://")
     credentials, at, where = rest.rpartition("@")
     if re.search("[/?#]", credentials):
-        # The last '@' does not end user and password, or they are not quoted: hard to say what is what.
+        # The last '@' does not end user and password, or they are not quoted: the password cannot be located.
         return f"{scheme}://…"
     user, colon, _ = credentials.partition(":")
     where = re.sub(r"(?i)([?&][^=&]*(?:pass|pw|secret|token)[^=&]*=)[^&]*", r"\1PASSWORD", where)

@@ -1,29 +1,48 @@
-"""What an engine is: the place where a hub's publications meet, whichever process they come from."""
+"""The engine: where the publications of all processes of a hub meet.
+
+An :class:`Engine` has two duties, which the node uses apart: :class:`StreamEngine` carries publications and
+keeps the histories of channels; :class:`PresenceEngine` keeps which connections are in which channel. The
+engine reports to a :class:`Sink`, which is the node. ``hubbub.testing.engine_contract`` tests all of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
+from hubbub.engines.diagnostics import Diagnosis
+from hubbub.exceptions import HubNotRunning
 
-logger = logging.getLogger("hubbub.engines")
+logger = logging.getLogger(__name__)
 
-#: Seconds in which a second publication with the same idempotency key is taken for the first.
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+#: Seconds until a connection to a server must stand.
+CONNECT_TIMEOUT = 5.0
+
+#: Seconds until a call of an engine must have an answer. Then it raises :class:`EngineUnavailable`.
+ANSWER_TIMEOUT = 5.0
+
+#: Seconds within which a second publication with the same idempotency key is taken for the first.
 IDEMPOTENCY_WINDOW = 300.0
+
+#: Seconds that a stream is remembered after its last publication has expired. After that it has a new epoch.
+STREAM_TTL = 3600.0
 
 
 class Top(NamedTuple):
-    """Where a channel stands, and which publication stands there.
+    """The end of a channel's stream, and the publication there.
 
-    :param position: of the newest publication; ``START`` if the channel has no history.
-    :param id: of that publication; empty if the engine does not have it any more, or there never was one. An
-        engine that was set back to an earlier state keeps its epoch and gives out offsets a second time: the
-        id tells the two apart.
+    :param position: the position of the newest publication; ``START`` if the channel has no history.
+    :param id: the id of that publication; empty if the engine does not have it any more, or there never was
+        one. An engine that was set back to an earlier state keeps its epoch and gives out offsets a second
+        time: the id distinguishes the two publications of one position.
     """
 
     position: Position
@@ -31,11 +50,11 @@ class Top(NamedTuple):
 
 
 class PresenceChange(NamedTuple):
-    """Somebody comes to a channel, or leaves it.
+    """A connection enters a channel's presence, or leaves it.
 
     :param channel: the channel's name.
     :param connection: the id of the connection.
-    :param data: what is told about it to those who ask; ``None`` if it leaves.
+    :param data: the presence entry as bytes; ``None`` if the connection leaves.
     """
 
     channel: str
@@ -43,43 +62,41 @@ class PresenceChange(NamedTuple):
     data: bytes | None
 
 
-class Diagnosis(NamedTuple):
-    """Something that ``hubbub doctor`` says about a server.
+class Sink(Protocol):
+    """The receiver of an engine's publications and outages. Called on the event loop of :meth:`Engine.start`.
 
-    :param is_ok: whether it is as it should be.
-    :param text: what was found.
-    :param advice: what to do about it; empty if nothing is to be done.
+    Exceptions of these methods are logged, and have no other effect on the engine.
     """
 
-    is_ok: bool
-    text: str
-    advice: str = ""
-
-
-class Sink(Protocol):
-    """Where an engine hands over what it gets. Called on the event loop of :meth:`Engine.start`."""
-
     def on_publication(self, publication: Publication) -> None:
-        """Something was published to a channel this node is subscribed to. Engines may hand over a
-        publication twice, late, or not at all: with a position, that is noticed."""
+        """Receive a publication to a channel that is subscribed to.
+
+        Engines may deliver a publication twice, late, or not at all: the position shows it, where there is
+        one.
+        """
 
     def on_disconnect(self, reason: str) -> None:
-        """The engine is away: for now it neither takes publications nor hands any over. It tries to come back
-        by itself, and calls :meth:`on_reconnect` when it is. Not called by :meth:`Engine.stop`.
+        """Note that an outage has begun: the engine neither accepts nor delivers publications.
 
-        :param reason: what happened, for people.
+        The engine reconnects by itself, and calls :meth:`on_reconnect` then. Not called because of
+        :meth:`Engine.stop`.
+
+        :param reason: the reason, as a sentence for people.
         """
 
     def on_reconnect(self) -> None:
-        """The engine was away and is back, all subscriptions included. Whatever was published meanwhile has
-        not been handed over."""
+        """Note that the outage is over, and all channels are subscribed to again.
+
+        Publications of the meantime have not been delivered. Engines also call it without an outage, when
+        they find out that they may have missed publications.
+        """
 
 
 def hand_over(sink: Sink, publication: Publication) -> None:
-    """Give ``publication`` to ``sink``. The one way in which engines do it.
+    """Deliver ``publication`` to ``sink``; the one way in which engines do it.
 
-    What the sink raises is logged, and the publications after it are handed over all the same: an error of
-    the application's is never an outage of the engine, and never an error of the publisher's.
+    An exception of the sink is logged, and the next publications are delivered all the same: an error of
+    the application is never an outage of the engine, and never an error of the publisher.
     """
     try:
         sink.on_publication(publication)
@@ -87,37 +104,25 @@ def hand_over(sink: Sink, publication: Publication) -> None:
         logger.exception("Could not deliver publication %s to %r.", publication.id, publication.channel)
 
 
-class Engine(ABC):
-    """One implementation per URL scheme. ``hubbub.testing.engine_contract`` tests what is promised here.
+def notify(callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+    """Call a method of a sink about an outage; the one way in which engines do it.
 
-    Methods raise :class:`~hubbub.exceptions.EngineUnavailable` when the engine cannot be reached, within
-    a bounded time. An engine heals its own connections: it tries again by itself, subscribes again, and then
-    calls ``sink.on_reconnect``. It never takes publications while it cannot hear any.
-
-    :param url: the URL given to ``Hub``, from which the engine takes what it needs to connect.
-    :param namespace: keeps apart what shares a server; prefixed to every name the engine uses there.
+    An exception is logged: the engine reconnects all the same.
     """
+    try:
+        callback(*args, **kwargs)
+    except Exception:
+        logger.exception("Could not notify the node of an outage of the engine, or of its end.")
 
-    #: Whether hubs in different processes that use the same URL reach one another.
-    across_processes: ClassVar[bool]
 
-    #: Whether the URL says that there are no other processes to reach, or that they are of no interest.
-    is_alone = False
+def batched(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Cut ``items`` into pieces of ``size``; the last may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
-    def __init__(self, url: str, namespace: str = "hubbub") -> None:
-        self.url = url
-        self.namespace = namespace
 
-    @abstractmethod
-    async def start(self, sink: Sink) -> None:
-        """Connect; from now on hand what comes to ``sink``.
-
-        :raises EngineUnavailable: there is nobody at the URL.
-        """
-
-    @abstractmethod
-    async def stop(self) -> None:
-        """Hand over nothing more and release everything. An engine can be started again."""
+class StreamEngine(ABC):
+    """The duty of an engine to carry publications, and to keep the histories of channels."""
 
     @abstractmethod
     async def publish(
@@ -126,61 +131,67 @@ class Engine(ABC):
         history: History | None = None,
         idempotency_key: str | None = None,
     ) -> Position:
-        """Accept ``publication``, in one order per channel, and announce it to every node that is subscribed.
+        """Accept ``publication``, in one order per channel, and announce it to every subscribed node.
 
-        With ``history`` it gets the next offset and is kept; both happen, or neither, and they are announced
-        in that order. A channel that has a history keeps it: without ``history``, what it was given last
-        holds. Only in channels that never had one is a publication not kept; its position is ``START``.
+        With ``history`` it gets the next offset and is kept; both happen, or neither, and publications are
+        announced in the order of their offsets. A channel that has a history keeps it: without ``history``,
+        the one that was declared last applies. Only in channels that never had a history is a publication
+        not kept; its position is ``START``.
 
         :param idempotency_key: a second publication to this channel with the same key, within
-            ``IDEMPOTENCY_WINDOW``, is not published, and the position of the first is returned.
+            ``IDEMPOTENCY_WINDOW`` seconds, is not published, and the position of the first is returned.
         :return: its position, once it is accepted.
         """
 
     async def publish_in(
         self, publication: Publication, history: History | None, idempotency_key: str | None, using: object
     ) -> Position:
-        """Like :meth:`publish`, as a part of the transaction that ``using``, a connection to a database, is
-        in: with its commit, and never without. Until then its position is not final.
+        """Publish as a part of a transaction: with its commit, and never without.
 
-        :raises TypeError: ``using`` is nothing this engine can publish with. Most engines cannot at all.
+        Until the commit the position is not final.
+
+        :param using: a connection to a database, which is in the transaction.
+        :raises TypeError: the engine cannot publish with ``using``. Most engines have no transactions.
         """
         raise TypeError(
             "Expected an engine that takes part in transactions ('postgresql://') for 'using', but got "
-            f"{type(self).__name__}."
+            f"{type(self).__name__}. Use 'postgresql://', or publish without 'using' after the commit."
         )
 
     @abstractmethod
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
-        """Hand over what is published to ``channel`` from now on; with ``history``, the channel has one from
-        now on. Returns where it stands: everything after that is handed over, or ``on_reconnect`` is called.
+        """Deliver the publications to ``channel`` from now on.
 
         Called again for a channel that is subscribed to already, it declares the history again, which an
         engine that has lost its data needs.
+
+        :param history: the history that the channel has from now on.
+        :return: the end of the channel's stream. All publications after it are delivered, or
+            ``on_reconnect`` is called.
         """
 
     @abstractmethod
     async def unsubscribe(self, channel: str) -> None:
-        """Hand over nothing more of ``channel``."""
+        """Deliver no more publications to ``channel``."""
 
     @abstractmethod
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> HistoryPage:
-        """What the channel has kept, as one consistent picture.
+        """Read the publications that the channel has kept, as one consistent picture.
 
-        :param since: only what comes after this position (before it, if ``reverse``). If it is of another
-            epoch than the channel, there are no publications, and the page's position tells. ``START`` is
-            of every epoch.
-        :param limit: publications at the most; 0 asks for the position alone.
-        :param reverse: the newest first.
+        :param since: read only publications after this position (before it, if ``reverse``). If it is of
+            another epoch than the channel, the page has no publications, and its position shows the
+            channel's epoch. ``START`` is of every epoch.
+        :param limit: the most publications to read; 0 asks for the position alone.
+        :param reverse: read the newest first.
         """
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
-        """Where each of ``channels`` stands, in the order of ``channels``, without changing anything.
+        """Read the ends of the streams of ``channels``, in the order of ``channels``, without changing any.
 
-        Nodes ask it of all their channels regularly, so engines answer it for many channels at once, without
-        reading payloads. This one is for engines that cannot.
+        Nodes call it for all their channels regularly, so engines answer it for many channels at once,
+        without reading payloads. This implementation is for engines that cannot.
         """
         pages = await asyncio.gather(*(self.history(channel, None, 1, True) for channel in channels))
         return [
@@ -195,54 +206,107 @@ class Engine(ABC):
 
     @abstractmethod
     async def remove_history(self, channel: str) -> None:
-        """Forget what the channel has kept, and give it a new epoch. Nodes learn it with the next publication
-        or the next check."""
+        """Remove the publications that the channel has kept, and give it a new epoch.
+
+        Nodes notice it with the next publication or the next check.
+        """
 
     async def renew_epoch(self, channel: str, epoch: str) -> None:
-        """Give the channel a new epoch, unless it has another than ``epoch`` by now. What it has kept may be
-        forgotten.
+        """Give the channel a new epoch, unless it has another than ``epoch`` already.
 
-        Asked for by a node that has found the server set back to an earlier state of the epoch, from which on
-        it gives out offsets a second time.
+        Called by a node that has found the server set back to an earlier state of the epoch, from which on
+        it gives out offsets a second time. Publications that the channel has kept may be removed.
         """
         page = await self.history(channel, limit=0)
         if page.position.epoch == epoch:
             await self.remove_history(channel)
 
-    # Presence: who is in a channel, kept where all nodes can read it. What a node enters there, it enters
-    # under a *lease*, a name it makes up and renews. When the node is gone, others remove what is under it.
+
+class PresenceEngine(ABC):
+    """The duty of an engine to keep which connections are in which channel, for all nodes to read.
+
+    A node makes its entries under a *lease*, a name that it makes up and renews. When the node has crashed,
+    other nodes remove the lapsed lease with all its entries.
+    """
 
     @abstractmethod
     async def update_presence(
         self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
     ) -> bool:
-        """Renew ``lease``, and enter and remove under it who has come and left, in this order.
+        """Renew ``lease``, and make ``changes`` under it, in this order.
 
-        A lease that has lapsed is as good as ever until :meth:`expire_presence` has removed it: who was only
-        kept from renewing it, and is early enough, has never been away.
+        A lease that has lapsed can be renewed until :meth:`expire_presence` has removed it: a node that could
+        not renew its lease for a while, and is early enough, has never left presence.
 
-        :param ttl: seconds from now, by the server's clock, until it lapses; 0 ends it.
-        :param begin: this is a new lease, which nobody has used.
-        :return: ``False`` if the lease is not there (any more): nothing has been done, and what was under it
-            is not there either. The node begins a new one, and enters everybody again.
+        :param ttl: seconds from now, by the server's clock, until the lease lapses; 0 ends it.
+        :param begin: this is a new lease, which was never used.
+        :return: ``False`` if the lease does not exist (any more): nothing has been done, and its entries do
+            not exist either. The node begins a new lease and enters all its connections again.
         """
 
     @abstractmethod
     async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
-        """Remove the leases that lapsed more than ``grace`` seconds ago, with everything under them. Several
-        nodes may do so at once, and one may die in the midst of it: another goes on.
+        """Remove the leases that lapsed more than ``grace`` seconds ago, with all their entries.
 
-        :return: what this call has removed, as changes without data. What was entered again under another
-            lease is not among it.
+        Several nodes may do so at once, and one of them may crash meanwhile: another completes the removal.
+
+        :return: the entries that this call has removed, as changes without data. Entries that were made again
+            under another lease are not among them.
         """
 
     @abstractmethod
     async def presence(self, channel: str) -> Mapping[str, bytes]:
-        """Who is in ``channel``: the data of each connection, under all leases that have not been removed."""
+        """Read the entries of ``channel`` by connection id, under all leases that have not been removed."""
 
-    # For ``hubbub doctor``
+
+class Engine(StreamEngine, PresenceEngine):
+    """An engine; one implementation for each kind of URL.
+
+    Methods raise :class:`~hubbub.exceptions.EngineUnavailable` when the server cannot be reached, within a
+    bounded time, and :class:`~hubbub.exceptions.HubNotRunning` before :meth:`start` and after :meth:`stop`.
+    An engine reconnects by itself, subscribes again, and then calls ``sink.on_reconnect``. It never accepts
+    publications while it cannot receive any.
+
+    :param url: the URL given to ``Hub``, which tells the engine how to connect.
+    :param namespace: separates hubs that share a server; prefixed to every name that the engine uses there.
+    """
+
+    #: Whether hubs in different processes that use the same URL reach one another.
+    across_processes: ClassVar[bool]
+
+    #: Whether the URL says that there are no other processes to reach, or that they are of no interest.
+    is_alone = False
+
+    # Set by start(), and None after stop(). Subclasses read it with _started().
+    _sink: Sink | None = None
+
+    def __init__(self, url: str, namespace: str = "hubbub") -> None:
+        self.url = url
+        self.namespace = namespace
+
+    @abstractmethod
+    async def start(self, sink: Sink) -> None:
+        """Connect, and deliver to ``sink`` from now on.
+
+        :raises EngineUnavailable: there is no server at the URL.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Deliver nothing more, and release all resources. An engine can be started again."""
 
     async def inspect(self) -> Sequence[Diagnosis]:
-        """What is to be said about the server of a started engine: its version, how durable it is, whether it
-        is set up as Hubbub needs it."""
+        """Examine the server of a started engine, for ``hubbub doctor``.
+
+        Diagnoses are about its version, how durable it is, and whether it is set up as Hubbub needs it.
+        """
         return ()
+
+    def _started(self) -> Sink:
+        """Return the sink.
+
+        :raises HubNotRunning: the engine has not been started, or has been stopped.
+        """
+        if self._sink is None:
+            raise HubNotRunning(f"{type(self).__name__} has not been started, or has been stopped.")
+        return self._sink

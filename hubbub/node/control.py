@@ -1,6 +1,6 @@
-"""What nodes ask of one another, in a channel of their own.
+"""Control: the commands that nodes send one another, in a channel of their own.
 
-The channel has a history, so that a node which the engine was away for gets what was asked meanwhile.
+The channel has a history, so that a node gets the commands that were sent while it had lost the engine.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL
 from hubbub.exceptions import InvalidData
 
-#: The channel, and what it keeps.
+#: The control channel and its history.
 CONTROL = f"{INTERNAL}control"
 CONTROL_HISTORY = History(size=1000, ttl=60)
 
 
 class Disconnect(Struct, frozen=True, tag="disconnect"):
-    """Close connections.
+    """Close connections: all those of a user, or one.
 
-    :param code: the close code they get.
-    :param reason: the reason they get.
-    :param user: all connections of this user.
-    :param connection: the connection with this id.
+    :param code: the close code.
+    :param reason: the reason in the close frame.
+    :param user: the user whose connections are closed.
+    :param connection: the id of the connection that is closed.
     """
 
     code: int
@@ -34,7 +34,7 @@ class Disconnect(Struct, frozen=True, tag="disconnect"):
 
 
 class Forget(Struct, frozen=True, tag="forget"):
-    """Hand nothing more of a channel's history to clients: it has been removed.
+    """Forget the history of a channel: it has been removed, and no client may resume from it.
 
     :param channel: the channel's name.
     """
@@ -42,7 +42,7 @@ class Forget(Struct, frozen=True, tag="forget"):
     channel: str
 
 
-#: What a node may ask of all others.
+#: A command to all nodes.
 Command: TypeAlias = Disconnect | Forget
 
 _encoder = msgpack.Encoder()
@@ -50,15 +50,18 @@ _decoder: msgpack.Decoder[Command] = msgpack.Decoder(Command)
 
 
 def encode_command(command: Command) -> bytes:
-    """``command`` as it travels."""
+    """Encode ``command`` for the control channel."""
     return _encoder.encode(command)
 
 
 def decode_command(packed: bytes) -> Command:
-    """
-    :raises InvalidData: it is none that this version knows.
+    """Decode a command from the control channel.
+
+    :raises InvalidData: this version does not know the command.
     """
     try:
         return _decoder.decode(packed)
     except DecodeError as exc:
-        raise InvalidData(f"Expected a command between nodes, but got {packed[:64]!r}: {exc}.") from exc
+        raise InvalidData(
+            f"Expected a command that this version knows, but got {packed[:64]!r}: {exc}."
+        ) from exc

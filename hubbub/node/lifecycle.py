@@ -1,7 +1,7 @@
 """The lifecycle of a hub: when its node starts and stops, and on which event loop.
 
-FastAPI runs the lifespan of an app around those of its routers, and so around the hub's. What the app
-publishes in its own lifespan comes before the hub is started there. So a hub that is included in an app
+FastAPI runs the lifespan of an app around those of its routers, and so around the hub's. An app that
+publishes in its own lifespan does so before the hub is started there. So a hub that is included in an app
 starts when it is first used (:meth:`Lifecycle.start_early`). A task, the *guard*, holds it until the app's
 lifespan reaches the hub's. If that never happens, the guard stops the hub when the event loop ends.
 """
@@ -21,28 +21,28 @@ from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.node import Node
 from hubbub.threads import running_loop
 
-logger = logging.getLogger("hubbub.node.lifecycle")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds after which a thread does not wait any longer for a publication. Engines have deadlines of their
-#: own, which are shorter.
+#: Seconds that a thread waits for the event loop, at most. Engines have deadlines of their own, which are
+#: shorter.
 CALL_TIMEOUT = 30.0
 
 _HOW_TO_START = (
-    "Add app.include_router(hub.router) to start it with the app, or use it inside of 'async with hub'. (The "
+    "Add app.include_router(hub.router) to start it with the app, or use it inside 'async with hub'. (The "
     "lifespan of an app that is mounted in another one does not run: include the router in the outer app. "
     "TestClient runs lifespans only as 'with TestClient(app) as client'.)"
 )
 
 
 class Lifecycle:
-    """Starts and stops a node, once for all holders. The node runs as long as at least one of them holds it.
+    """Starts and stops a node, once for all holders. It runs as long as at least one of them holds it.
 
     Used as ``async with lifecycle``, by any number of tasks of one event loop at a time. A task that enters
-    while the node stops waits for that, and starts a new one.
+    while the node stops waits for the end of that, and starts a new node.
 
-    :param start: returns a node that has started. If it fails or is cancelled, it leaves nothing behind.
+    :param start: returns a node that has started. If it fails or is cancelled, nothing of the node remains.
     :param stop: stops a node, even if it is cancelled meanwhile.
     """
 
@@ -51,7 +51,7 @@ class Lifecycle:
     ) -> None:
         self._start = start
         self._stop = stop
-        #: The node that runs, from the end of its start to the end of its stop.
+        #: The running node, from the end of its start to the end of its stop.
         self.node: Node | None = None
         # Tasks that hold the node, or wait until they can.
         self._holders = 0
@@ -63,17 +63,18 @@ class Lifecycle:
         # Holds a node that was started early until this event is set.
         self._guard: asyncio.Task[None] | None = None
         self._app_started = asyncio.Event()
-        # What threads wait for. The mutex protects it, the node and the loop; it is held for moments only.
+        # Calls that threads wait for. The mutex protects them, the node and the loop; it is held for moments
+        # only.
         self._mutex = Lock()
         self._calls: set[futures.Future[Any]] = set()
         self._pid = os.getpid()
 
     @property
     def state(self) -> str:
-        """For people: "running", "stopped" or "not started"."""
+        """The state in words: "running", "stopped" or "not started"."""
         return "running" if self.node else "stopped" if self._has_stopped else "not started"
 
-    # Holding it
+    # Holding the node
 
     async def __aenter__(self) -> Self:
         await self._hold()
@@ -85,14 +86,14 @@ class Lifecycle:
         await self._release()
 
     async def start_early(self) -> None:
-        """Start the node before the app's lifespan starts it. Call :meth:`app_started` when that has come.
+        """Start the node before the app's lifespan does. That one calls :meth:`app_started`.
 
         :raises HubNotRunning: the node has run on this event loop and has stopped, or runs on another one.
         """
         if self._has_stopped and self._loop is asyncio.get_running_loop():
             raise self._not_running()
         if not await self._hold():
-            # It runs: another holder was first.
+            # It was running already: another holder was first.
             await self._release()
             return
         # From here on the guard holds it.
@@ -104,7 +105,7 @@ class Lifecycle:
         await asyncio.sleep(0)
 
     def app_started(self) -> None:
-        """The app holds the node itself from now on."""
+        """Let the app hold the node from now on, instead of the guard."""
         self._app_started.set()
 
     async def _hold_for_the_app(self, app_started: asyncio.Event) -> None:
@@ -112,9 +113,9 @@ class Lifecycle:
             await app_started.wait()
         except asyncio.CancelledError:
             logger.warning(
-                "Stopping a hub that was started when it was first used: its event loop ends, and the "
-                "lifespan of its app has not come to start it. It has failed, or does not run: that of an "
-                "app that is mounted in another one does not, and TestClient runs lifespans only as "
+                "The event loop ends before the lifespan of the app has started the hub, which was started "
+                "when it was first used; stopping the hub. The lifespan has failed, or does not run: that "
+                "of an app that is mounted in another one does not, and TestClient runs lifespans only as "
                 "'with TestClient(app) as client'."
             )
             raise
@@ -122,7 +123,7 @@ class Lifecycle:
             await self._release()
 
     async def _hold(self) -> bool:
-        """Returns whether this call has started the node."""
+        """Hold the node; return whether this call has started it."""
         self._take_loop()
         try:
             async with self._changing:
@@ -143,10 +144,10 @@ class Lifecycle:
             if loop is not self._loop:
                 if self._holders:
                     raise HubNotRunning(
-                        "Expected the event loop on which the hub runs, but this is another one. Make a hub "
-                        "of its own for each event loop."
+                        "Expected the event loop on which the hub runs, but got another one. Make a hub of "
+                        "its own for each event loop."
                     )
-                # A lock belongs to the loop on which it was first waited for.
+                # An asyncio.Lock belongs to the loop on which it was first waited for.
                 self._loop, self._changing, self._has_stopped = loop, asyncio.Lock(), False
             self._holders += 1
 
@@ -167,10 +168,10 @@ class Lifecycle:
                 for call in calls:
                     call.cancel()
 
-    # Using it
+    # Using the node
 
     def running(self) -> Node:
-        """The node, on its own event loop.
+        """Return the node, on its own event loop.
 
         :raises HubNotRunning: it does not run, or this is not its event loop.
         """
@@ -179,22 +180,23 @@ class Lifecycle:
             raise self._not_running()
         if running_loop() is not node.loop:
             raise HubNotRunning(
-                "Expected the event loop on which the hub was started, but this is another loop or a thread. "
+                "Expected the event loop on which the hub was started, but got another loop or a thread. "
                 "FastAPI runs 'def' endpoints in threads: publish there with hub.publish_sync(…), or make it "
                 "'async def'."
             )
         return node
 
     def call(self, use: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
-        """Run ``use(node)`` on the node's event loop, and wait for its result in this thread, which has none.
+        """Run ``use(node)`` on the node's event loop, and wait for its result in this thread.
 
+        :param use: returns the coroutine.
         :raises HubNotRunning: the node does not run, or stops meanwhile.
         :raises EngineUnavailable: there is no result after ``CALL_TIMEOUT`` seconds.
         """
-        # Before the mutex: in a child, a thread that does not exist there may hold it for ever.
+        # Before the mutex: after a fork, a thread that does not exist in the child may hold it for ever.
         if self.node is not None and self._pid != os.getpid():
             raise HubNotRunning(
-                "Expected the process in which the hub runs, but this one was forked from it. Use a "
+                "Expected the process in which the hub runs, but got one that was forked from it. Use a "
                 "Publisher."
             )
         with self._mutex:
@@ -203,7 +205,7 @@ class Lifecycle:
                 raise self._not_running("A thread cannot start it; 'await hub.publish(…)' can.")
             if node.loop.is_closed():
                 raise HubNotRunning(
-                    "Expected a running hub, but the event loop on which it was started is closed."
+                    "Expected a running hub, but got one whose event loop is closed. Start it again."
                 )
             # Under the mutex: the node either takes the call, or has stopped before.
             call = asyncio.run_coroutine_threadsafe(use(node), node.loop)
@@ -213,32 +215,34 @@ class Lifecycle:
             done, _ = futures.wait([call], CALL_TIMEOUT)
             if not done:
                 raise EngineUnavailable(
-                    f"Expected the hub's event loop to answer within {CALL_TIMEOUT:g} s, but it did not."
+                    f"The hub's event loop did not answer within {CALL_TIMEOUT:g} s; cancelled the call. "
+                    "Look for code that blocks the loop."
                 )
             return call.result()
         except futures.CancelledError:
             raise HubNotRunning(
-                "The hub has stopped while this thread waited for it. Whether the engine has accepted the "
+                "The hub stopped while this thread waited for it. Whether the engine has accepted the "
                 "message is not known."
             ) from None
         finally:
-            # If this thread does not wait any more: there was no answer, or Ctrl+C.
+            # In case this thread does not wait any longer: there was no answer, or Ctrl+C.
             call.cancel()
 
     def _forget(self, call: futures.Future[Any]) -> None:
         with self._mutex:
             self._calls.discard(call)
 
-    def _not_running(self, here: str = "") -> HubNotRunning:
+    def _not_running(self, advice: str = "") -> HubNotRunning:
+        """Make the error for a hub that has not started, or has stopped.
+
+        :param advice: one more sentence, for a hub that has not started.
         """
-        :param here: what else there is to say where a hub is used that has not started.
-        """
-        # On another event loop than the one on which it has stopped, it has yet to start.
+        # On another event loop than the one on which it has stopped, the hub is one that has not started.
         if self._has_stopped and running_loop() in (None, self._loop):
             return HubNotRunning(
-                "Expected a running hub, but this one has stopped, with its app or its 'async with' block. "
-                "To use it behind the 'yield' of the app's own lifespan, put 'async with hub:' around the "
-                "'yield'."
+                "Expected a running hub, but got one that has stopped, with its app or its 'async with' "
+                "block. To use it after the 'yield' of the app's own lifespan, put 'async with hub:' around "
+                "the 'yield'."
             )
-        words = ("Expected a running hub, but this one has not started.", _HOW_TO_START, here)
-        return HubNotRunning(" ".join(filter(None, words)))
+        sentences = ("Expected a running hub, but got one that has not started.", _HOW_TO_START, advice)
+        return HubNotRunning(" ".join(filter(None, sentences)))

@@ -1,21 +1,23 @@
-"""A node: one process's share of a hub. Its connections, and all that they need."""
+"""A node: one process's share of a hub, with its connections and the channels that they are in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from hubbub.core.forms import Form
 from hubbub.core.history import History
-from hubbub.core.publication import INTERNAL, Position, Publication, publication_ids
+from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
 from hubbub.core.rotation import Rotation
 from hubbub.core.subscriber import CallbackSubscriber, Subscriber
 from hubbub.engines.base import Engine
-from hubbub.exceptions import EngineUnavailable, InvalidData
+from hubbub.exceptions import InvalidData
+from hubbub.node.clock import Clock, Timer
 from hubbub.node.control import (
     CONTROL,
     CONTROL_HISTORY,
@@ -25,42 +27,26 @@ from hubbub.node.control import (
     decode_command,
     encode_command,
 )
-from hubbub.node.presence import PresenceTracker, decode_member, decode_members
+from hubbub.node.health import EngineHealth
+from hubbub.node.presence import PresenceTracker, decode_entries, decode_entry
 from hubbub.node.presence_events import PresenceEvents
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
 
-logger = logging.getLogger("hubbub.node.node")
+logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at all connections.
+#: Seconds between two checks of all connections.
 TICK = 1.0
 
-#: A publisher that never waits for anything would keep the loop from ever flushing what it publishes.
-#: After this many bytes for clients of this node, and in any case after this many publications, it is made to
-#: give way for one turn.
+#: A task that publishes without ever suspending would keep the event loop from delivering anything.
+#: After this many bytes for subscribers of this node, and in any case after this many publications, it is
+#: suspended for one turn of the loop.
 YIELD_AFTER = 65_536
 YIELD_COUNT = 256
 
-#: Seconds between two looks of a watch at what the engine has.
-LOOK = 30.0
-
-
-#: Where a health check writes, and bytes that it writes at the most.
-HEALTH = f"{INTERNAL}health"
-HEALTH_HISTORY = History(size=1, ttl=60)
-MAX_HEALTH_WRITE = 65_536
-
-
-class FailedWrite(NamedTuple):
-    """A publication that the engine did not accept.
-
-    :param reason: why, for people.
-    :param size: bytes of its payload.
-    """
-
-    reason: str
-    size: int
+#: Seconds between two reads of a channel's presence entries, against diffs that were lost.
+SYNC_INTERVAL = 30.0
 
 
 class Declaration(Protocol):
@@ -76,7 +62,7 @@ class Declaration(Protocol):
 
 
 class NodeConnection(Protocol):
-    """What a node asks of the connections it holds."""
+    """A connection, as far as a node needs it."""
 
     id: str
     user: str | None
@@ -90,7 +76,10 @@ class NodeConnection(Protocol):
         """Messages that the policy dropped because the client was slow."""
 
     def tick(self, now: float) -> None:
-        """Called about once a second, with the event loop's time in seconds."""
+        """Check the connection; called about once a second.
+
+        :param now: seconds by the event loop's clock.
+        """
 
     def end(self, code: int, reason: str) -> None:
         """Begin to close, without waiting."""
@@ -99,55 +88,66 @@ class NodeConnection(Protocol):
 class Node:
     """One process's share of a hub, from start to stop.
 
+    It is the sink of its engine: the engine calls :meth:`on_publication`, :meth:`on_disconnect` and
+    :meth:`on_reconnect`.
+
     :param engine: where publications are sent to and come from.
-    :param channel_of: what a channel is declared as, if it is declared.
-    :param presence_ttl: seconds within which those of a killed process are to have left.
+    :param find_declaration: returns the declaration of a channel, or ``None`` for an undeclared one.
+    :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
     :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
+    :param clock: by which everything of the node is timed; by default the event loop's.
+    :param wall_clock: seconds that also pass while the machine sleeps.
     """
 
     def __init__(
         self,
         engine: Engine,
-        channel_of: Callable[[str], Declaration | None] = lambda name: None,
+        find_declaration: Callable[[str], Declaration | None] = lambda name: None,
         presence_ttl: float = 30.0,
         check_history: Callable[[str], None] = lambda name: None,
+        *,
+        clock: Clock | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._channel_of = channel_of
+        self._find_declaration = find_declaration
         self._check_history = check_history
         self.loop = asyncio.get_running_loop()
-        #: Clients let go because they did not keep up.
-        self.slow_disconnects = 0
-        # Messages dropped for connections that have ended since.
-        self._dropped = 0
-        self._subscriptions = Subscriptions(engine, self._history_of)
-        self._attendance = PresenceTracker(engine, presence_ttl)
-        self._watches: dict[str, PresenceEvents] = {}
-        self._looks: Rotation[str] = Rotation()
-        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._control = CallbackSubscriber("control", self._on_command, self._on_commands_lost)
+        self._clock: Clock = self.loop if clock is None else clock
         self._ids = publication_ids()
-        # Publications since the last time that a publisher was made to give way.
+        self._health = EngineHealth(engine, self._clock)
+        #: Connections that were disconnected as slow.
+        self.slow_disconnects = 0
+        # Messages dropped for connections that have ended.
+        self._dropped = 0
+        # Publications since a publisher was suspended last.
         self._published = 0
-        # Since when the engine is away, why, and how often it has been.
-        self._away_since: float | None = None
-        self._trouble = ""
-        self._outages = 0
-        # What the engine refused last, if it has accepted nothing since.
-        self._failed_write: FailedWrite | None = None
+        # Channels
+        self._subscriptions = Subscriptions(engine, self._history_of, self._clock)
+        self._control = CallbackSubscriber("control", self._on_command, self._on_commands_lost)
+        # Presence
+        self._presence = PresenceTracker(engine, presence_ttl, self._clock, wall_clock)
+        self._events: dict[str, PresenceEvents] = {}
+        self._events_to_sync: Rotation[str] = Rotation()
+        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Connections
         self._connections: dict[str, NodeConnection] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
-        # Tasks that have had a connection and go on without it.
+        self._has_no_connections = asyncio.Event()
+        self._has_no_connections.set()
+        # Tasks that have left the block of their connection, and are still running.
         self._handlers: set[asyncio.Task[Any]] = set()
-        # Set when the node stops: what clients are told, also those that come in meanwhile.
+        # Set when the node stops: code and reason for all connections, also for those that are opened
+        # meanwhile.
         self._ending: tuple[int, str] | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._ticker: Timer | None = None
 
-    async def start(self, *, keeps_presence: bool = False) -> None:
-        """
-        :param keeps_presence: whether there are channels with presence, so that this node looks after what a
-            killed process leaves behind, even if it has nobody of its own there.
+    # Lifecycle
+
+    async def start(self, *, has_presence: bool = False) -> None:
+        """Start the engine, and listen for commands of other nodes.
+
+        :param has_presence: whether there are channels with presence. Then this node removes the connections
+            of crashed processes, even if it has no connections of its own in such a channel.
         :raises EngineUnavailable: the engine cannot be reached.
         """
         await self._engine.start(self)
@@ -159,51 +159,59 @@ class Node:
             finally:
                 await self._engine.stop()
             raise
-        if keeps_presence:
-            self._attendance.start()
-        self._ticker = self.loop.call_later(TICK, self._tick)
+        if has_presence:
+            self._presence.start()
+        self._ticker = self._clock.call_later(TICK, self._tick)
 
     async def stop(self, code: int, reason: str, timeout: float) -> None:
-        """Close what is still connected, wait at most ``timeout`` seconds until that has ended and the
-        handlers have returned, and stop the engine. Cancelled, it stops waiting and stops the engine all the
-        same."""
+        """Close all connections, wait for their handlers, and stop the engine.
+
+        A task that is cancelled here waits no longer, and still stops the engine.
+
+        :param code: the close code for all connections.
+        :param reason: the reason for all connections.
+        :param timeout: seconds to wait until connections have ended and handlers have returned.
+        """
         self._ending = (code, reason)
         async with AsyncExitStack() as stack:
-            # In the opposite order; each of them, whatever becomes of the others.
+            # Called in the opposite order; each of them, even if another one raises.
             stack.push_async_callback(self._engine.stop)
             stack.push_async_callback(self._subscriptions.stop)
-            stack.callback(self._close_watches)
-            stack.push_async_callback(self._attendance.stop)
+            stack.callback(self._close_events)
+            stack.push_async_callback(self._presence.stop)
             stack.callback(self._stop_ticker)
             for connection in list(self._connections.values()):
                 connection.end(code, reason)
             try:
                 async with asyncio.timeout(timeout):
-                    await self._empty.wait()
+                    await self._has_no_connections.wait()
                     await self._handlers_returned()
             except TimeoutError:
                 logger.warning(
-                    "%d connections and %d handlers did not end within %g s.",
+                    "%d connections and %d handlers did not end within %g s; stopping without them.",
                     len(self._connections),
                     len(self._handlers),
                     timeout,
                 )
 
     async def _handlers_returned(self) -> None:
-        # The last thing that a handler does is often to publish, behind the block of its connection.
+        # A handler often publishes after the block of its connection, as the last thing that it does.
         handlers = self._handlers - {asyncio.current_task()}
         if handlers:
             await asyncio.wait(handlers)
 
-    def _close_watches(self) -> None:
-        for watch in self._watches.values():
-            watch.close()
+    def _close_events(self) -> None:
+        for events in self._events.values():
+            events.close()
 
     def _stop_ticker(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
 
+    # Health
+
     def stats(self) -> dict[str, Any]:
+        """Return the fields of :class:`hubbub.Stats`."""
         connections = self._connections.values()
         feeds = [feed for feed in self._subscriptions if not feed.channel.startswith(INTERNAL)]
         return {
@@ -213,46 +221,28 @@ class Node:
             "backlog": sum(connection.backlog for connection in connections),
             "dropped": self._dropped + sum(connection.dropped for connection in connections),
             "slow_disconnects": self.slow_disconnects,
-            "engine_outages": self._outages,
-            "engine_outage_seconds": self._away,
+            "engine_outages": self._health.outages,
+            "engine_outage_seconds": self._health.outage_seconds,
         }
 
     async def health(self, timeout: float) -> Health:
-        """Ask the engine, for at most ``timeout`` seconds, whether it answers and takes what is published."""
-        asked = self.loop.time()
-        trouble = ""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._engine.history(CONTROL, limit=0)
-                if self._failed_write is not None:
-                    await self._write_again(self._failed_write)
-        except TimeoutError:
-            trouble = self._trouble or f"Expected the engine to answer within {timeout:g} s, but it did not."
-        except EngineUnavailable as exc:
-            trouble = str(exc)
-        trouble = trouble or self._attendance.trouble
-        return Health(not trouble, self.loop.time() - asked, self._away, trouble)
+        """Ask the engine whether it answers and accepts publications.
 
-    async def _write_again(self, failed: FailedWrite) -> None:
-        """Write as much as what has failed. Otherwise, a hub that a load balancer has taken out, and that
-        publishes nothing therefore, would never be found well again."""
-        payload = bytes(min(failed.size, MAX_HEALTH_WRITE))
-        await self._write(Publication(HEALTH, payload, "binary", id=next(self._ids)), HEALTH_HISTORY)
-
-    @property
-    def _away(self) -> float:
-        """Seconds for which the engine has been away; 0 if it is there."""
-        return 0.0 if self._away_since is None else self.loop.time() - self._away_since
+        :param timeout: seconds that the engine has for its answer.
+        """
+        return await self._health.check(timeout, lambda: self._presence.error)
 
     # Connections
 
     def add(self, connection: NodeConnection) -> None:
+        """Hold ``connection`` until it is removed; end it at once if the node is stopping."""
         self._connections[connection.id] = connection
-        self._empty.clear()
+        self._has_no_connections.clear()
         if self._ending is not None:
             connection.end(*self._ending)
 
     def remove(self, connection: NodeConnection) -> None:
+        """Hold ``connection`` no longer. The task that calls this is its handler: a stop waits for it."""
         if self._connections.pop(connection.id, None) is not None:
             self._dropped += connection.dropped
             handler = asyncio.current_task()
@@ -260,172 +250,192 @@ class Node:
                 self._handlers.add(handler)
                 handler.add_done_callback(self._handlers.discard)
         if not self._connections:
-            self._empty.set()
+            self._has_no_connections.set()
 
     # Channels
 
     async def join(
         self,
         channel: str,
-        member: Subscriber,
+        subscriber: Subscriber,
         since: Position | None = None,
         history: int = 0,
         form: Form = PLAIN,
+        *,
+        entry: bytes | None = None,
+        join_leave: JoinLeave | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> Position:
-        """See :meth:`hubbub.node.subscriptions.Subscriptions.join`."""
-        return await self._subscriptions.join(channel, member, since, history, form)
+        """Add ``subscriber`` to ``channel``: first to its presence, then to its publications.
 
-    def leave(self, channel: str, member: Subscriber) -> None:
-        self._subscriptions.leave(channel, member)
-        self._attendance.leave(channel, member.id)
-        if (watch := self._watches.get(channel)) is not None:
-            watch.remove(member)
+        This is the one place for that order: when the subscriber gets its first live publication, all other
+        nodes can see it. If any of it fails, or the task is cancelled, the subscriber is in neither. A
+        subscriber must not join a channel twice at the same time.
 
-    def has_presence(self, channel: str) -> bool:
-        declared = self._channel_of(channel)
-        return declared is not None and declared.presence
-
-    async def enter(self, channel: str, connection: str, data: bytes) -> None:
-        """Let it be known that a member of ``channel``, which has presence, is there.
-
-        :param data: from :func:`hubbub.node.presence.encode_member`.
-        """
-        is_there = await self._attendance.enter(channel, connection, data)
-        # The news is on its way to this node too; but who comes is to find itself there. If it has left
-        # meanwhile, the news of that may have been here already, and would not come again.
-        if is_there and (watch := self._watches.get(channel)) is not None:
-            watch.tell(connection, decode_member(data))
-
-    async def open_watch(self, channel: str, member: Subscriber) -> None:
-        """Make ready for :meth:`watch`, which may follow at any time until ``member`` leaves.
-
+        :param since: the position from which it resumes; missed publications are written first.
+        :param history: instead, how many of the last publications are written first.
+        :param form: how publications are written to it.
+        :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
+        :param join_leave: the presence events that it gets.
+        :param is_wanted: returns whether it is still to be added. If not, once it is its turn to join or has
+            joined, it is removed again.
+        :return: the position up to which everything has been written to the subscriber.
+        :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        async with self._opening.setdefault(channel, asyncio.Lock()):
-            watch = self._watches.get(channel)
-            if watch is None:
-                watch = PresenceEvents(
-                    channel, self._engine, self._subscriptions, lambda: self._attendance.is_settled
-                )
-                await watch.open()
-                self._watches[channel] = watch
-                self._looks.add(channel)
-        # Nothing is awaited in between: a watch without members is closed.
-        watch.expect(member)
+        position = START
+        try:
+            if entry is not None:
+                await self._track(channel, subscriber.id, entry)
+            if join_leave is not None:
+                await self._open_events(channel, subscriber)
+            if is_wanted():
+                position = await self._subscriptions.join(channel, subscriber, since, history, form)
+            # Nothing is awaited from here on: the next publication may come in the next turn of the loop.
+            if not is_wanted():
+                self.leave(channel, subscriber)
+            elif join_leave is not None and (events := self._events.get(channel)) is not None:
+                events.add(subscriber, join_leave, form)
+        except BaseException:
+            self.leave(channel, subscriber)
+            raise
+        return position
 
-    def watch(self, channel: str, member: Subscriber, what: JoinLeave, form: Form) -> None:
-        """Send ``member`` the presence of ``channel``, and from now on its joins and leaves."""
-        if (watch := self._watches.get(channel)) is not None:
-            watch.add(member, what, form)
-
-    async def presence(self, channel: str) -> Presence:
-        """
-        :raises EngineUnavailable: the engine cannot be reached.
-        """
-        self._attendance.start()
-        members = decode_members(channel, await self._engine.presence(channel))
-        return Presence(sorted(members.values(), key=lambda member: (member.user or "", member.connection)))
+    def leave(self, channel: str, subscriber: Subscriber) -> None:
+        """Remove ``subscriber`` from ``channel``: its publications, its presence, its presence events."""
+        self._subscriptions.leave(channel, subscriber)
+        self._presence.untrack(channel, subscriber.id)
+        if (events := self._events.get(channel)) is not None:
+            events.remove(subscriber)
 
     def position(self, channel: str) -> Position:
         """See :meth:`hubbub.node.subscriptions.Subscriptions.position`."""
         return self._subscriptions.position(channel)
 
-    def check_history(self, channel: str, since: object, history: int, *, tells: bool) -> None:
-        """Check what a connection asks for when it subscribes to ``channel``.
+    def check_history(self, channel: str, since: object, history: int, *, has_positions: bool) -> None:
+        """Check the history that a connection asks for when it subscribes to ``channel``.
 
-        :param since: what it wants to go on from, or ``None``.
-        :param history: how many of the last publications it wants.
-        :param tells: whether the client is told that it cannot go on from there.
-        :raises InvalidChannel: the channel is not declared with a history, and it asks for some of it.
-        :raises TypeError: ``history`` is no ``int``.
+        :param since: the position from which it resumes, or ``None``.
+        :param history: how many of the last publications it asks for.
+        :param has_positions: whether the client is notified if it cannot resume. Then it may ask anywhere.
+        :raises InvalidChannel: it asks for history, and the channel is not declared with one.
+        :raises TypeError: ``history`` is not an ``int``.
         :raises ValueError: ``history`` is negative.
         """
         check_count("history", history, least=0)
-        if history or (since is not None and not tells):
+        if history or (since is not None and not has_positions):
             self._check_history(channel)
 
     def _history_of(self, channel: str) -> History | None:
         if channel == CONTROL:
             return CONTROL_HISTORY
-        declared = self._channel_of(channel)
-        return None if declared is None else declared.history
+        declaration = self._find_declaration(channel)
+        return None if declaration is None else declaration.history
 
-    # Publications
+    # Presence
+
+    def has_presence(self, channel: str) -> bool:
+        """Return whether ``channel`` is declared with presence."""
+        declaration = self._find_declaration(channel)
+        return declaration is not None and declaration.presence
+
+    async def presence(self, channel: str) -> Presence:
+        """Read the presence entries of ``channel`` in all processes.
+
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._presence.start()
+        entries = decode_entries(channel, await self._engine.presence(channel))
+        return Presence(sorted(entries.values(), key=lambda entry: (entry.user or "", entry.connection)))
+
+    async def _track(self, channel: str, connection: str, data: bytes) -> None:
+        is_present = await self._presence.track(channel, connection, data)
+        # The diff is on its way to this node too; but a subscriber that joins is to find itself in the
+        # presence that it is sent. If it has left meanwhile, the diff of that may have come already, and
+        # would not come again.
+        if is_present and (events := self._events.get(channel)) is not None:
+            events.apply_join(connection, decode_entry(data))
+
+    async def _open_events(self, channel: str, subscriber: Subscriber) -> None:
+        async with self._opening.setdefault(channel, asyncio.Lock()):
+            events = self._events.get(channel)
+            if events is None:
+                events = PresenceEvents(
+                    channel, self._engine, self._subscriptions, lambda: self._presence.is_settled, self._clock
+                )
+                await events.open()
+                self._events[channel] = events
+                self._events_to_sync.add(channel)
+        # In the same turn of the loop: presence events without subscribers are closed by the next tick.
+        events.expect(subscriber)
+
+    # Publishing
 
     async def publish(
         self, publication: Publication, idempotency_key: str | None = None, using: object = None
     ) -> Position:
+        """Publish; see :meth:`hubbub.Hub.publish`."""
         history = self._history_of(publication.channel)
         if using is not None:
             return await self._engine.publish_in(publication, history, idempotency_key, using)
-        position = await self._write(publication, history, idempotency_key)
+        position = await self._health.publish(publication, history, idempotency_key)
         self._published += 1
         if self._subscriptions.collected > YIELD_AFTER or self._published >= YIELD_COUNT:
             self._published = 0
             await asyncio.sleep(0)
         return position
 
-    async def _write(
-        self, publication: Publication, history: History | None, idempotency_key: str | None = None
-    ) -> Position:
-        """Publish, and remember for health checks if the engine does not accept it."""
-        try:
-            position = await self._engine.publish(publication, history, idempotency_key)
-        except EngineUnavailable as exc:
-            self._failed_write = FailedWrite(str(exc), len(publication.data))
-            raise
-        self._failed_write = None
-        return position
-
     async def remove_history(self, channel: str) -> None:
-        """Forget what ``channel`` has kept. Clients of this node that come back find nothing of it when this
-        returns, and those of other nodes as soon as they have been told.
+        """Remove the history of ``channel``.
 
-        :raises EngineUnavailable: the engine cannot be reached. It may have been removed all the same.
+        When this returns, no client of this node can resume from it. On other nodes this is so as soon as
+        they have received the command.
+
+        :raises EngineUnavailable: the engine cannot be reached. The history may have been removed all the
+            same.
         """
         try:
             await self._engine.remove_history(channel)
         finally:
-            # Also if the answer is lost, or not waited for.
+            # Also if the answer was lost, or the task was cancelled.
             self._subscriptions.forget(channel)
         await self.command(Forget(channel))
 
-    # For the engine
+    # The sink of the engine
 
     def on_publication(self, publication: Publication) -> None:
         self._subscriptions.publish(publication)
 
     def on_disconnect(self, reason: str) -> None:
-        self._outages += 1
-        self._away_since = self.loop.time()
-        self._trouble = reason
-        self._attendance.has_trouble()
+        self._health.lost(reason)
+        self._presence.notice_outage()
 
     def on_reconnect(self) -> None:
-        self._away_since = None
-        self._trouble = ""
-        self._attendance.has_trouble()
-        # Whatever there is here: the engine may have more, or other.
+        self._health.reconnected()
+        self._presence.notice_outage()
+        # Publications and diffs of the outage were missed, and the engine may have lost or set back its data.
         self._subscriptions.verify()
-        for watch in self._watches.values():
-            watch.look()
+        for events in self._events.values():
+            events.sync()
 
     # Commands
 
     async def command(self, command: Command) -> None:
-        """Have every node, this one too, carry out ``command``.
+        """Send ``command`` to every node, this one included.
 
         :raises EngineUnavailable: the engine cannot be reached.
         """
         packed = encode_command(command)
-        await self._write(Publication(CONTROL, packed, "binary", id=next(self._ids)), CONTROL_HISTORY)
+        await self._health.publish(
+            Publication(CONTROL, packed, "binary", id=next(self._ids)), CONTROL_HISTORY
+        )
 
     def _on_command(self, packed: bytes) -> None:
         try:
             command = decode_command(packed)
         except InvalidData as exc:
             # From a newer version, during an upgrade.
-            logger.warning("Ignored a command: %s", exc)
+            logger.warning("Ignored a command from another node: %s", exc)
             return
         match command:
             case Disconnect():
@@ -441,22 +451,22 @@ class Node:
                 connection.end(command.code, command.reason)
 
     def _on_commands_lost(self) -> None:
-        logger.warning("The engine has lost what nodes asked of one another, such as to disconnect a user.")
+        logger.warning("The engine has lost commands between nodes, such as to disconnect a user.")
 
-    # The event loop
+    # Internal
 
     def _tick(self) -> None:
-        self._ticker = self.loop.call_later(TICK, self._tick)
-        now = self.loop.time()
+        self._ticker = self._clock.call_later(TICK, self._tick)
+        now = self._clock.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
         self._subscriptions.tick(now)
-        for channel, watch in list(self._watches.items()):
-            if len(watch) == 0:
-                del self._watches[channel]
-                self._looks.discard(channel)
-                watch.close()
-        due = self._looks.take(now, LOOK)
+        for channel, events in list(self._events.items()):
+            if len(events) == 0:
+                del self._events[channel]
+                self._events_to_sync.discard(channel)
+                events.close()
+        due = self._events_to_sync.take(now, SYNC_INTERVAL)
         if self._engine.across_processes:
             for channel in due:
-                self._watches[channel].look()
+                self._events[channel].sync()

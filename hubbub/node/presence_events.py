@@ -1,4 +1,4 @@
-"""A watch: tells members of a channel on this node who comes to it and who leaves it."""
+"""Presence events: the joins and leaves of a channel, sent to the subscribers that ask for them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from hubbub.core.subscriber import CallbackSubscriber, Subscriber, deliver
 from hubbub.engines.base import Engine
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, InvalidData
-from hubbub.node.presence import companion, decode_members, decode_news
+from hubbub.node.clock import Clock, sleep
+from hubbub.node.presence import decode_diff, decode_entries, presence_channel
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import JoinLeave, PresenceEntry
 
-logger = logging.getLogger("hubbub.node.presence_events")
+logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for somebody who is missing in an engine that has just come back.
-UNSETTLED = 1.0
+#: Seconds between two syncs while an engine that has just reconnected may lack entries.
+RESYNC_INTERVAL = 1.0
 
 
 class PresenceEvents:
-    """Who is in one channel, for those on this node who want to know.
+    """The presence events of one channel, for the subscribers on this node that ask for them.
 
     :param channel: the channel.
-    :param engine: where who is there can be read.
-    :param subscriptions: the channels that the node is in.
-    :param is_settled: whether the engine is known to have everybody.
+    :param engine: where presence entries are read.
+    :param subscriptions: the channels of this node, for the presence channel.
+    :param is_settled: returns whether the entries in the engine are known to be complete.
+    :param clock: by which syncs are timed.
     """
 
     def __init__(
@@ -43,122 +45,143 @@ class PresenceEvents:
         engine: Engine,
         subscriptions: Subscriptions,
         is_settled: Callable[[], bool],
+        clock: Clock,
     ) -> None:
         self.channel = channel
         self._engine = engine
         self._subscriptions = subscriptions
         self._is_settled = is_settled
-        self._roster, self._users = PresenceState(), Users()
-        # Lossless: a client that does not keep up is disconnected rather than left with wrong entries.
+        self._clock = clock
+        self._state, self._users = PresenceState(), Users()
+        # Lossless: a client that is too slow is disconnected rather than left with wrong entries.
         self._fan_outs: dict[JoinLeave, FanOut] = {
-            what: FanOut(channel, subscriptions.schedule, lossless=True) for what in get_args(JoinLeave)
+            join_leave: FanOut(channel, subscriptions.schedule, lossless=True)
+            for join_leave in get_args(JoinLeave)
         }
-        # The ids of members that are about to be added.
+        # The ids of subscribers that are about to be added.
         self._expected: set[str] = set()
-        self._listener = CallbackSubscriber(f"watch:{channel}", self._on_news)
-        # Reads what the engine has, until nothing is in doubt.
-        self._looking: asyncio.Task[None] | None = None
-        self._look_again = False
+        self._diffs = CallbackSubscriber(f"presence events:{channel}", self._on_diff)
+        # Reads the engine until the state is certain.
+        self._syncing: asyncio.Task[None] | None = None
+        self._has_to_sync = False
 
     def __len__(self) -> int:
-        """How many are told, or about to be."""
+        """Return how many subscribers there are, with those that are expected."""
         return len(self._expected) + sum(map(len, self._fan_outs.values()))
 
+    # Lifecycle
+
     async def open(self) -> None:
-        """
+        """Join the presence channel, and read the entries that there are.
+
         :raises EngineUnavailable: the engine cannot be reached.
         """
-        await self._subscriptions.join(companion(self.channel), self._listener)
+        await self._subscriptions.join(presence_channel(self.channel), self._diffs)
         try:
             await self._read()
         except BaseException:
-            self._subscriptions.leave(companion(self.channel), self._listener)
+            self._subscriptions.leave(presence_channel(self.channel), self._diffs)
             raise
 
     def close(self) -> None:
-        self._subscriptions.leave(companion(self.channel), self._listener)
-        if self._looking is not None:
-            self._looking.cancel()
+        """Leave the presence channel."""
+        self._subscriptions.leave(presence_channel(self.channel), self._diffs)
+        if self._syncing is not None:
+            self._syncing.cancel()
 
-    def expect(self, member: Subscriber) -> None:
-        """``member`` is about to be added."""
-        self._expected.add(member.id)
+    # Subscribers
 
-    def add(self, member: Subscriber, what: JoinLeave, form: Form) -> None:
-        """Tell ``member`` who is here, and from now on who comes and who leaves."""
-        self._expected.discard(member.id)
-        self._fan_outs[what].add(member, form)
-        members = self._users.members if what == "users" else self._roster.members
-        frame = _frame("presence", self.channel, members)
-        deliver(form.batch((frame,), self.channel, lossless=True), (member,))
+    def expect(self, subscriber: Subscriber) -> None:
+        """Stay open for ``subscriber``, which is about to be added."""
+        self._expected.add(subscriber.id)
 
-    def remove(self, member: Subscriber) -> None:
-        self._expected.discard(member.id)
+    def add(self, subscriber: Subscriber, join_leave: JoinLeave, form: Form) -> None:
+        """Send the present entries to ``subscriber``, and from now on joins and leaves.
+
+        :param join_leave: events of each connection, or of each user.
+        :param form: how events are written to it.
+        """
+        self._expected.discard(subscriber.id)
+        self._fan_outs[join_leave].add(subscriber, form)
+        entries = self._users.entries if join_leave == "users" else self._state.entries
+        frame = _frame("presence", self.channel, entries)
+        deliver(form.batch((frame,), self.channel, lossless=True), (subscriber,))
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Send nothing more to ``subscriber``, if it was added."""
+        self._expected.discard(subscriber.id)
         for fan_out in self._fan_outs.values():
-            fan_out.remove(member)
+            fan_out.remove(subscriber)
 
-    def tell(self, connection: str, member: PresenceEntry) -> None:
-        """Somebody has come."""
-        self._tell(self._roster.tell([(connection, member)]))
+    # Presence
 
-    def look(self) -> None:
-        """Compare with what the engine has: something may have been missed."""
-        self._look_again = True
-        if self._looking is None:
-            self._looking = asyncio.get_running_loop().create_task(self._look())
-            self._looking.add_done_callback(self._looked)
+    def apply_join(self, connection: str, entry: PresenceEntry) -> None:
+        """Apply a join on this node at once, ahead of its diff."""
+        self._send(self._state.apply_diff([(connection, entry)]))
 
-    # Inside
+    def sync(self) -> None:
+        """Read the engine soon: a diff may have been missed."""
+        self._has_to_sync = True
+        if self._syncing is None:
+            self._syncing = asyncio.get_running_loop().create_task(self._sync())
+            self._syncing.add_done_callback(self._synced)
 
-    def _on_news(self, packed: bytes) -> None:
+    # Internal
+
+    def _on_diff(self, packed: bytes) -> None:
         try:
-            news = decode_news(packed)
+            diff = decode_diff(packed)
         except InvalidData as exc:
-            logger.warning("Ignored news of presence in %r: %s", self.channel, exc)
+            logger.warning("Ignored a presence diff in %r: %s", self.channel, exc)
             return
-        if news:
-            self._tell(self._roster.tell(news))
+        if diff:
+            self._send(self._state.apply_diff(diff))
         else:
-            self.look()
+            self.sync()
 
-    async def _look(self) -> None:
+    async def _sync(self) -> None:
         backoff = Backoff()
-        while self._look_again:
-            self._look_again = False
+        while self._has_to_sync:
+            self._has_to_sync = False
             try:
                 is_certain = await self._read()
             except EngineUnavailable as exc:
-                logger.debug("Could not read who is in %r: %s", self.channel, exc)
-                self._look_again = True
+                logger.debug("Could not read the presence of %r (%s); trying again.", self.channel, exc)
+                self._has_to_sync = True
                 await backoff.wait()
             else:
                 if not is_certain:
-                    self._look_again = True
-                    await asyncio.sleep(UNSETTLED)
+                    self._has_to_sync = True
+                    await sleep(self._clock, RESYNC_INTERVAL)
 
-    def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
+    def _synced(self, task: asyncio.Task[None]) -> None:
+        self._syncing = None
         if not task.cancelled() and (exc := task.exception()):
-            logger.error("Could not read who is in %r.", self.channel, exc_info=exc)
+            logger.error(
+                "Could not read the presence of %r; the next sync tries again.", self.channel, exc_info=exc
+            )
 
     async def _read(self) -> bool:
-        """Take what the engine has. Returns ``False`` if somebody is missing there who may still be here."""
-        self._roster.begin_reading()
+        """Sync with the engine once.
+
+        Returns ``False`` if a connection may be present that the engine does not have.
+        """
+        self._state.begin_sync()
         is_settled = self._is_settled()
-        found = decode_members(self.channel, await self._engine.presence(self.channel))
-        self._tell(self._roster.show(found, is_complete=is_settled))
-        return is_settled or all(member.connection in found for member in self._roster.members)
+        found = decode_entries(self.channel, await self._engine.presence(self.channel))
+        self._send(self._state.sync(found, is_complete=is_settled))
+        return is_settled or all(entry.connection in found for entry in self._state.entries)
 
-    def _tell(self, changes: Changes) -> None:
-        by_what = {"connections": changes, "users": self._users.merge(changes)}
-        for what, fan_out in self._fan_outs.items():
-            joined, left = by_what[what]
-            # Who has left first: a page that is loaded again leaves and comes.
-            for event, members in (("leave", left), ("join", joined)):
-                if members and len(fan_out):
-                    fan_out.put_aside(_frame(event, self.channel, members))
+    def _send(self, changes: Changes) -> None:
+        changed = {"connections": changes, "users": self._users.merge(changes)}
+        for join_leave, fan_out in self._fan_outs.items():
+            joined, left = changed[join_leave]
+            # Leaves first: a page that is reloaded leaves and joins.
+            for event, entries in (("leave", left), ("join", joined)):
+                if entries and len(fan_out):
+                    fan_out.put_aside(_frame(event, self.channel, entries))
 
 
-def _frame(event: str, channel: str, members: list[PresenceEntry]) -> EncodedFrame:
-    data = json.encode({"type": event, "channel": channel, "entries": members})
+def _frame(event: str, channel: str, entries: list[PresenceEntry]) -> EncodedFrame:
+    data = json.encode({"type": event, "channel": channel, "entries": entries})
     return EncodedFrame(channel, WebSocketMessage("json", data))

@@ -1,9 +1,9 @@
-"""Repairs: keep the feeds of a node in line with what the engine has.
+"""Repairs: keep the feeds of a node in line with the engine.
 
-A feed that misses a publication, or may miss one, has the history read. It finds that out by itself, from the
-offsets of what comes. The last publication of a channel may be lost as well, and nothing comes after it. So
-each channel is also *compared* with the engine regularly, and all of them when the engine has been away: the
-engine is asked where many channels stand, in one call.
+A feed that misses a publication has the history read (a *repair*). It notices that by the offset of the next
+one. The last publication of a channel may be lost as well, with none after it. So each channel is also
+*compared* with the engine regularly, and all of them after an outage: one call asks the engine for the
+positions of many channels.
 """
 
 from __future__ import annotations
@@ -21,53 +21,59 @@ from hubbub.core.rotation import Rotation
 from hubbub.engines.base import Engine, Top
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
+from hubbub.node.clock import Clock
 
-logger = logging.getLogger("hubbub.node.repairs")
+logger = logging.getLogger(__name__)
 
 #: Seconds between two comparisons of a channel.
-CHECK = 30.0
+CHECK_INTERVAL = 30.0
 
 #: Channels compared in one call.
 BATCH = 200
 
-#: Seconds that a publication which the engine has may take to come, before it is taken for lost.
+#: Seconds that a publication may take from the engine to this node, before it counts as lost.
 GRACE = 1.0
 
-#: Histories read at a time.
+#: Histories that are read at the same time.
 READS = 16
 
 
 class Repairs:
-    """What the feeds of a node ask of the engine, besides publications.
+    """The comparisons and repairs of all feeds of a node.
 
     :param engine: where the history is read.
-    :param history_of: what a channel is declared to keep, if it is.
+    :param history_of: returns the declared history of a channel, or ``None``.
+    :param clock: by which repairs are due.
     """
 
-    def __init__(self, engine: Engine, history_of: Callable[[str], History | None]) -> None:
+    def __init__(self, engine: Engine, history_of: Callable[[str], History | None], clock: Clock) -> None:
         self._engine = engine
         self._history_of = history_of
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._feeds: Rotation[Feed] = Rotation()
-        # What is done for a feed that lets wait what comes. A channel that was left may be subscribed to
-        # again, with another feed, before that has ended.
+        # The comparison or repair of each feed that holds publications back meanwhile. By feed and not by
+        # channel: a channel that was left may be subscribed to again, with another feed, before that has
+        # ended.
         self._tasks: dict[Feed, asyncio.Task[None]] = {}
         self._reads = asyncio.Semaphore(READS)
-        # One batch of comparisons at a time, so that the engine has time for other things.
+        # One batch of comparisons at a time, so that the engine has time for other requests.
         self._comparing = asyncio.Lock()
         self._check: asyncio.Task[None] | None = None
-        # Feeds that let wait what comes until they are compared; and how often the engine has been away.
+        # Feeds that hold publications back until they are compared; and the number of outages so far.
         self._held: set[Feed] = set()
         self._outages = 0
-        # Feeds behind the engine: where they stood when that was seen last, where the engine was, and when to
-        # look again. A publication is often on its way.
+        # Feeds behind the engine: their position when that was noticed, the engine's, and when they are
+        # checked again. Often the publication is on its way.
         self._behind: dict[Feed, tuple[Position, Position, float]] = {}
-        # Channels that are to be declared again.
+        # Channels whose history is to be declared to the engine again.
         self._lost: set[str] = set()
         self._has_stopped = False
 
+    # Lifecycle
+
     async def stop(self) -> None:
-        """End what is under way, and begin nothing more."""
+        """Cancel all comparisons and repairs, and begin no more."""
         self._has_stopped = True
         tasks = {*self._tasks.values(), *filter(None, [self._check])}
         for task in tasks:
@@ -76,32 +82,34 @@ class Repairs:
             await asyncio.wait(tasks)
 
     def add(self, feed: Feed) -> None:
-        """Look after ``feed`` from now on."""
+        """Compare and repair ``feed`` from now on."""
         self._feeds.add(feed)
 
     def discard(self, feed: Feed) -> None:
-        """Look after ``feed`` no more."""
+        """Compare and repair ``feed`` no longer."""
         self._feeds.discard(feed)
         self._behind.pop(feed, None)
         self._lost.discard(feed.channel)
 
     def get(self, feed: Feed) -> asyncio.Task[None] | None:
-        """The task for which ``feed`` lets wait what comes. Another one may follow it."""
+        """Return the task for which ``feed`` holds publications back, if any. Another one may follow it."""
         return self._tasks.get(feed)
 
     def begin(self, feed: Feed) -> None:
-        """Read what ``feed`` misses, and tell it."""
+        """Begin to read the publications that ``feed`` has missed."""
         self._keep([feed], self._read_missing(feed))
 
     def notice(self, feed: Feed, top: Position) -> None:
-        """The channel was seen at ``top``: have ``feed`` repaired if it has not come there in a moment."""
+        """Repair ``feed`` if it does not reach ``top``, the engine's position, within ``GRACE`` seconds."""
         if feed in self._feeds and top.epoch == feed.position.epoch and top.offset > feed.position.offset:
-            self._behind.setdefault(feed, (feed.position, top, self._loop.time() + GRACE))
+            self._behind.setdefault(feed, (feed.position, top, self._clock.time() + GRACE))
 
     def verify(self) -> None:
-        """The engine was away: compare every channel with what it has now. Until that is known, publications
-        wait: a server that was set back gives out offsets a second time, and the next one would seem to
-        follow."""
+        """Compare every channel with the engine, after an outage.
+
+        Until a channel is compared, its publications wait: a server that was restored from an older state
+        gives out offsets a second time, and the next publication would seem to be the one that follows.
+        """
         self._outages += 1
         self._behind.clear()
         held = [feed for feed in self._feeds if feed not in self._held and feed.hold()]
@@ -111,12 +119,15 @@ class Repairs:
             self._keep(batch, self._compare_held(batch))
 
     def tick(self, now: float) -> None:
-        """Called about once a second: compare the channels whose turn it is."""
-        self._look_again(now)
+        """Compare the channels whose turn it is; called about once a second.
+
+        :param now: seconds by the clock.
+        """
+        self._check_behind(now)
         if self._check is not None:
-            # Those whose turn it is wait for theirs.
+            # The channels whose turn it is wait until this one has ended.
             return
-        due = self._feeds.take(now, CHECK)
+        due = self._feeds.take(now, CHECK_INTERVAL)
         for feed in due:
             feed.trim()
         compared = [feed for feed in due if not feed.is_repairing and self._has_history(feed)]
@@ -124,11 +135,10 @@ class Repairs:
             self._check = self._loop.create_task(self._compare(compared))
             self._check.add_done_callback(self._compared)
 
-    # Comparisons
+    # Internal: comparisons
 
     async def _compare(self, feeds: Sequence[Feed]) -> None:
-        """Have those of ``feeds`` repaired that are not where the engine is. Publications are delivered
-        meanwhile."""
+        """Compare ``feeds`` with the engine, and repair those that differ. Delivery continues meanwhile."""
         remaining = iter(feeds)
         while batch := [(feed, feed.position, feed.last_id) for feed in islice(remaining, BATCH)]:
             async with self._comparing:
@@ -138,9 +148,11 @@ class Repairs:
                     self._judge(feed, stood, last_id, top)
 
     def _judge(self, feed: Feed, stood: Position, last_id: str, top: Top) -> None:
-        """
-        :param stood: where ``feed`` was before the engine was asked. It may have moved on since.
-        :param last_id: of the publication there.
+        """Decide whether ``feed`` is repaired now, later or not at all.
+
+        :param stood: the position of ``feed`` before the engine was asked. It may have advanced since.
+        :param last_id: the id of the publication at that position.
+        :param top: the answer of the engine.
         """
         position, id_ = top
         if self._agrees(feed, top) or feed.position.epoch != stood.epoch:
@@ -152,11 +164,11 @@ class Repairs:
         else:
             self.notice(feed, position)
 
-    def _look_again(self, now: float) -> None:
-        """Have those repaired to which what the engine has did not come."""
+    def _check_behind(self, now: float) -> None:
+        """Repair the feeds that have not reached the position of the engine in time."""
         for feed, (stood, top, due) in list(self._behind.items()):
             if due > now:
-                # They are in the order of their time.
+                # The dictionary is in the order of these times.
                 break
             del self._behind[feed]
             if feed.position.epoch != top.epoch or feed.position.offset >= top.offset:
@@ -164,7 +176,7 @@ class Repairs:
             if feed.position == stood:
                 feed.verify()
             else:
-                # Publications come, one after the other; the last ones may do so yet.
+                # Publications are coming, one after the other; the last ones may be on their way.
                 self._behind[feed] = (feed.position, top, now + GRACE)
 
     def _compared(self, task: asyncio.Task[None]) -> None:
@@ -172,13 +184,13 @@ class Repairs:
         if task.cancelled() or (exc := task.exception()) is None:
             return
         if isinstance(exc, EngineUnavailable):
-            # They are when it is back, or else when it is their turn again.
-            logger.debug("Could not compare channels with the engine: %s", exc)
+            # After the outage all are compared; and without one, each when its turn comes again.
+            logger.debug("Could not compare channels with the engine (%s); trying again later.", exc)
         else:
-            logger.error("Could not compare channels with the engine.", exc_info=exc)
+            logger.error("Could not compare channels with the engine; trying again later.", exc_info=exc)
 
     async def _compare_held(self, feeds: Sequence[Feed]) -> None:
-        """Let those of ``feeds`` go on that are where the engine is, and have the others repaired."""
+        """Compare ``feeds``, which hold publications back: release those that agree, repair the others."""
         backoff = Backoff()
         while True:
             outages = self._outages
@@ -190,7 +202,7 @@ class Repairs:
                 self._log(exc, f"{len(feeds)} channels")
                 await backoff.wait()
                 continue
-            # What was asked before another outage may be out of date.
+            # Answers from before another outage may be out of date.
             if self._outages == outages:
                 break
         self._held.difference_update(feeds)
@@ -201,11 +213,11 @@ class Repairs:
                 self.begin(feed)
 
     def _agrees(self, feed: Feed, top: Top) -> bool:
-        """Whether ``feed`` has all that the engine has, and the engine is ready to keep more."""
+        """Return whether ``feed`` has all publications, and the engine still has the declaration."""
         is_lost = top.position == START and self._history_of(feed.channel) is not None
         return feed.stands_at(*top) and not is_lost
 
-    # Repairs
+    # Internal: repairs
 
     async def _read_missing(self, feed: Feed) -> None:
         backoff = Backoff()
@@ -214,8 +226,12 @@ class Repairs:
                 async with self._reads:
                     page = await self._read(feed)
                     if feed.contradicts(page.publications, page.position):
-                        logger.warning("%r was set back to an earlier state.", feed.channel)
-                        # Before anybody is told: who comes back then must not find the old epoch.
+                        logger.warning(
+                            "The engine has set %r back to an earlier state; beginning a new epoch.",
+                            feed.channel,
+                        )
+                        # Before subscribers are notified: a client that reconnects must not find the old
+                        # epoch.
                         await self._engine.renew_epoch(feed.channel, page.position.epoch)
                         page = await self._read(feed)
             except Exception as exc:
@@ -226,34 +242,34 @@ class Repairs:
                 return
 
     async def _read(self, feed: Feed) -> HistoryPage:
-        """What ``feed`` may miss."""
+        """Read the publications that ``feed`` may have missed."""
         page = await self._engine.history(feed.channel, feed.since)
         history = self._history_of(feed.channel)
         if page.position == START and history is not None and feed in self._feeds:
-            # Publishers that do not know what the channel is declared to keep would publish to it without a
-            # history from now on.
-            logger.info("The engine has lost the history of %r; a new one begins.", feed.channel)
+            # Without a new declaration, publishers that do not know of it would publish without history from
+            # now on.
+            logger.info("The engine has lost the history of %r; beginning a new one.", feed.channel)
             self._lost.add(feed.channel)
         if feed.channel in self._lost:
-            # An engine that fails at it may have ended the subscription that there was: this is tried until
-            # it has succeeded, even if the channel has a history by then.
+            # An engine that fails here may have ended the present subscription. So this is repeated until it
+            # succeeds, even if the channel has a history by then.
             await self._engine.subscribe(feed.channel, history)
             self._lost.discard(feed.channel)
         if feed.position != START and feed.position.epoch != page.position.epoch:
-            # Nothing was read, since nothing follows. The feed is to know what stands at the top now.
+            # Of another epoch nothing is read. The feed needs the publication at the top now.
             page = await self._engine.history(feed.channel, None, 1, True)
         return page
 
     def _has_history(self, feed: Feed) -> bool:
         return feed.position != START or self._history_of(feed.channel) is not None
 
-    # Inside
+    # Internal: tasks
 
-    def _log(self, exc: Exception, what: str) -> None:
+    def _log(self, exc: Exception, channels: str) -> None:
         if isinstance(exc, EngineUnavailable):
-            logger.debug("Could not read the history of %s: %s", what, exc)
+            logger.debug("Could not read the history of %s (%s); trying again.", channels, exc)
         else:
-            logger.error("Could not read the history of %s; it is tried again.", what, exc_info=exc)
+            logger.error("Could not read the history of %s; trying again.", channels, exc_info=exc)
 
     def _keep(self, feeds: Sequence[Feed], repair: Coroutine[Any, Any, None]) -> None:
         if self._has_stopped:
@@ -265,7 +281,7 @@ class Repairs:
 
     def _ended(self, feeds: Sequence[Feed], task: asyncio.Task[None]) -> None:
         for feed in feeds:
-            # There may be another one by now.
+            # There may be another task by now.
             if self._tasks.get(feed) is task:
                 del self._tasks[feed]
         if not task.cancelled() and (exc := task.exception()):

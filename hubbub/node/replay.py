@@ -1,8 +1,8 @@
-"""Replay: reads what subscribers have missed of a channel, and hands it over as their clients take it.
+"""Replay: reads the publications that subscribers have missed, and writes them as the clients take them.
 
-A client that comes back may have missed many megabytes. Nothing is read or handed over before the client has
-taken what came before, so that what waits for it stays below the bound of its outbox, however much it has
-missed and however many clients come back at once.
+A client that reconnects may have missed many megabytes. Each piece is read and written only when the client
+has taken the one before, so the bytes that wait for it stay below the limit of its outbox, however much it
+has missed and however many clients reconnect at once.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ from hubbub.core.resume import Resume
 from hubbub.core.subscriber import Subscriber
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
+from hubbub.node.clock import Clock
 
-#: Bytes that are handed over at a time, and about as much is read at a time. One publication may be larger.
+#: Bytes that are written at a time; about as many are read at a time. A single publication may be larger.
 PIECE = 65_536
 
-#: Publications in the first read of a channel, when it is not known how large they are.
+#: Publications in the first read of a channel, when their size is not known.
 FIRST_READ = 16
 
-#: Publications in one read at the most.
+#: Publications in one read, at most.
 MAX_READ = 1000
 
-#: Seconds for which what was read on behalf of one subscriber is handed over to others.
+#: Seconds for which a page that was read for one subscriber is also used for others.
 FRESH = 1.0
 
 
 class Replay:
-    """What subscribers have missed of one channel. Those that come back at the same time share its reads.
+    """The replay of one channel. Subscribers that join at the same time share its reads.
 
-    :param feed: the channel's.
-    :param read: reads what the channel has kept after a position, at most so many publications, at a moment
-        when the feed is not being repaired.
+    :param feed: the feed of the channel.
+    :param read: reads the publications after a position, at most so many, while the feed is not being
+        repaired.
+    :param clock: by which a page that was read is fresh.
     """
 
-    def __init__(self, feed: Feed, read: Callable[[Position, int], Awaitable[HistoryPage]]) -> None:
-        #: The channel's.
+    def __init__(
+        self, feed: Feed, read: Callable[[Position, int], Awaitable[HistoryPage]], clock: Clock
+    ) -> None:
+        #: The feed of the channel.
         self.feed = feed
         self._read_page = read
-        self._loop = asyncio.get_running_loop()
-        # One read at a time: the first is kept for the others, here and in the feed's memory.
+        self._clock = clock
+        # One read at a time: its page is kept for other subscribers, here and in the feed's recent buffer.
         self._lock = asyncio.Lock()
         self._after: Position | None = None
         self._frames: Sequence[Frame] = ()
@@ -55,80 +59,87 @@ class Replay:
 
     async def join(
         self,
-        member: Subscriber,
+        subscriber: Subscriber,
         form: Form,
         since: Position | None,
         history: int,
         is_wanted: Callable[[], bool],
     ) -> Position:
-        """Let ``member`` into the channel after everything that it has missed; see
-        :class:`~hubbub.core.resume.Joining`.
+        """Write the publications that ``subscriber`` has missed, then add it to the feed.
 
-        :param is_wanted: whether it is still to be let in.
-        :return: the position up to which it has been handed everything.
-        :raises Unrecoverable: not everything since ``since`` is there, and the form has no way to say so.
-        :raises EngineUnavailable: the engine cannot be reached, and nothing has been handed over.
+        Each step is one of :class:`~hubbub.core.resume.Resume`.
+
+        :param form: how publications are written to it.
+        :param since: the position from which it resumes.
+        :param history: instead, how many of the last publications are written first.
+        :param is_wanted: returns whether it is still to be added.
+        :return: the position up to which everything has been written to it.
+        :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
+        :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
         """
-        joining = Resume(self.feed, member, form, since, history)
+        resume = Resume(self.feed, subscriber, form, since, history)
         backoff = Backoff()
-        while (room := await member.ready()) and is_wanted():
-            # From here to the end of the step, nothing is awaited.
-            after = joining.step(min(room, PIECE) if member.recovers_in_pieces else room)
-            if joining.is_complete:
+        while (room := await subscriber.ready()) and is_wanted():
+            # Nothing is awaited in a step: with the last one, the subscriber is added to the feed.
+            after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            if resume.is_complete:
                 break
             if after is None:
-                # A client that takes everything at once leaves the others their turn.
+                # A client that takes everything at once must not keep the loop from the others.
                 await asyncio.sleep(0)
                 continue
             try:
                 if (found := await self._read(after)) is not None:
-                    joining.take(*found)
+                    resume.take(*found)
                 backoff.reset()
             except EngineUnavailable:
-                if not joining.has_begun:
+                if not resume.has_begun:
                     raise
-                # As for a member, it goes on when the engine is back.
+                # It has begun: like a subscriber in the feed, it continues after the outage.
                 await backoff.wait()
-        return joining.position
+        return resume.position
 
     def forget(self) -> None:
-        """The channel's history has been removed: hand over nothing of what was read before."""
+        """Forget the page that was read: the history has been removed."""
         self._after, self._frames = None, ()
 
     async def _read(self, after: Position) -> tuple[Sequence[Frame], Position | None] | None:
-        """What follows ``after``, as much as is handed over at a time, and where the channel stood when it
-        was read, unless that was before this call. ``None`` if the feed's memory has it."""
+        """Read the publications after ``after``, about as many as are written at a time.
+
+        Returns them with the position of the channel at the time of the read, or without if it was read
+        before this call; or ``None`` if the feed's recent buffer has them.
+        """
         async with self._lock:
             if self.feed.remembers(after):
-                # It was read for another subscriber meanwhile. By the time that this one has room, it may be
-                # forgotten, and is read again then.
+                # They were read for another subscriber meanwhile. If they are out of the buffer by the time
+                # at which this one has room, they are read again.
                 return None
             shared = self._shared(after)
-            return await self._read_anew(after) if shared is None else (shared, None)
+            return await self._read_engine(after) if shared is None else (shared, None)
 
-    async def _read_anew(self, after: Position) -> tuple[Sequence[Frame], Position]:
+    async def _read_engine(self, after: Position) -> tuple[Sequence[Frame], Position]:
         while True:
             page = await self._read_page(after, self._limit)
             self.feed.remember(page.publications, page.position)
             if not self.feed.is_repairing:
                 break
-            # What was read is at odds with what members have been handed.
+            # The page contradicts what subscribers have received: it is read again after the repair.
         frames = [Frame(publication) for publication in page.publications]
         if frames:
             average = sum(frame.cost for frame in frames) // len(frames)
             self._limit = max(1, min(MAX_READ, PIECE // average))
-        # Clients that take nothing are not to hold more than that.
-        self._after, self._frames, self._read_at = after, _piece(frames), self._loop.time()
+        # No more than one piece: clients that take nothing would keep it in memory.
+        self._after, self._frames, self._read_at = after, _piece(frames), self._clock.time()
         return self._frames, page.position
 
     def _shared(self, after: Position) -> Sequence[Frame] | None:
-        """What follows ``after`` in what was read last, if that was a moment ago."""
+        """Return the publications after ``after`` from the last page, if that is fresh."""
         first = self._frames[0].publication if self._frames else None
-        if first is None or self._after is None or self._loop.time() - self._read_at > FRESH:
+        if first is None or self._after is None or self._clock.time() - self._read_at > FRESH:
             return None
         if after != self._after and (after.epoch != first.epoch or after.offset < self._after.offset):
             return None
-        # There is nothing between the position that was read from and the first.
+        # There are no publications between the position that was read from and the first one of the page.
         return self._frames[max(0, after.offset + 1 - first.offset) :] or None
 
 

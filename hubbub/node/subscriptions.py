@@ -1,4 +1,4 @@
-"""The channels that a node is in: a feed for each, subscribed to, and left in the end."""
+"""Subscriptions: the channels that a node has subscribed to in the engine, and the feed of each."""
 
 from __future__ import annotations
 
@@ -18,43 +18,48 @@ from hubbub.core.publication import START, Position, Publication
 from hubbub.core.subscriber import Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
+from hubbub.node.clock import Clock
 from hubbub.node.repairs import READS, Repairs
 from hubbub.node.replay import Replay
 from hubbub.protocols.plain import PLAIN
 
-logger = logging.getLogger("hubbub.node.subscriptions")
+logger = logging.getLogger(__name__)
 
-#: Seconds that a channel without members stays subscribed to: whoever reloads a page is back within that.
+#: Seconds for which a node stays subscribed to a channel without subscribers: a page that is reloaded is back
+#: by then.
 LINGER = 5.0
 
-#: Seconds that who joins waits for a repair that is under way.
+#: Seconds for which a subscriber that joins waits for a repair of the feed.
 REPAIR_TIMEOUT = 5.0
 
 
 class Subscriptions:
-    """The channels that a node is in. Members come and go; the engine is asked when it has to be.
+    """The channels of a node, and their subscribers. The engine is called for the first and the last.
 
     :param engine: where publications come from.
-    :param history_of: what a channel keeps, if it is declared to keep anything.
+    :param history_of: returns the declared history of a channel, or ``None``.
+    :param clock: by which empty channels are left, histories expire and repairs are due.
     """
 
-    def __init__(self, engine: Engine, history_of: Callable[[str], History | None]) -> None:
+    def __init__(self, engine: Engine, history_of: Callable[[str], History | None], clock: Clock) -> None:
         self._engine = engine
         self._history_of = history_of
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
-        # Channels that were joined or left lately, and when. Those without members are given up in a while.
+        # Channels that were joined or left lately, and when, in that order. Those without subscribers are
+        # unsubscribed from after LINGER seconds.
         self._lingering: dict[str, float] = {}
         self._joining: Counter[str] = Counter()
-        # The task that subscribes to a channel or leaves it; one at a time.
+        # The task that subscribes to a channel or unsubscribes from it, one at a time for each channel.
         self._changing: dict[str, asyncio.Task[None]] = {}
-        self._repairs = Repairs(engine, history_of)
-        # Members that are joining, by channel and id, until they leave.
+        self._repairs = Repairs(engine, history_of, clock)
+        # Subscribers that are joining, by channel and id, until they have joined or left.
         self._arrivals: dict[tuple[str, str], object] = {}
         self._replays: WeakValueDictionary[str, Replay] = WeakValueDictionary()
         self._reads = asyncio.Semaphore(READS)
         self._flushes: list[Callable[[], None]] = []
-        # Of the node, for what is called while publications go out: the publisher's is another request's.
+        # The node's context, in which publications are delivered: the publisher's is that of another request.
         self._context = copy_context()
         #: Bytes collected by feeds since the last flush.
         self.collected = 0
@@ -62,8 +67,10 @@ class Subscriptions:
     def __iter__(self) -> Iterator[Feed]:
         return iter(self._feeds.values())
 
+    # Lifecycle
+
     async def stop(self) -> None:
-        """Begin nothing more, and wait for what has begun."""
+        """Cancel all calls of the engine, and begin no more."""
         tasks = list(self._changing.values())
         for task in tasks:
             task.cancel()
@@ -71,37 +78,43 @@ class Subscriptions:
             await asyncio.wait(tasks)
         await self._repairs.stop()
 
-    # Members
+    # Subscribers
 
     async def join(
         self,
         channel: str,
-        member: Subscriber,
+        subscriber: Subscriber,
         since: Position | None = None,
         history: int = 0,
         form: Form = PLAIN,
     ) -> Position:
-        """Let ``member`` into ``channel``, and hand it first what was published after ``since``, or else the
-        last ``history`` publications. Returns the position from which it goes on; nothing is awaited between
-        joining and that. A member that leaves meanwhile, or takes nothing any more, is not let in.
+        """Write the publications that ``subscriber`` has missed, then add it to the feed of ``channel``.
 
-        :param form: how it is written to.
-        :raises Unrecoverable: not everything since ``since`` is there, and the form has no way to say so.
-        :raises EngineUnavailable: the engine cannot be reached, and nothing has been handed over.
+        Nothing is awaited between the step in which it is added and the return. A subscriber that leaves
+        meanwhile, or whose client takes nothing more, is not added.
+
+        :param since: the position from which it resumes.
+        :param history: instead, how many of the last publications are written first.
+        :param form: how publications are written to it.
+        :return: the position up to which everything has been written to it.
+        :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
+        :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
         """
-        # A channel that somebody is joining is not left, however long that takes.
+        # The node stays subscribed to a channel that is being joined, however long that takes.
         self._joining[channel] += 1
-        key = (channel, member.id)
+        key = (channel, subscriber.id)
         arrival = self._arrivals[key] = object()
         try:
             feed = await self._feed(channel)
             if since is None and not history and form is PLAIN:
-                feed.join(member, form)
+                feed.join(subscriber, form)
                 return feed.position
             replay = self._replays.get(channel)
             if replay is None or replay.feed is not feed:
-                replay = self._replays[channel] = Replay(feed, partial(self._read, feed))
-            return await replay.join(member, form, since, history, lambda: self._arrivals.get(key) is arrival)
+                replay = self._replays[channel] = Replay(feed, partial(self._read, feed), self._clock)
+            return await replay.join(
+                subscriber, form, since, history, lambda: self._arrivals.get(key) is arrival
+            )
         finally:
             if self._arrivals.get(key) is arrival:
                 del self._arrivals[key]
@@ -110,63 +123,70 @@ class Subscriptions:
                 del self._joining[channel]
             self._linger(channel)
 
-    def leave(self, channel: str, member: Subscriber) -> None:
-        self._arrivals.pop((channel, member.id), None)
+    def leave(self, channel: str, subscriber: Subscriber) -> None:
+        """Remove ``subscriber`` from the feed of ``channel``, also if it is still joining."""
+        self._arrivals.pop((channel, subscriber.id), None)
         feed = self._feeds.get(channel)
         if feed is not None:
-            feed.leave(member)
+            feed.leave(subscriber)
             self._linger(channel)
 
     def position(self, channel: str) -> Position:
-        """Where ``channel`` stands; ``START`` if the node is not in it, since whoever was to be let in takes
-        nothing any more."""
+        """Return the position of the feed of ``channel``, or ``START`` if the node is not subscribed to it.
+
+        That is so when the only subscriber could not be added because its client takes nothing more.
+        """
         feed = self._feeds.get(channel)
         return START if feed is None else feed.position
 
     # Publications
 
     def publish(self, publication: Publication) -> None:
-        """Take what the engine hands over."""
+        """Deliver a publication of the engine to the subscribers of its channel."""
         feed = self._feeds.get(publication.channel)
         if feed is not None and (frame := feed.publish(publication)):
             self.collected += frame.cost
 
     def verify(self) -> None:
-        """The engine was away: compare every channel with what it has."""
+        """Compare every channel with the engine, after an outage."""
         self._repairs.verify()
 
     def forget(self, channel: str) -> None:
-        """The history of ``channel`` has been removed: hand nothing of it to clients that come back."""
+        """Forget the history of ``channel``, which has been removed: no subscriber may resume from it."""
         if replay := self._replays.get(channel):
             replay.forget()
         if (feed := self._feeds.get(channel)) is not None:
             feed.forget()
 
     def schedule(self, flush: Callable[[], None]) -> None:
-        """Have ``flush`` called at the end of this turn of the event loop."""
-        # One callback for all the feeds that were published to in this turn.
+        """Call ``flush`` at the end of this turn of the event loop."""
+        # One callback for all feeds that were published to in this turn.
         if not self._flushes:
             self._loop.call_soon(self._flush, context=self._context)
         self._flushes.append(flush)
 
     def tick(self, now: float) -> None:
-        """Called about once a second."""
+        """Leave channels and begin repairs that are due; called about once a second.
+
+        :param now: seconds by the clock.
+        """
         self._leave_lingering(now)
         self._repairs.tick(now)
 
-    # Resume
+    # Internal: joining
 
     async def _feed(self, channel: str) -> Feed:
-        """The channel's feed, subscribed to."""
+        """Return the feed of ``channel``, subscribed to in the engine."""
         while True:
             changing = self._changing.get(channel)
-            # One that is done is not waited for: that would not give the loop a turn to forget it.
+            # A task that is done is not waited for: that would not give the loop a turn to remove it.
             if changing is not None and not changing.done():
-                # Shared by all who wait for it, so that one who is cancelled does not stop it.
+                # The task is shared by all callers that wait for it: cancelling one of them does not cancel
+                # it.
                 await asyncio.wait([changing])
                 if changing.cancelled():
-                    # By stop(): a cancellation here would be one that nobody has sent.
-                    raise HubNotRunning(f"The hub has stopped before {channel!r} was subscribed to.")
+                    # By stop(). CancelledError is for a caller that has been cancelled, and this one has not.
+                    raise HubNotRunning(f"The hub stopped before it had subscribed to {channel!r}.")
                 changing.result()
             elif (feed := self._feeds.get(channel)) is not None:
                 return feed
@@ -174,29 +194,32 @@ class Subscriptions:
                 self._change(channel, self._subscribe(channel))
 
     async def _read(self, feed: Feed, since: Position, limit: int) -> HistoryPage:
-        """A page of the channel's history, at a moment when the feed is not being repaired."""
+        """Read a page of the channel's history while the feed is not being repaired."""
         while True:
             if repair := self._repairs.get(feed):
                 await asyncio.wait([repair], timeout=REPAIR_TIMEOUT)
                 if not repair.done():
-                    raise EngineUnavailable(f"Expected the history of {feed.channel!r}, but cannot read it.")
+                    raise EngineUnavailable(
+                        f"Could not read the history of {feed.channel!r} within {REPAIR_TIMEOUT:g} s."
+                    )
             epoch = feed.position.epoch
             async with self._reads:
                 page = await self._engine.history(feed.channel, since, limit)
-            # What was read before a repair that has ended meanwhile may be out of date.
+            # A repair that has ended during the read may have made the page out of date.
             if not feed.is_repairing and feed.position.epoch == epoch:
                 self._repairs.notice(feed, page.position)
                 return page
-            # An engine that answers at once would keep the loop from what ends the repair.
+            # An engine that answers without suspending would keep the loop from ending the repair.
             await asyncio.sleep(0)
 
-    # Subscriptions to the engine
+    # Internal: the engine
 
     def _change(self, channel: str, change: Coroutine[Any, Any, None]) -> None:
         def done(task: asyncio.Task[None]) -> None:
             if self._changing.get(channel) is task:
                 del self._changing[channel]
-            # Whoever waits gets it; and if nobody does any more, it is not worth a warning.
+            # Callers that wait get the exception. If there are none any more, asyncio is not to warn about
+            # it.
             task.cancelled() or task.exception()
 
         task = self._changing[channel] = self._loop.create_task(change)
@@ -204,8 +227,8 @@ class Subscriptions:
 
     async def _subscribe(self, channel: str) -> None:
         history = self._history_of(channel)
-        feed = Feed(channel, self.schedule, self._repairs.begin, history=history)
-        # What comes before the position is known waits in the feed.
+        feed = Feed(channel, self.schedule, self._repairs.begin, history=history, clock=self._clock.time)
+        # Publications that come before the position is known wait in the feed.
         feed.hold()
         self._feeds[channel] = feed
         self._repairs.add(feed)
@@ -222,13 +245,13 @@ class Subscriptions:
         try:
             await self._engine.unsubscribe(channel)
         except EngineUnavailable as exc:
-            logger.debug("Could not unsubscribe from %r: %s", channel, exc)
+            logger.debug("Could not unsubscribe from %r (%s); ignoring its publications.", channel, exc)
 
     def _linger(self, channel: str) -> None:
-        """Leave the channel in a while if nobody is in it then."""
-        # Anew at the end: they are in the order of their time.
+        """Unsubscribe from ``channel`` in a while, if it has no subscribers then."""
+        # At the end again: the dictionary is in the order of these times.
         self._lingering.pop(channel, None)
-        self._lingering[channel] = self._loop.time()
+        self._lingering[channel] = self._clock.time()
 
     def _leave_lingering(self, now: float) -> None:
         for channel, since in list(self._lingering.items()):
@@ -237,13 +260,13 @@ class Subscriptions:
             del self._lingering[channel]
             feed = self._feeds.get(channel)
             if channel in self._changing:
-                # Subscribing takes long, and who asked for it may have left: looked at again.
+                # Subscribing takes long, and the subscriber may have left meanwhile: checked again later.
                 self._linger(channel)
                 continue
             if feed is None or len(feed) > 0 or channel in self._joining:
                 continue
             if feed.is_repairing:
-                # The repair may subscribe to it again.
+                # The repair may subscribe again.
                 self._linger(channel)
             else:
                 self._change(channel, self._unsubscribe(channel))

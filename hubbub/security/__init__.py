@@ -1,1 +1,1 @@
-"""Checks on clients, and protection of logs."""
+"""Checks of clients before they are accepted, and protection of logs."""

@@ -1,8 +1,8 @@
-"""Which names a server answers to.
+"""Hosts: the names that a server answers to.
 
-A page can have its own name resolve to the address of a server in its visitor's network (DNS rebinding). The
-browser takes the two for the same site then, and the check of origins is passed. The name is in the ``Host``
-header.
+A page can have its own name resolve to the address of a server in its visitor's network (DNS rebinding). For
+the browser, page and server are then the same site, and the origin check passes. But the ``Host`` header has
+the page's name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ _AUTHORITY = re.compile(r"(\[(?P<literal>[^\]]*)\]|(?P<host>[^:]*))(:[0-9]*)?")
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Host names, and networks for requests that name an address."""
+    """Allowed host names, and allowed networks for requests that name an address.
+
+    :param names: in lower case, without a dot at the end.
+    :param networks: single addresses are networks of one address.
+    """
 
     names: frozenset[str]
     networks: tuple[IPv4Network | IPv6Network, ...]
@@ -37,10 +41,10 @@ class Hosts:
 
 
 def parse_hosts(hosts: Iterable[str] | None) -> Hosts | None:
-    """Check what was given as ``hosts``.
+    """Check and parse the parameter ``hosts``.
 
-    :raises ValueError: an entry is neither a host name nor an address, so that no request could ever match
-        it; or there is none.
+    :raises ValueError: an entry is neither a host name nor an address, so that no request could match it; or
+        there is no entry.
     """
     if hosts is None:
         return None
@@ -54,12 +58,14 @@ def parse_hosts(hosts: Iterable[str] | None) -> Hosts | None:
         except ValueError:
             names.add(_parse_name(host))
     if not names and not networks:
-        raise ValueError("Expected hosts to name at least one host, but got none. None checks nothing.")
+        raise ValueError(
+            "Expected hosts to name at least one host, but got an empty list. Use None to check nothing."
+        )
     return Hosts(frozenset(names), tuple(networks))
 
 
 def _bare(host: object) -> str:
-    """``host`` without the brackets that an IPv6 address has in a URL."""
+    """Return ``host`` without the brackets that an IPv6 address has in a URL."""
     text = str(host).strip()
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
@@ -69,7 +75,7 @@ def _parse_name(host: object) -> str:
         name = host.strip().lower().removesuffix(".")
         if _NAME.fullmatch(name):
             return name
-        # A URL, an origin, or a name with its port: what is the name in it?
+        # A URL, an origin, or a name with its port: the error message shows the name in it.
         rest = re.split(r"[/?#]", name.partition("://")[2] or name)[0].rpartition("@")[2]
         inner = _AUTHORITY.fullmatch(rest)
         meant = (inner["literal"] or inner["host"] or "").removesuffix(".") if inner else ""

@@ -1,7 +1,7 @@
-"""What clients send, kept out of the server's log, or made harmless there.
+"""Logs: text from clients is removed from the server's log, or made harmless there.
 
-A URL may hold a token, since browsers cannot set headers on a WebSocket or an EventSource, and uvicorn logs
-the URL of each request. A client's address may be any text, since a proxy passes it on in a header.
+A URL may contain a token, because browsers cannot set headers on a WebSocket or an EventSource, and uvicorn
+logs the URL of each request. A client's address may be any text, because a proxy passes it on in a header.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote_plus
 
-#: uvicorn's loggers that are given what clients send.
+#: uvicorn's loggers whose records contain text from clients.
 LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")
 
 #: Query parameters whose values are secret.
@@ -21,8 +21,8 @@ SECRETS = ("token", "cf_connect")
 #: Characters of one value that are logged.
 LONGEST = 1000
 
-#: Set in the task of a client that Hubbub refuses with a line of its own: information that the server would
-#: log about it is left out.
+#: Set in the task of a client whose refusal Hubbub logs itself: the server's records about the client below
+#: the level "warning" are dropped.
 is_reported: ContextVar[bool] = ContextVar("hubbub_is_reported", default=False)
 
 # Starlette divides a query at "&" only.
@@ -30,7 +30,7 @@ _PARAMETER = re.compile(r"(?<=[?&])([^=&\s]+)=[^&\s]*")
 
 
 class ClientText(logging.Filter):
-    """Replaces secret values in logged URLs, escapes control characters, and shortens what is too long."""
+    """Replaces secret values in logged URLs, escapes control characters, and shortens long values."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if is_reported.get() and record.levelno < logging.WARNING:
@@ -46,7 +46,7 @@ _FILTER = ClientText()
 
 
 def protect_logs() -> None:
-    """Put the filter on uvicorn's loggers, whatever has started uvicorn; more than once is once."""
+    """Put the filter on uvicorn's loggers. A second call has no effect."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
 
@@ -66,7 +66,7 @@ def _harmless(arg: Any) -> Any:
 
 
 def _harmless_scope(scope: dict[str, Any]) -> dict[str, Any]:
-    """An ASGI scope, which uvicorn logs at the level "trace"."""
+    """Return an ASGI scope without secrets; uvicorn logs scopes at the level "trace"."""
     query = scope.get("query_string")
     if not isinstance(query, bytes):
         return scope

@@ -1,8 +1,8 @@
-"""Which web pages may connect.
+"""Origins: the web pages that may connect.
 
-A browser lets any page open a WebSocket to any server and sends the user's cookies along; the server is
-the only one who can refuse (:rfc:`6455#section-10.2`). It tells the page by the ``Origin`` header, which
-scripts cannot forge. Clients that are not browsers send none and are not affected.
+A browser lets any page open a WebSocket to any server and sends the user's cookies along; only the server
+can refuse (:rfc:`6455#section-10.2`). It recognizes the page by the ``Origin`` header, which scripts cannot
+forge. Clients that are not browsers send no such header and are not affected.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
 
 def parse_origins(origins: Iterable[str]) -> frozenset[str]:
-    """Check what was given as ``allow_origins``.
+    """Check and parse the parameter ``allow_origins``.
 
-    :raises ValueError: an entry is not an origin, so that no browser could ever match it.
+    :raises ValueError: an entry is not an origin, so that no browser could match it.
     """
     if isinstance(origins, str):
         raise ValueError(f"Expected allow_origins as a list of origins, but got the string {origins!r}.")

@@ -1,1 +1,1 @@
-"""Servers: what a server has to do for clients to be written to directly."""
+"""uvicorn as Hubbub uses it: protocols that let the hub write directly to its clients' sockets."""

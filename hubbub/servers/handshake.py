@@ -1,8 +1,8 @@
-"""The request of a WebSocket handshake (:rfc:`6455#section-4.2.1`), read from the head that uvicorn hands on.
+"""The request of a WebSocket handshake (:rfc:`6455#section-4.2.1`), parsed from the bytes of its head.
 
-websockets' own parser answers nothing at all to a request with a body, and refuses header lines over 8 KiB
-and more than 128 headers, limits that RFC 6455 does not have: browsers send cookies that are larger. Here the
-whole head has one limit, and each request that is refused is answered.
+websockets' own parser sends no answer to a request with a body. It also refuses header lines over 8 KiB and
+more than 128 headers, limits that RFC 6455 does not have, while browsers send larger cookies. This parser has
+one limit for the whole head, and every refused request gets an answer.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.version import version as websockets_version
 
-#: Bytes of a request head: the request line and all headers.
-MAX_HEAD = 65_536
+from hubbub.servers.limits import MAX_HEAD
 
-#: What ends a request head.
+#: The end of a request head.
 END = b"\r\n\r\n"
 
-#: How websockets decodes header values, which uvicorn encodes in the same way.
+# How websockets decodes header values: uvicorn encodes them in the same way.
 _CODEC = (
     ("latin-1", "strict") if int(websockets_version.split(".")[0]) >= 17 else ("ascii", "surrogateescape")
 )
@@ -28,9 +27,9 @@ _CODEC = (
 class HandshakeRefused(Exception):
     """A handshake that is answered with an error.
 
-    :param status: of the answer.
+    :param status: the answer's status.
     :param text: the answer's body, for people.
-    :param headers: added to those of the answer.
+    :param headers: additional headers of the answer.
     """
 
     def __init__(self, status: HTTPStatus, text: str, headers: dict[str, str] | None = None) -> None:
@@ -43,12 +42,12 @@ class HandshakeRefused(Exception):
 def read_request(head: bytes) -> Request:
     """Parse and check the head of a request that asks for a WebSocket.
 
-    What is not looked at here (method, protocol, ``Connection``, ``Sec-WebSocket-Key``) is left to
-    :meth:`websockets.server.ServerProtocol.accept`.
+    :meth:`websockets.server.ServerProtocol.accept` checks the rest: method, protocol version, ``Connection``
+    and ``Sec-WebSocket-Key``.
 
-    :param head: the request line and the headers, up to and with the empty line; an HTTP parser has accepted
-        it before.
-    :raises HandshakeRefused: it is not one that may be accepted.
+    :param head: the request line and the headers, including the empty line at the end; an HTTP parser has
+        accepted it before.
+    :raises HandshakeRefused: the request must not be accepted.
     """
     if len(head) > MAX_HEAD:
         raise HandshakeRefused(
@@ -71,7 +70,7 @@ def read_request(head: bytes) -> Request:
 
 
 def _origin_form(target: str, headers: Headers) -> str:
-    """The path and query of an absolute target, whose host takes the place of ``Host`` (RFC 9112, 3.2.2)."""
+    """Return path and query of an absolute target, and set ``Host`` to its host (RFC 9112, section 3.2.2)."""
     scheme, separator, rest = target.partition("://")
     end = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
     authority, path = rest[:end], rest[end:]
@@ -88,11 +87,11 @@ def _check(headers: Headers) -> None:
         # RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request) …".
         raise HandshakeRefused(HTTPStatus.BAD_REQUEST, "The request needs one Host header.\n")
     if headers.get_all("Transfer-Encoding") or not set(headers.get_all("Content-Length")) <= {"0"}:
-        # What follows the head would be taken for frames, or frames for a body.
+        # A body would be parsed as frames, or frames as a body.
         raise HandshakeRefused(HTTPStatus.BAD_REQUEST, "The request for a WebSocket may have no body.\n")
     if headers.get_all("Sec-WebSocket-Version") != ["13"]:
-        # RFC 6455, section 4.4: the answer says which versions there are; RFC 9110, section 15.5.22: to which
-        # protocol the client has to upgrade.
+        # RFC 6455, section 4.4: the answer names the supported versions. RFC 9110, section 15.5.22: it names
+        # the protocol to upgrade to.
         raise HandshakeRefused(
             HTTPStatus.UPGRADE_REQUIRED,
             "This server speaks version 13 of the WebSocket protocol.\n",

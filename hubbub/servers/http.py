@@ -1,12 +1,14 @@
-"""uvicorn's HTTP protocol, with limits on what a client may do before its request is there.
+"""uvicorn's HTTP protocol, with limits on a client until its request has arrived.
 
-``hubbub run`` uses it; so does ``uvicorn --http hubbub.servers.http:HubHTTPProtocol``. It is uvicorn's own
-``HttpToolsProtocol`` in every respect, and adds five things: a time within which a request head has to come;
-a limit on its size; no reading while requests wait for the answer to an earlier one; white space around
-header values, which is not part of them; and for WebSockets, that the bytes behind the head are kept, and
-that a request in HTTP/1.0 is refused.
+``hubbub run`` uses it; so does ``uvicorn --http hubbub.servers.http:HubHTTPProtocol``. It behaves as
+uvicorn's own ``HttpToolsProtocol``, except that
 
-The base class is not documented as public. This module is the only one that knows it, and
+* a request head must arrive within a time, and has a maximum size;
+* reading pauses while requests wait for the answer to an earlier one;
+* white space around a header value is not part of the value;
+* bytes behind the head of a WebSocket request are kept, and such a request in HTTP/1.0 is refused.
+
+The base class is not documented as public. This module is the only one that depends on it, and
 ``tests/servers/test_uvicorn.py`` runs uvicorn's own tests of it on this class.
 """
 
@@ -23,28 +25,23 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hubbub.core.throttle import Throttle
-from hubbub.servers.handshake import MAX_HEAD
+from hubbub.servers.limits import HEAD_TIMEOUT, LINGER, MAX_HEAD
 
-#: Seconds within which the head of a request has to be there: the first one from the moment at which the
-#: connection was made, any other from its first byte on. In between, uvicorn's keep-alive timeout counts.
-HEAD_TIMEOUT = 10.0
-
-#: Seconds for which a client whose request head was too large may go on sending it. Closed at once, its
-#: connection would be reset, and the answer be lost with it (:rfc:`9112#section-9.6`).
-LINGER = 2.0
-
-_too_large = Throttle()
+_too_large_throttle = Throttle()
 
 
 class HeadTooLarge(Exception):
-    """A request head, or the trailers of a request, are beyond the limit."""
+    """A request head, or the trailers of a request, are larger than ``MAX_HEAD``."""
 
 
 class PipelineFlow(FlowControl):
-    """Flow control that does not read while requests wait in the pipeline. uvicorn's own reads again after
-    each answer, thousands of small requests at a time, and keeps them all.
+    """Flow control that does not read while requests wait in the pipeline.
 
-    :param pipeline: the requests that wait, empty while there are none.
+    uvicorn's own resumes reading after each answer, thousands of small requests at a time, and queues them
+    all.
+
+    :param transport: the connection's transport.
+    :param pipeline: the waiting requests.
     """
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
@@ -61,15 +58,16 @@ class HubHTTPProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Bytes of target, headers and trailers of this message, as far as the parser has told; and those that
-        # have come since, in a place where the parser may keep them to itself.
+        # The size of this message's head and trailers: bytes that the parser has reported in callbacks, and
+        # bytes fed to it since, at a point where it may buffer them without a callback.
         self._size = 0
-        self._untold = 0
-        self._may_be_untold = False
+        self._unreported = 0
+        self._may_be_unreported = False
+        # Progress of this message.
         self._is_in_message = False
         self._is_in_head = False
         self._is_refused = False
-        # Runs while a head is waited for.
+        # Runs while a head is awaited.
         self._deadline: TimerHandle | None = None
 
     # Transport callbacks
@@ -84,14 +82,14 @@ class HubHTTPProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # In place of the base class's, which drops what follows the head of an upgrade.
+        # Replaces the base class's method, which drops the bytes behind the head of an upgrade.
         if self._is_refused:
             return
         self._unset_keepalive_if_required()
-        self._untold += len(data)
+        self._unreported += len(data)
         try:
             self.parser.feed_data(data)
-            if self._may_be_untold and self._untold > MAX_HEAD:
+            if self._may_be_unreported and self._unreported > MAX_HEAD:
                 raise HeadTooLarge
         except httptools.HttpParserUpgrade as exc:
             if self._should_upgrade():
@@ -105,14 +103,14 @@ class HubHTTPProtocol(HttpToolsProtocol):
             if self._is_head_awaited():
                 self._start_deadline()
             elif self._is_in_message and self.parser.should_upgrade() and self._should_upgrade():
-                # One with a body, for which there is no need to wait: it is refused.
+                # An upgrade with a body: it is refused, so there is no need to wait for the body.
                 self._upgrade(b"")
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
-        self._is_in_message = self._is_in_head = self._may_be_untold = True
-        self._size = self._untold = 0
+        self._is_in_message = self._is_in_head = self._may_be_unreported = True
+        self._size = self._unreported = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -125,17 +123,17 @@ class HubHTTPProtocol(HttpToolsProtocol):
         super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = self._may_be_untold = False
+        self._is_in_head = self._may_be_unreported = False
         self._stop_deadline()
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        # Either the chunk's data follow, or, after the last one, the trailers.
-        self._may_be_untold = True
-        self._untold = 0
+        # The chunk's data follow, or the trailers after the last chunk.
+        self._may_be_unreported = True
+        self._unreported = 0
 
     def on_body(self, body: bytes) -> None:
-        self._may_be_untold = False
+        self._may_be_unreported = False
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -145,7 +143,7 @@ class HubHTTPProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.transport.is_closing():
-            # The last one that waited may have been taken from the pipeline.
+            # This may have taken the last waiting request from the pipeline.
             self.flow.resume_reading()
 
     # Internal
@@ -156,14 +154,14 @@ class HubHTTPProtocol(HttpToolsProtocol):
             raise HeadTooLarge
 
     def _is_head_awaited(self) -> bool:
-        """Whether a head has begun, or bytes have come that stopped the keep-alive timeout and begin none."""
+        """Whether a head has begun, or bytes have stopped the keep-alive timeout without beginning a head."""
         is_answered = self.cycle is None or self.cycle.response_complete
         return self._is_in_head or (is_answered and not self._is_in_message)
 
     def _upgrade(self, rest: bytes) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            # Behind a request that is not answered yet: the answer would be taken for frames, and its handler
-            # would not learn that the client has gone.
+            # An earlier request is not answered yet. Its answer would be read as frames, and its handler
+            # would not notice a disconnect.
             self.transport.close()
             return
         if self.scope["http_version"] == "1.0":
@@ -171,20 +169,20 @@ class HubHTTPProtocol(HttpToolsProtocol):
             self.send_400_response("A WebSocket needs HTTP/1.1.")
             return
         self.handle_websocket_upgrade()
-        # It holds this protocol, and this protocol holds it.
+        # Break the reference cycle of parser and protocol.
         self.parser = None  # type: ignore[assignment]
         if rest:
-            # The client may have sent its first frames before it had an answer.
+            # The client may have sent its first frames before the answer.
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
 
     def _refuse(self, *, is_too_large: bool) -> None:
         self._stop_deadline()
         if not is_too_large:
             self.logger.debug("Invalid HTTP request received.")
-        elif (more := _too_large.admit()) is not None:
+        elif (more := _too_large_throttle.admit()) is not None:
             self.logger.warning("Refused a request head of more than %d bytes with 431.%s", MAX_HEAD, more)
         if self.cycle is not None and not self.cycle.response_complete:
-            # The request before this one is not to be answered any more, or no further.
+            # The earlier request gets no answer, or no further part of it.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             if self.pipeline or self.cycle.response_started:
@@ -204,7 +202,7 @@ class HubHTTPProtocol(HttpToolsProtocol):
 
     def _answer_too_large(self) -> None:
         status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        body = f"The limit of a request head is {MAX_HEAD} bytes.".encode()
+        body = f"The request head has more than {MAX_HEAD} bytes.".encode()
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"text/plain; charset=utf-8"),

@@ -1,21 +1,21 @@
-"""Middleware between an endpoint and its server, as far as it can be seen from ``receive`` and ``send``."""
+"""Middleware between an endpoint and its server, found in the endpoint's ``receive`` and ``send``."""
 
 from __future__ import annotations
 
 from types import FunctionType
 from typing import Any
 
-#: Packages whose wrappers look at HTTP responses only, and pass on what a WebSocket sends and receives.
-#: Starlette wraps the ``send`` of every endpoint.
+# Packages whose wrappers inspect only HTTP responses, and pass on the messages of a WebSocket unchanged.
+# Starlette wraps the ``send`` of every endpoint.
 _TRANSPARENT = ("fastapi", "starlette")
 
 
 def unwrap(call: Any, name: str) -> Any:
-    """``call`` without the wrappers that Starlette and FastAPI have put around it: the server's own, or that
-    of a middleware, which sees all messages.
+    """Remove the wrappers of Starlette and FastAPI from an endpoint's ``receive`` or ``send``.
 
-    :param call: an endpoint's ``receive`` or ``send``.
-    :param name: which of them, which is how the wrappers call what they wrap.
+    :param call: the endpoint's ``receive`` or ``send``.
+    :param name: ``"receive"`` or ``"send"``: the variable under which a wrapper holds the function it wraps.
+    :return: the server's own function, or that of a middleware which sees all messages.
     """
     while isinstance(call, FunctionType) and str(call.__module__).partition(".")[0] in _TRANSPARENT:
         cells = dict(zip(call.__code__.co_freevars, call.__closure__ or (), strict=True))
@@ -26,6 +26,6 @@ def unwrap(call: Any, name: str) -> Any:
 
 
 def name_of(call: Any) -> str:
-    """The function or class that ``call`` is from, for a log line."""
+    """Return the qualified name of the function or class of ``call``, for a log line."""
     named = call if hasattr(call, "__qualname__") else type(call)
     return f"{named.__module__}.{named.__qualname__}".replace(".<locals>", "")

@@ -1,7 +1,7 @@
-"""The extension permessage-deflate (:rfc:`7692`) for many clients that are sent the same.
+"""The extension permessage-deflate (:rfc:`7692`), with compressed messages shared by all clients.
 
-It keeps nothing from one message to the next, in either direction: what is compressed for one client is right
-for all, and a client that is silent costs no memory for it.
+No context is kept from one message to the next, in either direction. So a message compressed for one client
+is valid for all, and an idle client costs no memory for compression.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import ExtensionParameter
 
 from hubbub.core.compression import WINDOW_BITS, deflate
-
-#: Bytes that may come out of what a client sent in one go, which is up to 256 KiB. Many messages, each just
-#: under the limit of one, would otherwise be a gigabyte before any of them is looked at.
-INFLATE_LIMIT = 16 * 1024 * 1024
+from hubbub.servers.limits import INFLATE_LIMIT
 
 
 class SharedDeflate(PerMessageDeflate):
-    """One client's extension."""
+    """The extension of one connection."""
 
     def __init__(self, client_window_bits: int) -> None:
         super().__init__(
@@ -31,15 +28,15 @@ class SharedDeflate(PerMessageDeflate):
             remote_max_window_bits=client_window_bits,
             local_max_window_bits=WINDOW_BITS,
         )
-        #: Bytes that have come out since this was last set to zero.
+        #: Bytes inflated since this was last set to zero, which happens before each read.
         self.inflated = 0
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
         try:
             decoded = super().decode(frame, max_size=max_size)
         except PayloadTooBig as exc:
-            # Its traceback holds as much of the message as fits the limit, for as long as websockets keeps
-            # the exception, which is in a cycle with the connection.
+            # The traceback references up to max_size bytes of the message, and websockets keeps the exception
+            # in a cycle with the connection.
             raise exc.with_traceback(None) from None
         if decoded is not frame:
             self.inflated += len(decoded.data)
@@ -57,7 +54,10 @@ class SharedDeflate(PerMessageDeflate):
 
 
 class SharedDeflateFactory(ServerPerMessageDeflateFactory):
-    """Negotiates it. An offer that asks for a smaller window than the one that all share is declined."""
+    """Negotiates the extension.
+
+    An offer that asks for a smaller window than the shared one is declined.
+    """
 
     def __init__(self) -> None:
         super().__init__(

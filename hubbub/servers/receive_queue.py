@@ -1,4 +1,4 @@
-"""The events of one connection that its application has not taken yet."""
+"""The receive queue: events of one connection that its application has not received yet."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 
 
 class ReceiveQueue:
-    """What uvicorn does with an :class:`asyncio.Queue`, in a tenth of the memory and half the time while one
-    task receives, as is usual. Several receive in turn, in the order in which they began to wait."""
+    """Replaces uvicorn's :class:`asyncio.Queue`, with a tenth of its memory and half its time.
+
+    Usually one task receives, which is the fast case. Several tasks receive in the order in which they began
+    to wait.
+    """
 
     __slots__ = ("_behind", "_events", "_loop", "_waiter")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # Made when it is needed: most connections are silent most of the time.
+        # Created when needed: most connections are idle most of the time.
         self._events: deque[Any] | None = None
-        # The receiver that is woken by the next event, and those behind it, if there are any.
+        # The receiver that the next event wakes, and the receivers behind it.
         self._waiter: asyncio.Future[None] | None = None
         self._behind: deque[asyncio.Future[None]] | None = None
 
@@ -46,7 +49,7 @@ class ReceiveQueue:
             try:
                 await waiter
             except BaseException:
-                # A receiver that is cancelled after it was woken takes nothing: the next one does.
+                # Cancelled after it was woken: this receiver takes no event, so the next one is woken.
                 is_woken = not waiter.cancelled()
                 self._forget(waiter)
                 if is_woken and self._events and self._waiter is not None:
@@ -56,7 +59,7 @@ class ReceiveQueue:
         return self._events.popleft()
 
     def _wake(self) -> None:
-        """Wake the receiver that has waited longest and was not woken yet."""
+        """Wake the receiver that has waited longest and has not been woken yet."""
         assert self._waiter is not None
         if not self._waiter.done():
             self._waiter.set_result(None)

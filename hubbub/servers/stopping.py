@@ -1,4 +1,4 @@
-"""That the server has begun to stop, for streams that would not end by themselves."""
+"""The begin of the server's shutdown, for streams that would not end by themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Stopping:
-    """Told once, when the server of this process begins to stop.
+    """Begins once, when the server of this process begins to stop.
 
-    Servers wait at shutdown until every response is complete: uvicorn without an end, unless it is given
-    ``--timeout-graceful-shutdown``. The response that is a stream of events never is, unless the stream ends
-    by itself::
+    At shutdown, servers wait until every response is complete: uvicorn without a limit, unless it is given
+    ``--timeout-graceful-shutdown``. A response that streams events is never complete, unless its stream ends
+    when the server stops::
 
         @app.get("/ticks")
         async def ticks() -> StreamingResponse:
@@ -24,11 +24,14 @@ class Stopping:
     def __init__(self) -> None:
         #: Whether the server has begun to stop.
         self.has_begun = False
-        # Of the items that streams wait for.
+        # Of the streams that are waiting for their next item.
         self._waits: set[asyncio.Timeout] = set()
 
     def begin(self) -> None:
-        """The server has begun to stop. Called on its event loop; only the first call counts."""
+        """Record that the server has begun to stop, and end all streams.
+
+        To be called on the server's event loop. Further calls have no effect.
+        """
         if self.has_begun:
             return
         self.has_begun = True
@@ -36,8 +39,12 @@ class Stopping:
             wait.reschedule(0)
 
     async def end(self, stream: AsyncIterable[T]) -> AsyncIterator[T]:
-        """The items of ``stream``, until it ends or the server begins to stop. What ``stream`` waits for at
-        that moment is cancelled, so that its ``finally`` blocks run."""
+        """Yield the items of ``stream``, until it ends or the server begins to stop.
+
+        At that moment the stream's pending ``await`` is cancelled, so that its ``finally`` blocks run.
+
+        :param stream: an async generator or another async iterable.
+        """
         items = aiter(stream)
         try:
             while not self.has_begun:

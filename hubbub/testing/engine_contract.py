@@ -1,15 +1,16 @@
-"""What every engine is tested with, ours and those of others.
+"""The contract of engines: tests that every engine passes, ours and those of other packages.
 
 ::
 
-    from hubbub.testing.engine_contract import EngineContract
+    from hubbub.engines import Engine
+    from hubbub.testing import EngineContract
 
     class TestMyEngine(EngineContract):
         def make(self) -> Engine:
             return MyEngine("my://localhost", namespace=self.namespace)
 
-Run by pytest with pytest-asyncio in its mode ``auto``. The engines that ``make`` returns are to see each
-other: two of them are two nodes.
+The tests are run by pytest with pytest-asyncio in its mode ``auto``. The engines that ``make`` returns share
+one server: two of them are two nodes.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
 from hubbub.engines.base import Engine, PresenceChange, Top
 
-#: Seconds after which a test gives up.
+#: Seconds after which a test fails.
 DEADLINE = 60.0
 
+#: The history of most channels in tests.
 HISTORY = History(size=100, ttl=60)
 
 _ids = publication_ids()
 
 
 def publication(channel: str, text: str, exclude: str | None = None) -> Publication:
+    """Return a publication of ``text`` with an id of its own."""
     return Publication(channel, text.encode(), "text", exclude, id=next(_ids))
 
 
@@ -45,10 +48,23 @@ def _leaves(channel: str, connection: str) -> PresenceChange:
 
 
 class Collector:
-    """A node that keeps what it is handed."""
+    """A sink that keeps all publications, and counts outages.
+
+    ::
+
+        from hubbub.testing import Collector, publication
+
+        collector = Collector()
+        await engine.start(collector)
+        await engine.subscribe("chat")
+        await engine.publish(publication("chat", "hello"))
+        await collector.heard("chat", ["hello"])
+    """
 
     def __init__(self) -> None:
+        #: All publications, in the order in which they came.
         self.publications: list[Publication] = []
+        #: Outages that have begun, and that have ended.
         self.disconnects = 0
         self.reconnects = 0
 
@@ -62,36 +78,52 @@ class Collector:
         self.reconnects += 1
 
     def texts(self, channel: str) -> list[str]:
+        """Return the texts of the publications to ``channel``."""
         return [each.data.decode() for each in self.publications if each.channel == channel]
 
     async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` is true.
+
+        :raises TimeoutError: it was not within ``DEADLINE`` seconds.
+        """
         async with asyncio.timeout(DEADLINE):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def heard(self, channel: str, texts: Sequence[str]) -> None:
-        """Wait until exactly ``texts`` have come, in this order."""
+        """Wait until exactly ``texts`` have come in ``channel``, in this order."""
         with suppress(TimeoutError):
             await self.until(lambda: len(self.texts(channel)) >= len(texts))
         assert self.texts(channel) == list(texts)
 
 
 class EngineContract:
-    """Subclass it, and give it :meth:`make`."""
+    """The tests. A subclass defines :meth:`make`, and :meth:`elapse` if its engine takes a clock."""
 
-    #: Whether two engines of :meth:`make` reach one another.
+    #: Whether two engines of :meth:`make` reach each other.
     across_processes: ClassVar[bool] = True
 
     def setup_method(self) -> None:
-        #: Of this test alone.
+        #: A namespace for this test alone.
         self.namespace = f"test-{token_hex(4)}"
 
     def make(self) -> Engine:
-        """An engine that has not been started."""
-        raise TypeError(f"Expected {type(self).__name__} to define make().")
+        """Return an engine that has not been started, on the server of this test."""
+        raise TypeError(
+            f"Expected {type(self).__name__} to define make(), but it does not. Return an engine that has "
+            "not been started."
+        )
+
+    async def elapse(self, seconds: float) -> None:
+        """Let ``seconds`` pass by the clock by which histories and leases expire.
+
+        Waits as long. Where the engine takes a clock, a subclass advances that instead.
+        """
+        await asyncio.sleep(seconds)
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[tuple[Engine, Collector]]:
+        """One node: an engine that has been started, and its sink."""
         engine, collector = self.make(), Collector()
         await engine.start(collector)
         try:
@@ -101,7 +133,7 @@ class EngineContract:
 
     @asynccontextmanager
     async def nodes(self) -> AsyncIterator[list[tuple[Engine, Collector]]]:
-        """Two nodes if they reach one another, or else one."""
+        """Two nodes if engines reach each other, else one."""
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(self.started())
@@ -110,7 +142,7 @@ class EngineContract:
 
     # Channels without history
 
-    async def test_what_is_published_reaches_every_node_that_subscribes(self) -> None:
+    async def test_a_publication_reaches_every_subscribed_node(self) -> None:
         async with self.nodes() as nodes:
             for engine, _ in nodes:
                 assert await engine.subscribe("chat") == (START, "")
@@ -122,13 +154,13 @@ class EngineContract:
                 await collector.until(lambda c=collector: len(c.texts("chat")) == 100)  # type: ignore[misc]
                 assert sorted(collector.texts("chat"), key=int) == texts
 
-    async def test_publications_of_one_node_arrive_in_order_and_whole(self) -> None:
+    async def test_publications_of_one_node_arrive_in_order_and_complete(self) -> None:
         async with self.nodes() as nodes:
             (engine, _), (_, collector) = nodes[0], nodes[-1]
             await nodes[-1][0].subscribe("chat")
             sent = [
                 Publication("chat", b"\x00\xff" * 1000, "binary", None, next(_ids)),
-                Publication("chat", '{"a": "ü"}'.encode(), "json", "somebody", next(_ids)),
+                Publication("chat", '{"a": "ü"}'.encode(), "json", "a connection", next(_ids)),
                 Publication("chat", b"", "text", None, next(_ids)),
             ]
             for each in sent:
@@ -137,9 +169,9 @@ class EngineContract:
             fields = [(each.data, each.kind, each.exclude, each.id) for each in collector.publications]
             assert fields == [(each.data, each.kind, each.exclude, each.id) for each in sent]
 
-    async def test_nothing_comes_of_channels_that_are_not_subscribed_to(self) -> None:
+    async def test_publications_to_other_channels_do_not_arrive(self) -> None:
         if not self.across_processes:
-            return  # an engine of one process may leave that to the node
+            return  # An engine of one process may leave that to the node.
         async with self.nodes() as nodes:
             (engine, collector), *_ = nodes
             await engine.subscribe("chat")
@@ -154,14 +186,14 @@ class EngineContract:
             assert collector.texts("left") == ["before"]
             assert collector.texts("other") == []
 
-    async def test_without_history_nothing_is_kept(self) -> None:
+    async def test_a_channel_without_history_keeps_no_publications(self) -> None:
         async with self.started() as (engine, _):
             await engine.publish(publication("chat", "gone"))
             assert await engine.history("chat") == ([], START) or await engine.history("chat") == ((), START)
 
-    async def test_odd_names_and_texts_are_channels_like_any_other(self) -> None:
+    async def test_channel_names_may_hold_special_characters(self) -> None:
         names = ["a b", "größe:ß", "*", "x" * 255, "{tag}", "a'b\"c;--", "%s", "日本/語"]
-        # Hubs have channels for themselves, too.
+        # Internal channels of hubs.
         names += ["\x01control", "\x01presence:" + "ü" * 255]
         async with self.started() as (engine, collector):
             for name in names:
@@ -223,7 +255,7 @@ class EngineContract:
             assert await read(Position(4, epoch), 2, True) == [3, 2]
             assert await read(Position(5, "another")) == []
 
-    async def test_history_keeps_the_newest(self) -> None:
+    async def test_history_keeps_the_newest_publications(self) -> None:
         async with self.started() as (engine, _):
             for number in range(1, 21):
                 last = await engine.publish(publication("chat", str(number)), History(size=5, ttl=60))
@@ -231,24 +263,24 @@ class EngineContract:
             assert [each.offset for each in page.publications] == [16, 17, 18, 19, 20]
             assert page.position == last
 
-    async def test_history_forgets_what_is_too_old(self) -> None:
+    async def test_publications_older_than_the_ttl_expire(self) -> None:
         async with self.started() as (engine, _):
             history = History(size=100, ttl=2)
             await engine.publish(publication("chat", "old"), history)
-            await asyncio.sleep(1.5)
+            await self.elapse(1.5)
             await engine.publish(publication("chat", "young"), history)
 
             async def kept() -> list[bytes]:
                 return [each.data for each in (await engine.history("chat")).publications]
 
             async with asyncio.timeout(DEADLINE):
-                while await kept() == [b"old", b"young"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+                while await kept() == [b"old", b"young"]:
+                    await self.elapse(0.05)
             assert await kept() == [b"young"]
             last = await engine.publish(publication("chat", "new"), history)
             assert last.offset == 3
 
-    async def test_subscribing_tells_where_the_channel_stands(self) -> None:
+    async def test_subscribing_returns_the_position_of_the_channel(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             position, _ = await engine.subscribe("chat", HISTORY)
@@ -258,7 +290,7 @@ class EngineContract:
             assert first == (1, position.epoch)
             assert (await other.subscribe("chat", HISTORY)).position == first
 
-    async def test_where_channels_stand_is_told_for_many_at_once(self) -> None:
+    async def test_tops_are_read_of_many_channels_at_once(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             names = ["plain", *(f"room:{number}" for number in range(250)), "never"]
@@ -279,7 +311,7 @@ class EngineContract:
             assert (position.offset, newest) == (0, "")
 
     async def test_a_channel_that_was_published_to_can_be_declared_again(self) -> None:
-        """Subscribing to what is subscribed to already is how a node declares after data was lost."""
+        """A node subscribes again in order to declare a history after data was lost."""
         async with self.started() as (engine, collector):
             await engine.subscribe("chat")
             assert await engine.publish(publication("chat", "1")) == START
@@ -288,8 +320,8 @@ class EngineContract:
             assert (await engine.publish(publication("chat", "2"))).offset == position.offset + 1
             await collector.heard("chat", ["1", "2"])
 
-    async def test_a_sink_that_raises_loses_nothing_else(self) -> None:
-        """Neither what comes after, nor the publisher's own call; nor is it taken for an outage."""
+    async def test_a_sink_that_raises_affects_one_publication_only(self) -> None:
+        """Neither later publications nor the publisher's call fail, and it is no outage."""
 
         class Raising(Collector):
             def on_publication(self, publication: Publication) -> None:
@@ -311,7 +343,7 @@ class EngineContract:
             await engine.stop()
 
     async def test_a_channel_with_history_keeps_it(self) -> None:
-        """Whoever publishes without knowing that the channel has one does not break the run."""
+        """A publisher that does not declare the history gets the next offset all the same."""
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             await engine.subscribe("chat", History(size=2, ttl=60))
@@ -345,7 +377,7 @@ class EngineContract:
 
     # Presence
 
-    async def test_every_node_sees_who_is_there(self) -> None:
+    async def test_every_node_reads_the_entries_of_all_nodes(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
@@ -356,31 +388,31 @@ class EngineContract:
                 assert await each.presence("chat") == {"a": b"\x00a", "b": b"\x00b"}
                 assert await each.presence("ü") == {"b": b"\x00b"}
                 assert await each.presence("empty") == {}
-            assert await engine.update_presence("one", 60, [_leaves("chat", "a"), _leaves("chat", "nobody")])
+            assert await engine.update_presence("one", 60, [_leaves("chat", "a"), _leaves("chat", "unknown")])
             assert await other.presence("chat") == {"b": b"\x00b"}
 
-    async def test_changes_of_presence_are_made_in_order(self) -> None:
+    async def test_presence_changes_are_made_in_order(self) -> None:
         async with self.started() as (engine, _):
             changes = [_enters("chat", "a"), _leaves("chat", "a"), _enters("chat", "b"), _leaves("chat", "b")]
             new = PresenceChange("chat", "a", b"new")
             assert await engine.update_presence("one", 60, [*changes, _enters("chat", "a"), new], begin=True)
             assert await engine.presence("chat") == {"a": b"new"}
 
-    async def test_a_lapsed_lease_is_removed_once_with_all_that_is_under_it(self) -> None:
+    async def test_a_lapsed_lease_is_removed_once_with_all_its_entries(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             entered = [_enters("chat", "a"), _enters("room", "a"), _enters("chat", "b")]
             assert await engine.update_presence("short", 0.05, entered, begin=True)
             assert await other.update_presence("long", 60, [_enters("chat", "c")], begin=True)
-            await asyncio.sleep(0.2)
-            # As long as nobody removes it, nobody is away.
+            await self.elapse(0.2)
+            # Until the lease is removed, its entries stay.
             assert sorted(await other.presence("chat")) == ["a", "b", "c"]
             assert list(await other.expire_presence(grace=30)) == []
             removed = [*await other.expire_presence(0), *await engine.expire_presence(0)]
             assert sorted(removed) == sorted(_leaves(*change[:2]) for change in entered)
             assert sorted(await other.presence("chat")) == ["c"]
             assert await other.presence("room") == {}
-            # It is too late to renew it.
+            # A removed lease cannot be renewed.
             assert not await engine.update_presence("short", 60, [_enters("chat", "a")])
             assert sorted(await other.presence("chat")) == ["c"]
 
@@ -388,7 +420,7 @@ class EngineContract:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             assert await engine.update_presence("one", 0.05, [_enters("chat", "a")], begin=True)
-            await asyncio.sleep(0.2)
+            await self.elapse(0.2)
             assert await engine.update_presence("one", 60)
             assert list(await other.expire_presence(0)) == []
             assert sorted(await other.presence("chat")) == ["a"]
@@ -398,7 +430,7 @@ class EngineContract:
             engine, other = nodes[0][0], nodes[-1][0]
             assert await engine.update_presence("one", 60, [_enters("chat", "a")], begin=True)
             assert await engine.update_presence("one", 0)
-            await asyncio.sleep(0.05)
+            await self.elapse(0.05)
             assert list(await other.expire_presence(0)) == [_leaves("chat", "a")]
             assert await other.presence("chat") == {}
 
@@ -407,40 +439,40 @@ class EngineContract:
             assert not await engine.update_presence("never begun", 60, [_enters("chat", "a")])
             assert await engine.presence("chat") == {}
 
-    async def test_whoever_has_entered_again_under_a_new_lease_is_not_removed_with_the_old_one(self) -> None:
+    async def test_an_entry_made_again_under_a_new_lease_is_not_removed_with_the_old_one(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             assert await engine.update_presence("old", 0.05, [_enters("chat", "a")], begin=True)
             assert await engine.update_presence("new", 60, [_enters("chat", "a")], begin=True)
-            await asyncio.sleep(0.2)
+            await self.elapse(0.2)
             assert list(await other.expire_presence(0)) == []
             assert sorted(await other.presence("chat")) == ["a"]
             assert await engine.update_presence("new", 60, [_leaves("chat", "a")])
             assert await other.presence("chat") == {}
 
-    async def test_of_many_that_remove_leases_at_once_each_is_removed_by_one(self) -> None:
+    async def test_each_lease_is_removed_by_one_of_several_concurrent_calls(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             for number in range(20):
                 entered = [_enters(f"room:{room}", str(number)) for room in range(10)]
                 assert await engine.update_presence(str(number), 0, entered, begin=True)
-            await asyncio.sleep(0.05)
+            await self.elapse(0.05)
             answers = await asyncio.gather(*(each.expire_presence(0) for each in (engine, other) * 5))
             assert sum(map(len, answers)) == 200
             assert len({change for each in answers for change in each}) == 200
 
-    async def test_presence_of_many(self) -> None:
+    async def test_presence_of_many_connections(self) -> None:
         async with self.nodes() as nodes:
             engine, other = nodes[0][0], nodes[-1][0]
             entered = [_enters(f"room:{n % 10}", str(n)) for n in range(2000)]
             assert await engine.update_presence("one", 60, entered, begin=True)
             assert len(await other.presence("room:3")) == 200
             assert await engine.update_presence("one", 0)
-            await asyncio.sleep(0.05)
+            await self.elapse(0.05)
             assert len(await other.expire_presence(0)) == 2000
             assert await other.presence("room:3") == {}
 
-    # Life
+    # Lifecycle
 
     async def test_an_engine_can_be_started_again(self) -> None:
         engine, before, after = self.make(), Collector(), Collector()
@@ -452,7 +484,7 @@ class EngineContract:
             await engine.stop()
         assert before.texts("chat") == after.texts("chat") == ["hello"]
 
-    async def test_many_channels_and_publishers_at_once(self) -> None:
+    async def test_many_channels_and_concurrent_publishers(self) -> None:
         async with self.nodes() as nodes:
             channels = [f"room:{number}" for number in range(50)]
             subscriptions: list[Awaitable[Top]] = []
@@ -469,5 +501,5 @@ class EngineContract:
             for _, collector in nodes:
                 await collector.until(lambda c=collector: len(c.publications) >= 500)  # type: ignore[misc]
                 for channel in channels:
-                    run = [each.offset for each in collector.publications if each.channel == channel]
-                    assert run == list(range(1, 11))
+                    offsets = [each.offset for each in collector.publications if each.channel == channel]
+                    assert offsets == list(range(1, 11))

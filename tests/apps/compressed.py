@@ -1,4 +1,4 @@
-"""The channels of ``slow``, messages of every kind, and a count of what was compressed."""
+"""The channels of ``slow``, messages of every kind, and the number of compressed messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import WebSocket
 
-from hubbub.core import frames
 from hubbub.core.compression import deflate
+from hubbub.protocols import websocket
 from tests.apps import slow
 from tests.apps.slow import app, hub
 
@@ -23,8 +23,7 @@ def counted_deflate(data: bytes | bytearray | memoryview) -> bytes | None:
     return deflate(data)
 
 
-frames.deflate = counted_deflate  # type: ignore[attr-defined]
-
+websocket.deflate = counted_deflate  # type: ignore[attr-defined]
 
 MAKE: dict[str, Callable[[str], Any]] = {
     "text": str,
@@ -41,7 +40,7 @@ async def count() -> dict[str, int]:
 
 @app.websocket("/rooms/{kind}")
 async def room(websocket: WebSocket, kind: str) -> None:
-    """Sends back what it hears, as ``kind``, and publishes it too."""
+    """Send each message back as ``kind``, and publish it too."""
     async with hub.connection(websocket) as client:
         await client.subscribe("room")
         await client.send_text("ready")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +21,7 @@ from hubbub.node.control import CONTROL
 from hubbub.transports.asgi import ASGITransport
 from hubbub.transports.socket import SocketTransport
 
-# Channels that nobody is in are left at once, so that tests need not wait for that.
+# Channels without subscribers are left at once, so that tests need not wait for that.
 node.TICK = 0.05
 subscriptions.LINGER = 0.05
 
@@ -62,13 +63,13 @@ async def teapot(request: Request, exc: ForHTTPError) -> JSONResponse:
 
 @app.get("/remains")
 async def remains() -> dict[str, Any]:
-    """What is alive in this process."""
+    """Return the objects of connections that are alive in this process."""
     gc.collect()
     kinds = (Connection, SocketTransport, Feed, Outbox, ASGITransport)
     alive = Counter(
         type(thing).__name__
         for thing in gc.get_objects()
-        # Nodes have a channel of their own, to talk to one another.
+        # Nodes have a channel of their own for commands.
         if isinstance(thing, kinds) and not (isinstance(thing, Feed) and thing.channel == CONTROL)
     )
     return {"tasks": len(asyncio.all_tasks()), "alive": alive, **asdict(hub.stats())}
@@ -119,7 +120,11 @@ async def ends(websocket: WebSocket, how: str) -> None:
             case "too-late":
                 async for _ in client.iter_text():
                     pass
-                raise WebSocketException(4401, "to nobody")
+                raise WebSocketException(4401, "too late")
+            case "stalled":
+                while not hub.stats().backlog:
+                    await client.send(b"x" * 65_536)
+                raise WebSocketException(4401, "unread")
             case "cancelled":
                 task = asyncio.current_task()
                 assert task is not None
@@ -135,9 +140,17 @@ async def ends(websocket: WebSocket, how: str) -> None:
     await hub.publish("log", f"after {how}")
 
 
+@app.websocket("/caught")
+async def caught(websocket: WebSocket) -> None:
+    with suppress(WebSocketException):
+        async with hub.connection(websocket) as client:
+            raise HTTPException(403, "not your room")
+    await hub.publish("log", f"after {client!r}")
+
+
 @app.websocket("/log")
 async def log(websocket: WebSocket) -> None:
-    """Hears what the endpoints do after their block has ended without an exception."""
+    """Receives what endpoints publish after their block, where it has ended without an exception."""
     async with hub.connection(websocket) as client:
         await client.subscribe("log")
         await client.send_text("ready")

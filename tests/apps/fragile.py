@@ -1,4 +1,4 @@
-"""An app that does not start while there is a file at ``HUBBUB_TEST_BROKEN``."""
+"""An app that fails to start while there is a file at ``HUBBUB_TEST_BROKEN``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 def check() -> None:
     if Path(os.environ["HUBBUB_TEST_BROKEN"]).exists():
-        raise ConnectionError("what the app needs is not there")
+        raise ConnectionError("the app's database is unreachable")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Sockets that say what their handshake had, and that are accepted when the test says so."""
+"""WebSockets that report their handshake's head, and that are accepted when the test allows it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ hub = Hub()
 app = FastAPI()
 app.include_router(hub.router)
 
-heard: list[str] = []
+received: list[str] = []
 left = asyncio.Event()
 waiting = asyncio.Event()
 go = asyncio.Event()
@@ -21,12 +21,12 @@ go = asyncio.Event()
 
 @app.get("/")
 async def root() -> None:
-    """Tells a test that the server is there."""
+    """Answer a test that waits for the server."""
 
 
-@app.get("/heard")
-async def what_was_heard() -> list[str]:
-    return heard
+@app.get("/received")
+async def received_texts() -> list[str]:
+    return received
 
 
 @app.post("/size")
@@ -55,7 +55,7 @@ async def is_waiting() -> None:
 
 
 @app.get("/go")
-async def slow_disconnects() -> None:
+async def accept_slow() -> None:
     go.set()
 
 
@@ -65,13 +65,13 @@ async def ws(websocket: WebSocket) -> None:
         headers = websocket.headers
         await client.send(f"welcome {headers['host']} {len(headers.raw)} {len(websocket.url.query)}")
         async for text in client.iter_text():
-            heard.append(text)
+            received.append(text)
             await client.send_text(text)
 
 
 @app.websocket("/patient")
 async def patient(websocket: WebSocket) -> None:
-    """Would accept when the client has gone."""
+    """Try to accept after the client has disconnected."""
     assert (await websocket.receive())["type"] == "websocket.connect"
     waiting.set()
     assert (await websocket.receive())["type"] == "websocket.disconnect"

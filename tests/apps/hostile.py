@@ -1,4 +1,4 @@
-"""Endpoints for what clients do to the protocol and the application does not see, and a look inside."""
+"""Endpoints for clients that attack the protocol, and the memory and objects of the process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def room(websocket: WebSocket) -> None:
 
 @app.websocket("/bytes/{count}")
 async def replay(websocket: WebSocket, count: int) -> None:
-    """As much at once as a client gets that comes back to a channel with a history."""
+    """Send as much at once as a client gets that resumes in a channel with history."""
     async with hub.connection(websocket) as client:
         await client.send_text("ready")
         for number in range(count // 10_000):
@@ -76,7 +76,7 @@ async def replay(websocket: WebSocket, count: int) -> None:
 
 @app.websocket("/twice/{whose}")
 async def twice(websocket: WebSocket, whose: str) -> None:
-    """A second connection on the socket of the first, which goes on until it is released."""
+    """Open a second connection on the socket of the first, which stays open until the release."""
     second = {"same": hub, "other": other_hub}[whose]
     async with hub.connection(websocket) as client:
         await client.subscribe("room")
@@ -92,7 +92,7 @@ async def twice(websocket: WebSocket, whose: str) -> None:
 
 @app.websocket("/again")
 async def again(websocket: WebSocket) -> None:
-    """A second connection after the first."""
+    """Open a second connection after the first."""
     async with hub.connection(websocket) as client:
         await client.send_text("ready")
     async with other_hub.connection(websocket) as client:

@@ -1,4 +1,7 @@
-"""A chat server that does something wrong, once, to one of its clients. Usage: misbehaving.py PORT FAULT"""
+"""A chat server that commits one fault, to one of its clients.
+
+Usage: misbehaving.py PORT FAULT
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from websockets.http11 import Request, Response
 
 PORT, FAULT = int(sys.argv[1]), sys.argv[2]
 
-#: At which message it happens.
+#: The number of the message at which it happens.
 WHEN = 5
 
 clients: list[ServerConnection] = []
 
 
 async def mistake(number: int, text: str) -> AsyncIterator[str]:
-    """What the first client is sent instead of ``text``, the message ``number``."""
+    """Yield the texts for the first client in place of ``text``, the message ``number``."""
     match FAULT:
         case "drops" if number == WHEN:
             pass

@@ -1,4 +1,4 @@
-"""A hub that lets in pages of two other hosts, and one that has a few names."""
+"""A hub that allows the pages of two other hosts, and one that answers to a few host names."""
 
 from __future__ import annotations
 

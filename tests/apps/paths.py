@@ -1,6 +1,7 @@
-"""An app that tells on which path its clients are written to, and streams that do not end by themselves.
+"""An app that reports the send path of its clients, with streams that do not end by themselves.
 
-Asked by the environment, it wraps ``send`` or ``receive`` in a middleware.
+The environment variable ``WRAPS`` wraps ``send`` or ``receive`` in a middleware; ``NO_ROUTER`` leaves out the
+hub's router, so that the first client starts the hub.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ seen: list[str] = []
 
 
 class Watching:
-    """A middleware that sees all messages of sockets, in one direction."""
+    """A middleware that records all messages of WebSockets in one direction."""
 
     def __init__(self, app: ASGIApp, direction: str) -> None:
         self._app = app
@@ -59,10 +60,10 @@ if wraps := os.environ.get("WRAPS"):
 
 @app.get("/paths")
 async def paths() -> dict[str, Any]:
-    """The writers that there are."""
+    """Return the number of writers by class, and the messages that the middleware has seen."""
     kinds = (SocketTransport, ASGITransport)
-    alive = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
-    return {"writers": alive, "seen": Counter(seen), "pid": os.getpid()}
+    writers = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
+    return {"writers": writers, "seen": Counter(seen), "pid": os.getpid()}
 
 
 @app.websocket("/ws")

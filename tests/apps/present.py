@@ -25,8 +25,8 @@ async def pid() -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
-@app.get("/who")
-async def who() -> list[str]:
+@app.get("/presence")
+async def presence() -> list[str]:
     return sorted(member.user or "" for member in await hub.presence("room"))
 
 

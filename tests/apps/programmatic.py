@@ -1,4 +1,7 @@
-"""``uvicorn.Server`` in a program of its own. Usage: programmatic.py PORT"""
+"""A program that runs ``uvicorn.Server``.
+
+Usage: programmatic.py PORT
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A channel that has kept more than any client may have waiting, for clients that come back."""
+"""A channel with more history than fits into an outbox, for clients that resume."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Channels whose members may be slow, one endpoint per policy, and a handler that streams to one client.
+"""A channel with slow subscribers, one endpoint per policy, and a handler that streams to one client.
 
-The server has much patience with its clients, which may be slow because the machine is busy. A test that is
-about the end of its patience sets ``HUBBUB_TEST_SEND_TIMEOUT`` or ``HUBBUB_TEST_CLOSE_TIMEOUT``.
+Timeouts are long, since clients may be slow because the machine is busy. A test of a timeout sets
+``HUBBUB_TEST_SEND_TIMEOUT`` or ``HUBBUB_TEST_CLOSE_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def release() -> None:
 
 @app.websocket("/busy")
 async def busy(websocket: WebSocket) -> None:
-    """A handler that for a while takes nothing of what its client sends."""
+    """Receive no message before the release."""
     async with hub.connection(websocket) as client:
         await client.send_text("ready")
         await released.wait()

@@ -17,7 +17,10 @@ app.include_router(hub.router)
 
 
 class Message(BaseModel):
-    """:param key: publishes it once, however often it comes."""
+    """A message to publish.
+
+    :param key: the idempotency key.
+    """
 
     text: str
     key: str | None = None
@@ -30,7 +33,7 @@ async def pid() -> dict[str, int]:
 
 @app.get("/history")
 async def history(offset: int = 0, epoch: str = "") -> dict[str, Any]:
-    """Where the channel stands, and what it has kept after a position; all, if that is of another epoch."""
+    """Return the channel's position and its history after a position, or all if the epoch is another one."""
     since = Position(offset, epoch)
     try:
         page = await hub.engine.history("chat", since)
@@ -55,7 +58,7 @@ async def publish(message: Message) -> dict[str, Any]:
 
 @app.websocket("/publish")
 async def talk(websocket: WebSocket) -> None:
-    """As above, one message after another, each with its answer."""
+    """As above, over a WebSocket."""
     async with hub.connection(websocket) as client:
         async for message in client.iter_messages(Message):
             await client.send_json(await publish(message))
@@ -63,7 +66,7 @@ async def talk(websocket: WebSocket) -> None:
 
 @app.websocket("/chat")
 async def chat(websocket: WebSocket, offset: int | None = None, epoch: str = "") -> None:
-    """Sends the worker's process id, then what was missed, then the position, then what is new."""
+    """Send the worker's process id, the missed messages, the position, and then live messages."""
     async with hub.connection(websocket) as client:
         await client.send_json({"pid": os.getpid()})
         since = None if offset is None else Position(offset, epoch)

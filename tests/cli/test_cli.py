@@ -1,4 +1,4 @@
-"""The command line, as a user calls it."""
+"""``hubbub run``, and the command line as a whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HUBBUB = str(Path(sys.executable).with_name("hubbub"))
 
 
 def hubbub(*words: str, cwd: Path = EXAMPLES, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run the command to its end; returns its exit code and everything that it printed."""
+    """Run the command to its end, and return its exit code and its output."""
     done = subprocess.run(
         [HUBBUB, *words],
         cwd=cwd,
@@ -72,7 +72,7 @@ def test_every_option_of_run_is_in_its_help() -> None:
     [
         (
             "main",
-            "Expected a target such as 'main:app' (a module, a colon, the name of the app in it), but got",
+            "Expected a target such as 'main:app' (module, colon, name of the app in the module), but got",
         ),
         ("main", "Did you mean 'main:app'?"),
         ("shop/main.py:api", "There is no module 'shop/main'"),
@@ -89,7 +89,7 @@ def test_every_option_of_run_is_in_its_help() -> None:
         ("misspelt:app", "The module 'misspelt' could not be imported: SyntaxError"),
     ],
 )
-def test_a_target_that_does_not_import_is_an_error_that_says_what_to_do(
+def test_a_target_that_cannot_be_imported_is_an_error_that_names_the_fix(
     tmp_path: Path, target: str, message: str
 ) -> None:
     package = tmp_path / "shop"
@@ -107,7 +107,7 @@ def test_a_target_that_does_not_import_is_an_error_that_says_what_to_do(
     assert message in text
 
 
-def test_reload_asks_only_that_the_module_is_there() -> None:
+def test_reload_only_needs_the_module_to_exist() -> None:
     code, text = hubbub("run", "nothing_here:app", "--reload")
     assert code == 2
     assert "There is no module 'nothing_here'" in text
@@ -117,12 +117,12 @@ def test_several_workers_need_an_engine_that_reaches_across_processes() -> None:
     for words, env in [(("--workers", "2"), {}), ((), {"WEB_CONCURRENCY": "2"})]:
         code, text = hubbub("run", "chat:app", *words, env=env)
         assert code == 2
-        assert "memory://, which reaches one process only" in text
+        assert "memory://, which reaches only one process" in text
         assert "Give Hub() the URL of an engine that reaches across processes" in text
 
 
 def test_options_that_exclude_or_need_each_other() -> None:
-    assert "--reload serves with one process" in hubbub("run", "chat:app", "--reload", "--workers", "2")[1]
+    assert "--reload uses one process" in hubbub("run", "chat:app", "--reload", "--workers", "2")[1]
     assert "add --ssl-certfile" in hubbub("run", "chat:app", "--ssl-keyfile", "chat.py")[1]
     assert "does not exist" in hubbub("run", "chat:app", "--ssl-certfile", "nowhere.pem")[1]
 
@@ -144,7 +144,7 @@ async def test_several_workers_serve_an_app_without_a_hub(log: Path) -> None:
         await eventually(lambda: server.log.count("Application startup complete") == 2)
 
 
-async def test_reload_serves_what_was_changed(log: Path, tmp_path: Path) -> None:
+async def test_reload_serves_the_changed_app(log: Path, tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     source = "from fastapi import FastAPI\napp = FastAPI()\n@app.get('/')\ndef page():\n    return '{}'\n"
     app.write_text(source.format("before"))
@@ -196,19 +196,19 @@ async def test_tls(log: Path, tmp_path: Path) -> None:
             assert await receive(client) == "You wrote: hello"
 
 
-async def test_forwarded_headers_are_believed_from_the_named_proxies_only(log: Path, tmp_path: Path) -> None:
-    (tmp_path / "who.py").write_text(
+async def test_forwarded_headers_are_trusted_only_from_the_named_proxies(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "address.py").write_text(
         "from fastapi import FastAPI, Request\napp = FastAPI()\n"
-        "@app.get('/')\ndef who(request: Request):\n    return request.client.host\n"
+        "@app.get('/')\ndef address(request: Request):\n    return request.client.host\n"
     )
     headers = {"X-Forwarded-For": "203.0.113.7"}
     for allowed, seen in [("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")]:
         args = ["--forwarded-allow-ips", allowed]
-        async with serve("who:app", log, args=args, cwd=tmp_path) as server, http_client() as client:
+        async with serve("address:app", log, args=args, cwd=tmp_path) as server, http_client() as client:
             assert (await client.get(server.http, headers=headers)).json() == seen
 
 
-async def test_shutdown_ends_handlers_that_do_not_end_after_drain_seconds(log: Path, tmp_path: Path) -> None:
+async def test_shutdown_cancels_handlers_after_drain_seconds(log: Path, tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import asyncio\nfrom fastapi import FastAPI, WebSocket\nfrom hubbub import Hub\n"
         "hub = Hub()\napp = FastAPI()\napp.include_router(hub.router)\n"

@@ -22,7 +22,7 @@ def command(limit: str, *words: str) -> tuple[str, ...]:
         f"resource.setrlimit(resource.RLIMIT_NOFILE, {limit}); "
         "os.execv(os.path.join(os.path.dirname(sys.executable), 'hubbub'), ['hubbub', *sys.argv[1:]])"
     )
-    # Braces would be filled in.
+    # serve() would fill in braces.
     assert "{" not in start
     return ("python", "-c", start, "run", "{target}", "--port", "{port}", *words)
 
@@ -43,7 +43,7 @@ async def test_the_soft_limit_is_raised_to_the_hard_one(log: Path) -> None:
         assert limit_of(server.process.pid) == hard
 
 
-async def test_in_workers_too(log: Path, tmp_path: Path) -> None:
+async def test_the_limit_is_raised_in_workers_too(log: Path, tmp_path: Path) -> None:
     env = {"HUBBUB_TEST_URL": f"sqlite:///{tmp_path / 'hub.db'}", "HUBBUB_TEST_NAMESPACE": "limits"}
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1_048_576)
     words = command("(256, hard)", "--workers", "2")
@@ -52,12 +52,12 @@ async def test_in_workers_too(log: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_refused_connections_are_logged_until_silent_ones_have_given_way(
+async def test_refused_connections_are_logged_until_silent_ones_are_closed(
     loop: str, log: Path, tmp_path: Path
 ) -> None:
     env = {}
     if loop == "asyncio":
-        # Not to be found, which is how uvicorn decides.
+        # uvicorn chooses asyncio if uvloop cannot be imported.
         (tmp_path / "uvloop.py").write_text("raise ImportError")
         env["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
     words = command("(60, 60)")
@@ -76,4 +76,4 @@ async def test_refused_connections_are_logged_until_silent_ones_have_given_way(
             await eventually(lambda: "this process has used up its 60 file descriptors" in server.log)
             await eventually(is_served, timeout=40)
     assert "Traceback" not in server.log
-    assert server.log.count("New connections are refused") <= 2
+    assert server.log.count("Refusing new connections") <= 2

@@ -1,4 +1,4 @@
-"""``hubbub doctor``, on servers that are well, away, or set up badly."""
+"""``hubbub doctor`` on servers that are well, unreachable, or set up badly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from hubbub.cli.doctor import hidden
+from hubbub.cli.doctor import without_password
 from hubbub.engines import ENGINES, EngineSpec
 from hubbub.engines.postgres.address import Address
 from hubbub.engines.postgres.diagnostics import inspect as inspect_postgres
@@ -27,19 +27,19 @@ from tests.engines.postgres.server import PostgresServer
 from tests.engines.redis.server import RedisServer, redis_server
 from tests.uvicorn_process import free_port
 
-# Not the command that hides it in the package.
+# The package's attribute of this name is the command.
 doctor_module = import_module("hubbub.cli.doctor")
 
-#: What the tests start.
+#: The server that the tests start, by its name.
 REDIS = "Redis" if os.environ.get("HUBBUB_TEST_REDIS_SERVER") else "Valkey"
 
-#: What a healthy engine of any kind is told about.
+#: The output for a healthy engine of any kind.
 WELL = (
-    "✓ it is there (",
-    "✓ what one process publishes, another hears (",
-    "✓ histories are kept and read\n",
+    "✓ the server is reachable (",
+    "✓ messages reach other processes (",
+    "✓ histories are stored and read\n",
     "✓ a message with an idempotency key is published once\n",
-    "✓ who is present in one process, another sees\n",
+    "✓ presence is shared between processes\n",
     "All is well.\n",
 )
 
@@ -51,11 +51,11 @@ def doctor(url: str, *words: str) -> tuple[int, str]:
     return done.code, done.out
 
 
-def sick(url: str, *words: str) -> str:
-    """What it says of an engine with which something is wrong."""
+def problems(url: str, *words: str) -> str:
+    """The output for an engine that has problems."""
     code, out = doctor(url, *words)
     assert code == 1, out
-    assert out.endswith("Something is wrong.\n")
+    assert out.endswith("There are problems.\n")
     return out
 
 
@@ -68,7 +68,7 @@ def sick(url: str, *words: str) -> str:
         ("sqlite", ["✓ SQLite 3.", "hub.db is on a local disk", "in WAL mode"]),
         ("redis", [f"✓ {REDIS} ", "✓ it evicts nothing (maxmemory-policy noeviction)", "✓ a restart keeps"]),
         ("redis_cluster", [f"✓ {REDIS} ", "redis+cluster://127.0.0.1"]),
-        ("postgres", ["✓ PostgreSQL ", "✓ what is notified is heard (LISTEN)", "postgres owns the schema"]),
+        ("postgres", ["✓ PostgreSQL ", "✓ notifications arrive (LISTEN)", "postgres owns the schema"]),
     ],
 )
 def test_an_engine_that_is_well(
@@ -100,7 +100,7 @@ def test_nothing_is_left_of_the_scratch_channel(tmp_path: Path) -> None:
     assert count == 0
 
 
-# URLs, extras, and servers that are not there
+# URLs, extras, and unreachable servers
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_nothing_is_left_of_the_scratch_channel(tmp_path: Path) -> None:
     ],
 )
 def test_a_url_that_is_not_understood(url: str, says: str) -> None:
-    assert f"✗ {says}" in sick(url)
+    assert f"✗ {says}" in problems(url)
 
 
 @pytest.mark.parametrize(
@@ -131,25 +131,25 @@ def test_a_url_that_is_not_understood(url: str, says: str) -> None:
     ],
 )
 def test_no_part_of_a_password_is_shown(url: str, shown: str) -> None:
-    assert hidden(url) == shown
+    assert without_password(url) == shown
 
 
 @pytest.mark.parametrize(
     "engine", ["redis://app:s3cret@127.0.0.1:{}", "postgresql://app:s3cret@127.0.0.1:{}/db"]
 )
-def test_a_server_that_is_not_there(engine: str) -> None:
-    out = sick(engine.format(free_port()))
-    assert "  → Start the server, or look at host and port in the URL." in out
+def test_an_unreachable_server(engine: str) -> None:
+    out = problems(engine.format(free_port()))
+    assert "  → Start the server, or check host and port in the URL." in out
 
 
 @pytest.mark.parametrize(("package", "url"), [("redis", "redis://h"), ("asyncpg", "postgresql://h/db")])
 def test_an_extra_that_is_missing(
     package: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if it were not installed: this one is found first.
+    # This module is found first, and fails like a package that is not installed.
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module', name={package!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    out = sick(url)
+    out = problems(url)
     assert f"needs the package {package!r}, which is not installed" in out
     assert 'pip install "hubbub[' in out
 
@@ -158,32 +158,32 @@ def test_an_extra_that_is_missing(
 
 
 def test_a_directory_that_is_missing(tmp_path: Path) -> None:
-    out = sick(f"sqlite:///{tmp_path}/nowhere/hub.db")
-    assert "✗ Expected the directory of" in out
-    assert "  → Make the directory" in out
+    out = problems(f"sqlite:///{tmp_path}/nowhere/hub.db")
+    assert "cannot be used: its directory does not exist" in out
+    assert "  → Create the directory" in out
 
 
-def test_a_directory_that_nobody_may_write_to() -> None:
-    # Not even root.
-    out = sick("sqlite:////proc/hub.db")
+def test_a_directory_that_no_user_may_write_to() -> None:
+    # root neither.
+    out = problems("sqlite:////proc/hub.db")
     assert "unable to open database file" in out
-    assert "  → Let the user that the app runs as write to the directory" in out
+    assert "  → Create the directory, and allow the user that the app runs as to write to it." in out
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "app.db"
     path.write_text("Not a database. " * 100)
-    assert "  → Give Hubbub a file of its own." in sick(f"sqlite:///{path}")
+    assert "  → Use a file of its own for Hubbub." in problems(f"sqlite:///{path}")
 
 
 def test_the_application_s_own_database(tmp_path: Path) -> None:
     path = tmp_path / "app.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE orders (id INTEGER)")
-    out = sick(f"sqlite:///{path}")
-    assert "✗ the file also holds tables of something else (orders)" in out
-    # What comes after that is looked at all the same.
-    assert "✓ histories are kept and read" in out
+    out = problems(f"sqlite:///{path}")
+    assert "✗ the file also holds tables of another program (orders)" in out
+    # The other checks run all the same.
+    assert "✓ histories are stored and read" in out
 
 
 def test_a_file_on_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +191,9 @@ def test_a_file_on_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sqlite_diagnostics, "_file_system", lambda directory: "nfs4")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     findings = sqlite_diagnostics.inspect(str(tmp_path / "hub.db"))
-    wrong = [each.text for each in findings if not each.is_ok]
+    wrong = [each.text for each in findings if not each.ok]
     assert wrong == [
-        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see what others write",
+        f"{tmp_path / 'hub.db'} is on a network (nfs4), where processes do not see the writes of others",
         "the disk has 0 MiB left",
     ]
 
@@ -207,7 +207,7 @@ def test_the_file_system_is_that_of_the_innermost_mount() -> None:
 # Redis
 
 
-#: What the doctor advises to allow.
+#: The rights that the doctor advises.
 RIGHTS = [
     *("~test-acl:*", "&test-acl:*", "+@connection", "+@pubsub", "+@scripting", "+@hash", "+@stream"),
     *("+@string", "+@sortedset", "+exists", "+del", "+pexpire", "+pttl", "+time", "+role", "+info"),
@@ -226,7 +226,7 @@ def with_user(server: RedisServer, *rules: str) -> str:
     return f"redis://app:s3cret@127.0.0.1:{server.port}"
 
 
-def test_a_user_who_may_do_what_the_doctor_advises(server: RedisServer) -> None:
+def test_a_user_with_the_rights_that_the_doctor_advises(server: RedisServer) -> None:
     code, out = doctor(with_user(server, *RIGHTS), "--namespace", "test-acl")
     assert code == 0, out
 
@@ -235,39 +235,39 @@ def test_a_user_who_may_do_what_the_doctor_advises(server: RedisServer) -> None:
     "missing",
     ["~test-acl:*", "&test-acl:*", "+@pubsub", "+@scripting", "+@stream"],
 )
-def test_a_user_who_lacks_a_right(server: RedisServer, missing: str) -> None:
+def test_a_user_without_one_of_the_rights(server: RedisServer, missing: str) -> None:
     rules = [rule for rule in RIGHTS if rule != missing]
-    out = sick(with_user(server, *rules), "--namespace", "test-acl")
-    assert "  → Allow the user what Hubbub needs: ACL SETUSER USER ~NAMESPACE:*" in out
-    # All of it is advised, and none of it only here.
+    out = problems(with_user(server, *rules), "--namespace", "test-acl")
+    assert "  → Grant the user the rights that Hubbub needs: ACL SETUSER USER ~NAMESPACE:*" in out
+    # The advice has all rights of this list.
     for right in RIGHTS[2:]:
         assert right in out
 
 
-def test_a_user_whom_the_server_tells_nothing(server: RedisServer) -> None:
+def test_a_user_who_may_not_read_the_server_s_settings(server: RedisServer) -> None:
     rules = [rule for rule in RIGHTS if rule not in ("+info", "+role")]
     code, out = doctor(with_user(server, *rules), "--namespace", "test-acl")
     assert code == 0
-    assert "does not tell this user about itself (INFO)" in out
+    assert "does not let this user read its state (INFO)" in out
 
 
 def test_a_wrong_password(server: RedisServer) -> None:
     url = with_user(server, *RIGHTS).replace("s3cret", "s3cret-not")
-    assert "  → Look at user and password in the URL." in sick(url)
+    assert "  → Check the user and the password in the URL." in problems(url)
 
 
-def test_a_server_that_evicts_and_forgets() -> None:
+def test_a_server_that_evicts_and_does_not_persist() -> None:
     options = ("maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
     limit = ("client-output-buffer-limit", "pubsub 100kb 50kb 60")
     with redis_server(*options, *limit) as server:
         with server.client() as client:
             client.config_set("appendonly", "no")
-        out = sick(server.url)
+        out = problems(server.url)
         assert "✗ when its memory is full it evicts histories (maxmemory-policy allkeys-lru)" in out
         assert "→ Use a server of its own for Hubbub, and: CONFIG SET maxmemory-policy noeviction" in out
-        assert "✗ it cuts off nodes that are a moment behind (client-output-buffer-limit pubsub 102400" in out
+        assert "✗ it disconnects nodes that fall behind for a moment (client-output-buffer-limit pub" in out
         assert "! a restart loses the last histories" in out
-        # And what it advises makes it well.
+        # The advice is enough.
         with server.client() as client:
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("client-output-buffer-limit", "pubsub 33554432 8388608 60")
@@ -276,16 +276,16 @@ def test_a_server_that_evicts_and_forgets() -> None:
 
 def test_a_replica(server: RedisServer) -> None:
     with redis_server("replicaof", f"127.0.0.1 {server.port}") as replica:
-        out = sick(replica.url)
-    assert "got a replica" in out
-    assert "  → Give the URL of the primary" in out
+        out = problems(replica.url)
+    assert "is a replica" in out
+    assert "  → Use the URL of the primary" in out
 
 
-def test_a_server_that_says_nothing(server: RedisServer) -> None:
+def test_a_server_that_does_not_answer(server: RedisServer) -> None:
     with server.frozen():
-        out = sick(server.url)
+        out = problems(server.url)
     assert "no answer within" in out
-    assert "  → Look whether a firewall is in between" in out
+    assert "  → Check whether a firewall drops the connection" in out
 
 
 def asking(info: str) -> Callable[..., Any]:
@@ -304,7 +304,7 @@ def asking(info: str) -> Callable[..., Any]:
         ("redis_version:7.2.4\r\nrole:slave", "it is a replica (slave)"),
         (
             "redis_version:7.2.4\r\nrdb_last_bgsave_status:err",
-            "it cannot save its snapshot, and may refuse what is published",
+            "it cannot save its snapshot, and may refuse publications",
         ),
         (
             "redis_version:7.2.4\r\naof_enabled:1\r\naof_last_write_status:err",
@@ -316,15 +316,15 @@ def asking(info: str) -> Callable[..., Any]:
         ),
     ],
 )
-async def test_servers_that_are_hard_to_come_by(info: str, wrong: str) -> None:
+async def test_servers_that_a_test_cannot_start(info: str, wrong: str) -> None:
     findings = await inspect_redis(asking(info), "here")
-    assert [each.text for each in findings if not each.is_ok] == [wrong]
-    assert all(each.advice for each in findings if not each.is_ok)
+    assert [each.text for each in findings if not each.ok] == [wrong]
+    assert all(each.advice for each in findings if not each.ok)
 
 
 async def test_a_cluster_has_to_be_newer() -> None:
-    assert (await inspect_redis(asking("redis_version:6.2.0"), "here"))[0].is_ok
-    assert not (await inspect_redis(asking("redis_version:6.2.0"), "here", is_cluster=True))[0].is_ok
+    assert (await inspect_redis(asking("redis_version:6.2.0"), "here"))[0].ok
+    assert not (await inspect_redis(asking("redis_version:6.2.0"), "here", is_cluster=True))[0].ok
 
 
 # PostgreSQL
@@ -332,7 +332,7 @@ async def test_a_cluster_has_to_be_newer() -> None:
 
 @pytest.fixture
 def user(postgres: PostgresServer) -> Iterator[str]:
-    """The URL of a user who may connect and nothing else."""
+    """The URL of a user with no right but to connect."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS test_doctor CASCADE")
         connection.execute("CREATE USER doctor PASSWORD 's3cret'")
@@ -343,22 +343,22 @@ def user(postgres: PostgresServer) -> Iterator[str]:
 
 
 def test_a_user_who_may_not_make_the_schema(user: str) -> None:
-    out = sick(user, "--namespace", "test_doctor")
-    assert "doctor may not make the schema 'test_doctor'" in out
+    out = problems(user, "--namespace", "test_doctor")
+    assert "doctor may not create the schema 'test_doctor'" in out
     assert 'GRANT CREATE ON DATABASE "postgres" TO "doctor"' in out
 
 
 def test_a_user_who_may_not_use_the_schema(postgres: PostgresServer, user: str) -> None:
     doctor(postgres.url, "--namespace", "test_doctor")
-    out = sick(user, "--namespace", "test_doctor")
+    out = problems(user, "--namespace", "test_doctor")
     assert "permission denied" in out
-    assert "  → Give the user rights on the schema, as its owner" in out
+    assert "  → As the owner of the schema, give the user rights on it" in out
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("GRANT USAGE ON SCHEMA test_doctor TO doctor")
         connection.execute("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA test_doctor TO doctor")
-        out = sick(user, "--namespace", "test_doctor")
+        out = problems(user, "--namespace", "test_doctor")
         assert "✗ doctor may not use all tables of the schema 'test_doctor': keys, " in out
-        # What it advises is enough.
+        # The advice is enough.
         (advice,) = [line for line in out.splitlines() if "As postgres: " in line]
         connection.execute(advice.partition("As postgres: ")[2])
     out = doctor(user, "--namespace", "test_doctor")[1]
@@ -367,9 +367,9 @@ def test_a_user_who_may_not_use_the_schema(postgres: PostgresServer, user: str) 
 
 
 def test_a_database_that_is_missing(postgres: PostgresServer) -> None:
-    out = sick(postgres.url.removesuffix("/postgres") + "/nowhere")
+    out = problems(postgres.url.removesuffix("/postgres") + "/nowhere")
     assert 'database "nowhere" does not exist' in out
-    assert "  → Make it with CREATE DATABASE" in out
+    assert "  → Create it with CREATE DATABASE" in out
 
 
 class Row:
@@ -404,15 +404,15 @@ class Row:
         ({}, []),
         ({"number": 120_009, "version": "12.9"}, ["PostgreSQL 12.9"]),
         ({"encoding": "SQL_ASCII"}, ["the database is encoded in SQL_ASCII"]),
-        ({"is_standby": True}, ["it is a standby"]),
+        ({"is_standby": True}, ["the server is a standby"]),
         ({"connections": 90}, ["90 of 97 connections are taken; each process of an app takes up to 11"]),
         ({"full_page_writes": "off"}, ["a crash of the machine may destroy the database (full_page_writes"]),
         ({"synchronous_commit": "off"}, []),
     ],
 )
-async def test_databases_that_are_hard_to_come_by(settings: dict[str, object], wrong: list[str]) -> None:
+async def test_databases_that_a_test_cannot_start(settings: dict[str, object], wrong: list[str]) -> None:
     findings = await inspect_postgres(Row(**settings), "hubbub", Address("postgresql://localhost"))
-    found = [each for each in findings if not each.is_ok]
+    found = [each for each in findings if not each.ok]
     assert len(found) == len(wrong)
     assert all(each.text.startswith(text) for each, text in zip(found, wrong, strict=True))
     assert all(each.advice for each in found)
@@ -420,7 +420,7 @@ async def test_databases_that_are_hard_to_come_by(settings: dict[str, object], w
     assert is_durable == ("off" not in settings.values())
 
 
-# Engines of others
+# Engines of other packages
 
 PIGEON = """
 import asyncio
@@ -439,24 +439,24 @@ class PigeonEngine(MemoryEngine):
     [
         (
             "async def start(self, sink): raise KeyError('loft')",
-            "✗ Expected it to be there, but got KeyError: 'loft'",
+            "✗ the engine could not start: KeyError: 'loft'",
         ),
         (
             "async def inspect(self): raise ValueError('no feathers')",
-            "✗ Expected it to tell about itself, but got ValueError: no feathers",
+            "✗ the engine could not report its settings: ValueError: no feathers",
         ),
         (
             "async def start(self, sink): await asyncio.Event().wait()",
-            "✗ Expected it to be there within 1 s, but it did not.",
+            "✗ the engine could not start within 1 s",
         ),
-        # Two of them in memory: what one of them publishes, the other does not hear.
+        # Two engines in memory do not receive each other's publications.
         (
             "pass",
-            "✗ Expected it to hand over what another process publishes within 1 s, but it did not.",
+            "✗ the engine could not deliver a message that another process publishes within 1 s",
         ),
     ],
 )
-async def test_engines_of_others_are_looked_at_too(
+async def test_engines_of_other_packages_are_checked_too(
     method: str,
     says: str,
     tmp_path: Path,
@@ -467,6 +467,6 @@ async def test_engines_of_others_are_looked_at_too(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pigeon_engine", raising=False)
     monkeypatch.setitem(ENGINES, "pigeon", EngineSpec("pigeon_engine:PigeonEngine"))
-    monkeypatch.setattr(doctor_module, "DEADLINE", 1.0)
-    assert not await doctor_module._report(doctor_module._examine("pigeon://", "hubbub"))
+    monkeypatch.setattr(doctor_module, "STEP_TIMEOUT", 1.0)
+    assert not await doctor_module.report(doctor_module.examine("pigeon://", "hubbub"))
     assert says in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""However a handler's block ends, the client gets a close frame that says why, and nothing is left behind."""
+"""Every end of a block closes the socket with a code and a reason, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.clients import closed, connect, eventually, receive, receive_json, reset
+from tests.clients import closed, connect, connect_deaf, eventually, receive, receive_json, reset
 from tests.uvicorn_process import ROOT, SERVERS, Server, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,7 +81,7 @@ async def test_the_close_frame_says_how_the_block_ended(
         ("bytes-expected", b"x" * 1001, 1009),
     ],
 )
-async def test_a_message_that_cannot_be_taken_closes_with_the_code_for_it(
+async def test_a_wrong_message_closes_with_the_code_for_it(
     server: Server, how: str, message: str | bytes, code: int
 ) -> None:
     async with connect(f"{server.ws}/ends/{how}") as client:
@@ -99,7 +99,7 @@ async def test_a_message_of_just_the_allowed_size_is_taken(server: Server) -> No
 
 @pytest.mark.parametrize("how", ["close frame", "reset"])
 @pytest.mark.parametrize("endpoint", ["break", "group", "text-expected"])
-async def test_a_client_that_goes_ends_the_block_without_an_error(
+async def test_a_client_that_leaves_ends_the_block_without_an_error(
     server: Server, endpoint: str, how: str
 ) -> None:
     errors = server.log.count("Traceback")
@@ -118,7 +118,7 @@ async def test_a_client_that_goes_ends_the_block_without_an_error(
     assert server.log.count("Traceback") == errors
 
 
-async def test_refusing_a_client_that_has_gone_is_no_error(server: Server) -> None:
+async def test_refusing_a_client_that_has_left_is_no_error(server: Server) -> None:
     errors = server.log.count("Traceback")
     for _ in range(10):
         client = await connect(f"{server.ws}/ends/too-late")
@@ -129,6 +129,30 @@ async def test_refusing_a_client_that_has_gone_is_no_error(server: Server) -> No
     assert server.log.count("Traceback") == errors
 
 
+async def test_refusing_a_client_that_does_not_read_is_no_error(server: Server) -> None:
+    errors = server.log.count("Traceback")
+    client = await connect_deaf(f"{server.ws}/ends/stalled")
+    await client.send("go")
+
+    async def it_is_given_up() -> bool:
+        now = await server.get_json("/remains")
+        return not (now["connections"] or now["alive"].get("Connection"))
+
+    await eventually(it_is_given_up)
+    client.transport.abort()
+    await nothing_remains(server)
+    assert server.log.count("Traceback") == errors
+
+
+async def test_a_refusal_that_is_caught_around_the_block_has_closed_the_socket(server: Server) -> None:
+    async with connect(f"{server.ws}/log") as log:
+        assert await receive(log) == "ready"
+        async with connect(f"{server.ws}/caught") as client:
+            assert await closed(client) == (1008, "not your room")
+        assert str(await receive(log)).startswith("after <Connection")
+    await nothing_remains(server)
+
+
 async def test_unexpected_exceptions_are_logged_with_their_traceback(server: Server) -> None:
     async with connect(f"{server.ws}/ends/exception") as client:
         await client.send("go")
@@ -136,7 +160,7 @@ async def test_unexpected_exceptions_are_logged_with_their_traceback(server: Ser
     await eventually(lambda: "LookupError: a handler that raises" in server.log)
 
 
-async def test_a_message_that_does_not_fit_is_answered_and_the_loop_goes_on(server: Server) -> None:
+async def test_a_message_that_does_not_fit_is_answered_and_the_loop_continues(server: Server) -> None:
     async with connect(f"{server.ws}/moves") as client:
         await client.send('{"x": "many"}')
         error = await receive_json(client)
@@ -154,7 +178,7 @@ async def test_a_message_that_does_not_fit_is_answered_and_the_loop_goes_on(serv
         assert await receive_json(client) == {"moved": 4}
 
 
-async def test_a_frame_of_the_wrong_kind_is_answered_and_the_loop_goes_on(server: Server) -> None:
+async def test_a_frame_of_the_wrong_kind_is_answered_and_the_loop_continues(server: Server) -> None:
     cases: list[tuple[str, str | bytes, str | bytes]] = [
         ("text", b"x", "yes"),
         ("bytes", "x", b"yes"),

@@ -411,7 +411,7 @@ def test_a_position_that_never_existed_is_unrecoverable(since: Position) -> None
     engine = Engine()
     feed, _, _ = feed_at(engine.top)
     feed.publish(engine.publish())
-    with pytest.raises(Unrecoverable, match="go on from offset 1"):
+    with pytest.raises(Unrecoverable, match="continue from offset 1"):
         resume(feed, Subscriber(1, since))
 
 

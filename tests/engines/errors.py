@@ -1,10 +1,10 @@
-"""What is shown of an error."""
+"""The text of an error."""
 
 from __future__ import annotations
 
 
 def shown(error: BaseException) -> str:
-    """All that a traceback would show of it and of what led to it."""
+    """Return all messages that a traceback of ``error`` shows: its own, and those of its causes."""
     texts = []
     each: BaseException | None = error
     while each is not None:

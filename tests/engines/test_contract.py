@@ -1,4 +1,4 @@
-"""What every engine promises, tested on real servers."""
+"""The contract of engines, tested on all of ours and on real servers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,41 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hubbub.engines import Engine, engine_for
-from hubbub.testing.engine_contract import EngineContract
+from hubbub.engines.memory import MemoryEngine
+from hubbub.engines.sqlite import SQLiteEngine
+from hubbub.testing import EngineContract, FakeEngine, FakeServer
+from tests.clock import FakeClock
 from tests.engines.postgres.nodes import with_parameters
 
 
-class TestMemory(EngineContract):
+class ContractOnFakeClock(EngineContract):
+    """The contract of an engine that takes a clock."""
+
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.clock = FakeClock(1_000_000.0)
+
+    async def elapse(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+class TestMemory(ContractOnFakeClock):
     across_processes = False
 
     def make(self) -> Engine:
-        return engine_for("memory://", self.namespace)
+        return MemoryEngine("memory://", self.namespace, self.clock)
 
 
-class TestSQLite(EngineContract):
+class TestFakeEngine(ContractOnFakeClock):
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.server = FakeServer(self.clock)
+
+    def make(self) -> Engine:
+        return FakeEngine(self.server)
+
+
+class TestSQLite(ContractOnFakeClock):
     def setup_method(self) -> None:
         super().setup_method()
         self.directory = TemporaryDirectory()
@@ -28,7 +51,8 @@ class TestSQLite(EngineContract):
         self.directory.cleanup()
 
     def make(self) -> Engine:
-        return engine_for(f"sqlite:///{Path(self.directory.name) / 'hub.db'}", self.namespace)
+        url = f"sqlite:///{Path(self.directory.name) / 'hub.db'}"
+        return SQLiteEngine(url, self.namespace, self.clock)
 
 
 class TestRedis(EngineContract):

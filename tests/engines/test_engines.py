@@ -1,3 +1,5 @@
+"""Engines by URL: schemes, extras, entry points, and messages without passwords."""
+
 from __future__ import annotations
 
 import importlib
@@ -12,9 +14,10 @@ from hubbub.core.publication import Position, Publication
 from hubbub.engines import ENGINES, Engine, EngineSpec, doctor_command, engine_for
 from hubbub.engines.memory import MemoryEngine
 from hubbub.exceptions import HubbubError, HubNotRunning, InvalidURL, MissingExtra
+from hubbub.testing.engine_contract import Collector
 from tests.engines.errors import shown
 
-#: Puts a module with the given source where the URL ``pigeon://`` finds its engine.
+#: Installs a module with the given source, in which the URL ``pigeon://`` finds its engine.
 Install = Callable[..., None]
 
 GOOD = """
@@ -33,7 +36,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     def install(source: str, extra: str | None = "pigeon") -> None:
         (tmp_path / "pigeon_engine.py").write_text(source)
         importlib.invalidate_caches()
-        # Named here in order to be forgotten when the test ends.
+        # Set in order to be restored when the test ends.
         monkeypatch.setitem(sys.modules, "pigeon_engine", None)
         monkeypatch.delitem(sys.modules, "pigeon_engine")
         monkeypatch.setitem(ENGINES, "pigeon", EngineSpec("pigeon_engine:PigeonEngine", extra))
@@ -51,7 +54,7 @@ def test_memory_urls_name_the_memory_engine(url: str) -> None:
     assert engine.url == url
 
 
-def test_the_scheme_picks_the_engine_and_hands_it_the_url(install: Install) -> None:
+def test_the_scheme_selects_the_engine_which_gets_the_url(install: Install) -> None:
     install(GOOD)
     engine = engine_for("pigeon://loft/7?speed=2")
     assert type(engine).__name__ == "PigeonEngine"
@@ -66,14 +69,14 @@ def test_an_engine_is_not_imported_before_its_url_is_used(install: Install) -> N
 
 
 @pytest.mark.parametrize("scheme", sorted(ENGINES))
-def test_every_engine_in_the_table_is_one_of_ours(scheme: str) -> None:
+def test_every_engine_in_the_table_belongs_to_hubbub(scheme: str) -> None:
     module, _, name = ENGINES[scheme].target.partition(":")
     assert module.startswith("hubbub.engines.")
     assert name.endswith("Engine")
     assert scheme == scheme.lower()
 
 
-def test_an_unknown_scheme_is_answered_with_those_that_exist(install: Install) -> None:
+def test_the_error_of_an_unknown_scheme_lists_the_existing_ones(install: Install) -> None:
     install(GOOD)
     with pytest.raises(InvalidURL, match=r"schemes .*memory://, .*pigeon://.*, but got carrier://…\.$"):
         engine_for("carrier://localhost/0")
@@ -86,7 +89,7 @@ def test_a_url_without_a_scheme_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "named"), [(None, "NoneType"), (b"memory://", "bytes"), (Path("x"), "Path")])
-def test_a_url_that_is_no_str_is_refused(url: Any, named: str) -> None:
+def test_a_url_that_is_not_a_str_is_refused(url: Any, named: str) -> None:
     with pytest.raises(InvalidURL, match=f"^Expected a URL such as 'memory://', but got \\w*{named}\\.$"):
         engine_for(url)
 
@@ -102,7 +105,7 @@ def test_a_url_that_is_no_str_is_refused(url: Any, named: str) -> None:
         "unknown://user:s3cret℀@host",
         "redis//s3cret@host:6379",
     ],
-    ids=["scheme", "no scheme", "nothing at all", "memory", "malformed", "normalised", "misspelt"],
+    ids=["scheme", "no scheme", "only slashes", "memory", "malformed", "normalised", "misspelt"],
 )
 def test_no_error_shows_a_password(url: str) -> None:
     with pytest.raises(InvalidURL) as info:
@@ -118,7 +121,7 @@ def test_invalid_url_can_be_caught_as_a_value_error() -> None:
 # Extras
 
 
-def test_a_package_that_is_missing_is_answered_with_the_extra_to_install(install: Install) -> None:
+def test_the_error_of_a_missing_package_names_the_extra_to_install(install: Install) -> None:
     install("import homing_pigeon.asyncio")
     with pytest.raises(MissingExtra) as info:
         engine_for("pigeon://user:s3cret@loft")
@@ -135,7 +138,7 @@ def test_a_missing_extra_can_be_caught_as_an_import_error() -> None:
     assert issubclass(MissingExtra, ImportError)
 
 
-def test_a_missing_package_that_no_extra_installs_is_no_missing_extra(install: Install) -> None:
+def test_a_missing_package_that_no_extra_installs_is_not_a_missing_extra(install: Install) -> None:
     install("import homing_pigeon", extra=None)
     with pytest.raises(ModuleNotFoundError, match="homing_pigeon"):
         engine_for("pigeon://")
@@ -149,9 +152,9 @@ def test_a_missing_package_that_no_extra_installs_is_no_missing_extra(install: I
         "import hubbub.core.no_such_module",
         "from hubbub.no_such_module import thing",
     ],
-    ids=["name of ours", "name of others", "module", "from module"],
+    ids=["name in hubbub", "name elsewhere", "module", "from module"],
 )
-def test_a_mistake_in_the_engine_itself_is_no_missing_extra(install: Install, source: str) -> None:
+def test_a_mistake_in_the_engine_itself_is_not_a_missing_extra(install: Install, source: str) -> None:
     # "pip install" would not help.
     install(source)
     with pytest.raises(ImportError, match="no_such_") as info:
@@ -168,20 +171,6 @@ def test_an_engine_whose_package_was_installed_meanwhile_is_found(install: Insta
 
 
 # memory://
-
-
-class Collector:
-    def __init__(self) -> None:
-        self.publications: list[Publication] = []
-
-    def on_publication(self, publication: Publication) -> None:
-        self.publications.append(publication)
-
-    def on_disconnect(self, reason: str) -> None:
-        pass
-
-    def on_reconnect(self) -> None:
-        raise AssertionError("the memory engine is never away")
 
 
 HELLO = Publication("chat", b"Hello", "text")
@@ -201,21 +190,22 @@ def test_memory_stays_within_the_process() -> None:
     assert MemoryEngine("memory://").across_processes is False
 
 
-async def test_memory_hands_over_what_is_published_at_once_and_in_order() -> None:
+async def test_memory_delivers_publications_at_once_and_in_order() -> None:
     engine, sink = MemoryEngine("memory://"), Collector()
     await engine.start(sink)
     for publication in (HELLO, BYE):
         assert await engine.publish(publication) == Position(0, "")
         assert sink.publications[-1] is publication
     assert sink.publications == [HELLO, BYE]
+    assert (sink.disconnects, sink.reconnects) == (0, 0)
 
 
-async def test_memory_takes_nothing_before_it_is_started() -> None:
+async def test_memory_accepts_nothing_before_it_is_started() -> None:
     with pytest.raises(HubNotRunning, match="has not been started"):
         await MemoryEngine("memory://").publish(HELLO)
 
 
-async def test_memory_hands_over_nothing_after_it_is_stopped() -> None:
+async def test_memory_delivers_nothing_after_it_is_stopped() -> None:
     engine, sink = MemoryEngine("memory://"), Collector()
     await engine.start(sink)
     await engine.stop()
@@ -261,7 +251,7 @@ def test_other_packages_add_engines_by_entry_points(tmp_path: Path, monkeypatch:
             "postgresql://db/shop?user=app&password=s3cret&sslmode=require",
             "hubbub doctor 'postgresql://db/shop?user=app&password=PASSWORD&sslmode=require'",
         ),
-        # Not quoted as they should be.
+        # Passwords that are not quoted as they should be.
         ("redis://app:s3@cret@cache/0", "hubbub doctor redis://app:PASSWORD@cache/0"),
         ("redis://app:s3/cret@cache/0", "hubbub doctor redis://…"),
         ("redis://app:s3?cret@cache/0", "hubbub doctor redis://…"),

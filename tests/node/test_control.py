@@ -1,4 +1,4 @@
-"""What nodes ask of one another, and what a hub says about itself."""
+"""Control: commands between nodes, such as to disconnect a user."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from starlette.websockets import WebSocketDisconnect
 
 from hubbub import EngineUnavailable, Hub
 from hubbub.core.publication import Publication
-from hubbub.node import subscriptions
 from hubbub.node.control import CONTROL, Disconnect
 from hubbub.node.node import Node
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine, running
+from tests.nodes import running
 
 
 class Client:
-    """A connection that remembers how it was ended."""
+    """A connection that records how it was ended."""
 
     backlog = dropped = 0
 
@@ -29,25 +29,25 @@ class Client:
         self.user = user
         self.node = node
         self.ended = asyncio.Event()
-        self.end_of_it: tuple[int, str] | None = None
+        self.ending: tuple[int, str] | None = None
         node.add(self)
 
     def tick(self, now: float) -> None:
-        """Nothing to do."""
+        """Nothing is due."""
 
     def end(self, code: int, reason: str) -> None:
-        self.end_of_it = (code, reason)
+        self.ending = (code, reason)
         self.ended.set()
         self.node.remove(self)
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> FakeServer:
+    return FakeServer()
 
 
 @pytest.fixture
-async def nodes(server: Server) -> AsyncIterator[tuple[Node, Node]]:
+async def nodes(server: FakeServer) -> AsyncIterator[tuple[Node, Node]]:
     async with running(server) as one, running(server) as two:
         yield one, two
 
@@ -61,8 +61,8 @@ async def test_a_user_is_disconnected_wherever_it_is(nodes: tuple[Node, Node]) -
     async with asyncio.timeout(DEADLINE):
         for client in ann:
             await client.ended.wait()
-    assert [client.end_of_it for client in ann] == [(4001, "go")] * 2
-    assert not any(client.end_of_it for client in others)
+    assert [client.ending for client in ann] == [(4001, "go")] * 2
+    assert not any(client.ending for client in others)
 
 
 async def test_a_connection_is_disconnected_wherever_it_is(nodes: tuple[Node, Node]) -> None:
@@ -70,22 +70,22 @@ async def test_a_connection_is_disconnected_wherever_it_is(nodes: tuple[Node, No
     await nodes[0].command(Disconnect(4001, "go", connection="one"))
     async with asyncio.timeout(DEADLINE):
         await one.ended.wait()
-    assert two.end_of_it is None
+    assert two.ending is None
 
 
-async def test_a_node_that_could_not_hear_carries_out_what_it_was_asked(
-    server: Server, nodes: tuple[Node, Node]
+async def test_a_node_carries_out_the_commands_of_its_outage(
+    server: FakeServer, nodes: tuple[Node, Node]
 ) -> None:
     client = Client(nodes[1], "one", "ann")
-    server.nodes[1].go()
+    server.engines[1].disconnect()
     await nodes[0].command(Disconnect(4001, "go", user="ann"))
-    assert client.end_of_it is None
-    server.nodes[1].come_back()
+    assert client.ending is None
+    server.engines[1].reconnect()
     async with asyncio.timeout(DEADLINE):
         await client.ended.wait()
 
 
-async def test_what_a_newer_version_asks_is_ignored(
+async def test_a_command_of_a_newer_version_is_ignored(
     nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Client(nodes[0], "one", "ann")
@@ -96,47 +96,17 @@ async def test_what_a_newer_version_asks_is_ignored(
     assert "Ignored a command" in caplog.text
 
 
-async def test_the_channel_of_the_nodes_is_not_counted(nodes: tuple[Node, Node]) -> None:
+async def test_the_control_channel_is_not_counted(nodes: tuple[Node, Node]) -> None:
     stats = nodes[0].stats()
     assert (stats["channels"], stats["subscriptions"]) == (0, 0)
 
 
-async def test_outages_are_told(server: Server, nodes: tuple[Node, Node]) -> None:
-    health = await nodes[0].health(1)
-    assert health.ok
-    assert (health.engine_outage_seconds, health.error) == (0, "")
-    assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (0, 0)
-    server.go()
-    await asyncio.sleep(0.01)
-    health = await nodes[0].health(1)
-    assert not health.ok
-    assert health.engine_outage_seconds > 0
-    assert health.error == "The test took it away."
-    assert nodes[0].stats()["engine_outages"] == 1
-    assert nodes[0].stats()["engine_outage_seconds"] > 0
-    server.come_back()
-    assert (await nodes[0].health(1)).ok
-    assert (nodes[0].stats()["engine_outages"], nodes[0].stats()["engine_outage_seconds"]) == (1, 0)
-
-
-async def test_an_engine_that_does_not_answer_is_no_good_one(
-    server: Server, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def never(*args: object, **options: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(server.nodes[0], "history", never)
-    health = await nodes[0].health(0.05)
-    assert not health.ok
-    assert "within 0.05 s" in health.error
-
-
-async def test_a_node_does_not_start_without_its_engine(server: Server) -> None:
-    engine = SharedEngine(server)
-    engine.is_away = True
+async def test_a_node_does_not_start_without_its_engine(server: FakeServer) -> None:
+    engine = FakeEngine(server)
+    engine.is_disconnected = True
     with pytest.raises(EngineUnavailable):
         await Node(engine).start()
-    assert engine.sink is None or not engine.channels
+    assert not engine.channels
 
 
 # In an app
@@ -164,14 +134,14 @@ def test_an_app_disconnects_a_user_or_a_connection() -> None:
     with TestClient(app) as client:
         for by in ("user", "connection"):
             with client.websocket_connect("/ann") as ann:
-                who = {"user": "ann", "connection": ann.receive_text()}[by]
-                assert client.post("/disconnect", params={by: who}).status_code == 200
+                target = {"user": "ann", "connection": ann.receive_text()}[by]
+                assert client.post("/disconnect", params={by: target}).status_code == 200
                 with pytest.raises(WebSocketDisconnect) as ended:
                     ann.receive_text()
                 assert (ended.value.code, ended.value.reason) == (3503, "enough")
 
 
-async def test_whom_to_disconnect_is_one_thing() -> None:
+async def test_targetm_to_disconnect_is_one_thing() -> None:
     async with hub:
         with pytest.raises(ValueError, match="both or neither"):
             await hub.disconnect()
@@ -183,10 +153,9 @@ async def test_whom_to_disconnect_is_one_thing() -> None:
 
 
 @pytest.mark.parametrize("first_fails", [True, False])
-def test_subscribing_while_another_task_does_waits_for_it(
+def test_tasks_that_subscribe_at_the_same_time_share_one_subscription(
     monkeypatch: pytest.MonkeyPatch, first_fails: bool
 ) -> None:
-    monkeypatch.setattr(subscriptions, "LINGER", 60)
     outcomes: list[object] = []
     app, hub = FastAPI(), Hub()
     app.include_router(hub.router)

@@ -1,28 +1,27 @@
-"""When a hub starts and stops: with the app, before it, in blocks, from several tasks, and cancelled."""
+"""The lifecycle of a hub: with the app, before it, in blocks, from several tasks, and cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from sys import maxsize
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.testclient import TestClient
 
-from hubbub import EngineUnavailable, History, Hub, HubNotRunning, InvalidData, Position
-from hubbub.core.forms import Form
-from hubbub.core.frames import Frame
-from hubbub.core.subscriber import Start
+from hubbub import EngineUnavailable, History, Hub, HubNotRunning, InvalidData, Position, Publication
 from hubbub.engines import Engine
-from hubbub.node import lifecycle
+from hubbub.node import lifecycle as lifecycle_module
+from hubbub.node.lifecycle import Lifecycle
+from hubbub.node.node import Node
 from tests.clients import DEADLINE, connect, receive
+from tests.subscriber import Subscriber
 from tests.uvicorn_process import serve
 
 Lifespan = Callable[[FastAPI], Any]
@@ -48,7 +47,7 @@ def application(hub: Hub, lifespan: Lifespan | None = None) -> FastAPI:
 
 
 def spy(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each start and stop of the hub's engine."""
+    """Record each start and stop of the hub's engine."""
     seen: list[str] = []
     start, stop = hub.engine.start, hub.engine.stop
 
@@ -68,18 +67,29 @@ def spy(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Gate:
-    """Holds up a method of an engine until it is opened."""
+    """Delays a method of an engine until it is opened."""
 
     def __init__(self, engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.is_open = asyncio.Event(), asyncio.Event()
         method = getattr(engine, name)
 
-        async def held_up(*args: Any, **options: Any) -> Any:
+        async def delayed(*args: Any, **options: Any) -> Any:
             self.reached.set()
             await self.is_open.wait()
             return await method(*args, **options)
 
-        monkeypatch.setattr(engine, name, held_up)
+        monkeypatch.setattr(engine, name, delayed)
+
+
+def lifecycle_of(hub: Hub) -> Lifecycle:
+    """The lifecycle of a node on the hub's engine, without the rest of the hub."""
+
+    async def start() -> Node:
+        node = Node(hub.engine)
+        await node.start()
+        return node
+
+    return Lifecycle(start, lambda node: node.stop(1012, "restart", DEADLINE))
 
 
 # In blocks
@@ -140,7 +150,9 @@ async def test_tasks_that_enter_at_the_same_time_share_one_node(monkeypatch: pyt
     assert seen == ["start", "stop"]
 
 
-async def test_who_enters_while_the_hub_stops_gets_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_enters_while_the_hub_stops_gets_a_new_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hub = Hub()
     seen = spy(hub, monkeypatch)
     gate = Gate(hub.engine, "stop", monkeypatch)
@@ -158,7 +170,7 @@ async def test_who_enters_while_the_hub_stops_gets_a_new_one(monkeypatch: pytest
     await hub.__aexit__(None, None, None)
 
 
-async def test_who_is_cancelled_while_the_hub_starts_leaves_nothing_and_costs_others_nothing(
+async def test_a_start_that_is_cancelled_leaves_nothing_and_is_repeated_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub = Hub()
@@ -178,7 +190,7 @@ async def test_who_is_cancelled_while_the_hub_starts_leaves_nothing_and_costs_ot
         hub.stats()
 
 
-async def test_who_is_cancelled_while_waiting_for_a_start_lets_go_of_it(
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_start_does_not_hold_the_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub = Hub()
@@ -198,32 +210,34 @@ async def test_who_is_cancelled_while_waiting_for_a_start_lets_go_of_it(
 async def test_a_stop_that_is_cancelled_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub()
     seen = spy(hub, monkeypatch)
-    await hub.__aenter__()
-    node = hub._lifecycle.running()
+    lifecycle = lifecycle_of(hub)
+    await lifecycle.__aenter__()
 
     class Stubborn:
+        """A connection that does not end."""
+
         id, backlog, dropped = "1", 0, 0
         user: str | None = None
 
         def __init__(self) -> None:
-            self.told = asyncio.Event()
+            self.ended = asyncio.Event()
 
         def tick(self, now: float) -> None: ...
 
         def end(self, code: int, reason: str) -> None:
-            self.told.set()
+            self.ended.set()
 
     stubborn = Stubborn()
-    node.add(stubborn)
-    stopping = asyncio.create_task(hub.__aexit__(None, None, None))
-    await stubborn.told.wait()
+    lifecycle.running().add(stubborn)
+    stopping = asyncio.create_task(lifecycle.__aexit__(None, None, None))
+    await stubborn.ended.wait()
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert seen == ["start", "stop"]
     # And starts again.
-    async with hub:
-        await hub.publish("chat", "x")
+    async with lifecycle:
+        await lifecycle.running().publish(Publication("chat", b"x", "text", id="x"))
 
 
 async def test_a_start_that_fails_is_tried_again_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,29 +247,15 @@ async def test_a_start_that_fails_is_tried_again_by_the_next_one(monkeypatch: py
             await hub.__aenter__()
 
 
-async def test_a_subscribe_that_the_stop_interrupts_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Hub() as hub:
-        node = hub._lifecycle.running()
+async def test_a_join_that_a_stop_interrupts_is_an_error_and_not_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub()
+    async with lifecycle_of(hub) as lifecycle:
         gate = Gate(hub.engine, "subscribe", monkeypatch)
-
-        class Subscriber:
-            id = "member"
-            recovers_in_pieces = True
-
-            def write(self, batch: Any) -> int:
-                return len(batch)
-
-            def write_rest(self, batch: Any, taken: int) -> None: ...
-            def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None: ...
-            def broken(self, channel: str, position: Position) -> bool:
-                return True
-
-            async def ready(self) -> int:
-                return maxsize
-
-        joining = asyncio.create_task(node.join("chat", Subscriber()))
+        joining = asyncio.create_task(lifecycle.running().join("chat", Subscriber()))
         await gate.reached.wait()
-    with pytest.raises(HubNotRunning, match="has stopped before 'chat'"):
+    with pytest.raises(HubNotRunning, match="stopped before it had subscribed to 'chat'"):
         await joining
 
 
@@ -314,11 +314,11 @@ def test_the_lifespan_of_the_app_publishes_and_starts_what_publishes(
     hub.channel("log", history=History())
     seen = spy(hub, monkeypatch)
     background: list[asyncio.Task[None]] = []
-    went_on = threading.Event()
+    may_continue = threading.Event()
 
     async def work() -> None:
         await hub.publish("log", "from the task")
-        await asyncio.to_thread(went_on.wait)
+        await asyncio.to_thread(may_continue.wait)
         await hub.publish("log", "later, from the task")
 
     @asynccontextmanager
@@ -329,14 +329,14 @@ def test_the_lifespan_of_the_app_publishes_and_starts_what_publishes(
         assert (await hub.health()).ok
         yield
         await background[0]
-        with pytest.raises(HubNotRunning, match=r"behind the 'yield'.*put 'async with hub:' around"):
+        with pytest.raises(HubNotRunning, match=r"after the 'yield'.*put 'async with hub:' around"):
             await hub.publish("log", "too late")
 
     app = application(hub, lifespan)
 
     @app.get("/log")
     async def log() -> list[str]:
-        went_on.set()
+        may_continue.set()
         await background[0]
         return [each.data.decode() for each in await hub.history("log")]
 
@@ -350,7 +350,7 @@ def test_the_lifespan_of_the_app_publishes_and_starts_what_publishes(
             assert ann.receive_text() == "hello"
         assert seen == ["start", "stop"] * round_
         background.clear()
-        went_on.clear()
+        may_continue.clear()
 
 
 def test_a_block_around_the_yield_keeps_the_hub_until_the_end() -> None:
@@ -382,12 +382,12 @@ def test_a_lifespan_that_fails_after_it_has_published_leaves_nothing_running(
     with pytest.raises(LookupError), TestClient(application(hub, lifespan)):
         pass
     assert seen == ["start", "stop"]
-    assert "the lifespan of its app has not come to start it. It has failed, or" in caplog.text
-    # That is there.
+    assert "The lifespan has failed, or does not run" in caplog.text
+    # The router is included: that is not the reason.
     assert "include_router" not in caplog.text
 
 
-def test_a_hub_whose_lifespan_never_runs_does_not_stay_and_says_why(
+def test_a_hub_whose_lifespan_never_runs_stops_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = Hub()
@@ -398,7 +398,7 @@ def test_a_hub_whose_lifespan_never_runs_does_not_stay_and_says_why(
         assert client.post("/publish").status_code == 200
         assert seen == ["start", "stop"] * round_
     assert "with TestClient(app) as client" in caplog.text
-    # A socket comes after the lifespan, if there is one.
+    # Sockets are opened after the lifespan, if it runs.
     with pytest.raises(HubNotRunning, match="with TestClient"), client.websocket_connect("/ws"):
         pass
 
@@ -414,7 +414,7 @@ def test_the_hub_of_a_mounted_app_says_that_its_lifespan_does_not_run() -> None:
         pass
 
 
-async def test_a_program_that_ends_at_once_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_that_ends_at_once_stops_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub()
     application(hub)
     seen = spy(hub, monkeypatch)
@@ -454,7 +454,7 @@ async def ws(websocket: WebSocket):
         await client.subscribe("log", history=10)
         async for _ in client.iter_text():
             pass
-    # Behind the block, and not at once.
+    # After the block, and not at once.
     await asyncio.sleep(0.2)
     await hub.publish("log", "the client has left")
     print("The handler has ended.", flush=True)
@@ -477,10 +477,10 @@ async def test_an_app_publishes_from_its_start_to_the_end_of_its_handlers(
             assert "Traceback" not in server.log
 
 
-def test_a_hub_that_stops_closes_its_connections_and_lets_handlers_have_the_last_word() -> None:
+def test_a_hub_that_stops_closes_its_connections_and_waits_for_their_handlers() -> None:
     hub = Hub()
     running = AsyncExitStack()
-    last_words: list[str] = []
+    published: list[str] = []
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -499,7 +499,7 @@ def test_a_hub_that_stops_closes_its_connections_and_lets_handlers_have_the_last
         # The hub waits for it, although the connection has ended.
         await asyncio.sleep(0.1)
         await hub.publish("chat", "left")
-        last_words.append("left")
+        published.append("left")
 
     @app.post("/stop")
     async def stop() -> None:
@@ -510,7 +510,7 @@ def test_a_hub_that_stops_closes_its_connections_and_lets_handlers_have_the_last
         assert ann.receive_text() == "ready"
         client.post("/stop")
         assert ann.receive() == {"type": "websocket.close", "code": 1012, "reason": "restart"}
-    assert last_words == ["left"]
+    assert published == ["left"]
 
 
 # From threads
@@ -540,7 +540,7 @@ def publish_from_threads(hub: Hub) -> None:
         assert client.post("/sync", params={"channel": "log", "key": "1"}).json() == first
         with pytest.raises(InvalidData):
             hub.publish_sync("chat", object())
-        # From threads that the app has never heard of, at the same time.
+        # From threads that are not the app's, at the same time.
         with ThreadPoolExecutor(8) as pool:
             positions = list(pool.map(lambda n: hub.publish_sync("log", n), range(100)))
         assert sorted(each.offset for each in positions) == list(range(2, 102))
@@ -564,7 +564,9 @@ async def test_publishing_from_a_thread_needs_a_running_hub() -> None:
         await asyncio.to_thread(hub.publish_sync, "chat", "x")
 
 
-async def test_a_thread_that_waits_for_a_hub_that_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_waits_for_a_hub_that_stops_gets_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hub = Hub()
     async with hub:
         gate = Gate(hub.engine, "publish", monkeypatch)
@@ -574,15 +576,15 @@ async def test_a_thread_that_waits_for_a_hub_that_stops_is_told(monkeypatch: pyt
         await publishing
 
 
-async def test_a_thread_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "CALL_TIMEOUT", 0.01)
+async def test_a_thread_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle_module, "CALL_TIMEOUT", 0.01)
     async with Hub() as hub:
         Gate(hub.engine, "publish", monkeypatch)
         with pytest.raises(EngineUnavailable, match=r"within 0\.01 s"):
             await asyncio.to_thread(hub.publish_sync, "chat", "x")
 
 
-async def test_a_child_that_was_forked_from_the_app_is_told() -> None:
+async def test_a_child_that_was_forked_from_the_app_gets_an_error() -> None:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 

@@ -1,4 +1,4 @@
-"""A node: several of them on one engine, and what one must do for its event loop."""
+"""A node: publishing on its event loop, removing a history, and commands to other nodes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from hubbub.core.frames import Batch
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
 from hubbub.engines import engine_for
-from hubbub.node import subscriptions
-from hubbub.node.node import YIELD_COUNT, Node
+from hubbub.node.node import TICK, YIELD_COUNT, Node
+from hubbub.node.subscriptions import LINGER
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine
+from tests.clock import FakeClock
 from tests.subscriber import Subscriber
 
 HISTORY = History(size=50, ttl=60)
 
 
 class Stuck(Subscriber):
-    """Cannot be written to at all."""
+    """A subscriber that cannot be written to."""
 
     def write(self, batch: Batch) -> int:
         return 1
 
     def write_rest(self, batch: Batch, taken: int) -> None:
-        raise RuntimeError("no way out")
+        raise RuntimeError("The test refuses.")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -40,14 +41,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-async def nodes(server: Server) -> AsyncIterator[list[Node]]:
+def server(clock: FakeClock) -> FakeServer:
+    return FakeServer(clock)
+
+
+@pytest.fixture
+async def nodes(server: FakeServer, clock: FakeClock) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        nodes = [Node(SharedEngine(server), lambda name: ChannelDeclaration(name, HISTORY)) for _ in range(2)]
+        nodes = [
+            Node(FakeEngine(server), lambda name: ChannelDeclaration(name, HISTORY), clock=clock)
+            for _ in range(2)
+        ]
         for node in nodes:
             await node.start()
             stack.push_async_callback(node.stop, 1012, "", 1)
@@ -64,10 +73,10 @@ async def say(node: Node, *texts: str, channel: str = "chat") -> list[Position]:
 
 
 @pytest.mark.parametrize("engine", ["memory", "sqlite"])
-async def test_who_publishes_without_end_gives_way_to_others(
+async def test_a_task_that_publishes_without_end_leaves_the_loop_to_other_tasks(
     engine: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Also where there is nobody to deliver to."""
+    """Also in a channel without subscribers."""
     url = "memory://" if engine == "memory" else f"sqlite:///{tmp_path_factory.mktemp('hub') / 'hub.db'}"
     node = Node(engine_for(url))
     await node.start()
@@ -81,42 +90,42 @@ async def test_who_publishes_without_end_gives_way_to_others(
 
     other = asyncio.create_task(others())
     try:
-        await say(node, *map(str, range(4 * YIELD_COUNT)), channel="nobody is here")
+        await say(node, *map(str, range(4 * YIELD_COUNT)), channel="empty")
         assert turns >= 4
     finally:
         other.cancel()
         await node.stop(1012, "", 1)
 
 
-async def test_a_member_that_cannot_be_written_to_keeps_no_other_channel_from_its_publications(
+async def test_a_subscriber_that_cannot_be_written_to_delays_no_other_channel(
     nodes: list[Node],
 ) -> None:
     node = nodes[0]
-    stuck, member = Stuck("stuck"), Subscriber()
+    stuck, subscriber = Stuck("stuck"), Subscriber()
     await node.join("a", stuck)
-    await node.join("b", member)
+    await node.join("b", subscriber)
     for text in ("1", "2"):
-        # In one turn of the loop.
+        # Both channels are flushed at the end of the same turn of the loop.
         await asyncio.gather(say(node, text, channel="a"), say(node, text, channel="b"))
-    await until(lambda: member.received == ["1", "2"])
+    await until(lambda: subscriber.received == ["1", "2"])
     assert stuck.breaks
 
 
 # Removing a history
 
 
-async def test_who_comes_back_cannot_resume_into_what_was_removed_on_any_node(nodes: list[Node]) -> None:
+async def test_a_client_cannot_resume_from_a_removed_history_on_any_node(nodes: list[Node]) -> None:
     here, there = Subscriber(), Subscriber()
     await nodes[0].join("chat", here)
     await nodes[1].join("chat", there)
     first, *_ = await say(nodes[0], "1", "2", "3")
     await until(lambda: here.received == there.received == ["1", "2", "3"])
     await nodes[0].remove_history("chat")
-    # At once where it was asked for.
+    # At once on the node that has removed it.
     late = Subscriber("late")
     with pytest.raises(Unrecoverable):
         await nodes[0].join("chat", late, since=first)
-    # Nothing else is published, which would tell the others.
+    # No publication follows, by which the other node would notice.
     await until(lambda: bool(there.breaks))
     with pytest.raises(Unrecoverable):
         await nodes[1].join("chat", late, since=first)
@@ -127,7 +136,6 @@ async def test_who_comes_back_cannot_resume_into_what_was_removed_on_any_node(no
 
 
 async def test_removing_a_history_reaches_every_process(engine_url: str, namespace: str) -> None:
-    """On the real engines."""
     async with AsyncExitStack() as stack:
         nodes = []
         for _ in range(2):
@@ -148,48 +156,46 @@ async def test_removing_a_history_reaches_every_process(engine_url: str, namespa
             await nodes[1].join("chat", Subscriber("late"), since=first)
 
 
-async def test_a_removal_whose_answer_is_lost_is_noticed(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+async def test_a_removal_whose_answer_is_lost_counts(
+    server: FakeServer, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    member = Subscriber()
-    await nodes[0].join("chat", member)
+    subscriber = Subscriber()
+    await nodes[0].join("chat", subscriber)
     first, *_ = await say(nodes[0], "1", "2")
-    await until(lambda: member.received == ["1", "2"])
+    await until(lambda: subscriber.received == ["1", "2"])
 
     async def remove(channel: str) -> None:
         await server.memory.remove_history(channel)
         raise EngineUnavailable("no answer")
 
-    monkeypatch.setattr(server.nodes[0], "remove_history", remove)
+    monkeypatch.setattr(server.engines[0], "remove_history", remove)
     with pytest.raises(EngineUnavailable):
         await nodes[0].remove_history("chat")
     with pytest.raises(Unrecoverable):
         await nodes[0].join("chat", Subscriber("late"), since=first)
 
 
-async def test_a_node_that_was_away_when_a_history_was_removed_finds_out(
-    server: Server, nodes: list[Node]
-) -> None:
+async def test_a_node_notices_a_removal_during_its_outage(server: FakeServer, nodes: list[Node]) -> None:
     there = Subscriber()
     await nodes[1].join("chat", there)
     first, *_ = await say(nodes[0], "1", "2")
     await until(lambda: there.received == ["1", "2"])
-    server.nodes[1].go()
+    server.engines[1].disconnect()
     await nodes[0].remove_history("chat")
-    server.nodes[1].come_back()
+    server.engines[1].reconnect()
     await until(lambda: bool(there.breaks))
     with pytest.raises(Unrecoverable):
         await nodes[1].join("chat", Subscriber("late"), since=first)
 
 
-async def test_what_is_being_read_when_a_history_is_removed_is_not_handed_over(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+async def test_a_page_that_is_being_read_when_its_history_is_removed_is_not_delivered(
+    server: FakeServer, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = await say(nodes[0], "1", "2")
     there = Subscriber()
     await nodes[1].join("chat", there)
     slow, answer = asyncio.Event(), asyncio.Event()
-    history = server.nodes[1].history
+    history = server.engines[1].history
 
     async def slow_once(channel: str, since: Position | None = None, *options: object) -> HistoryPage:
         page = await history(channel, since, *options)  # type: ignore[arg-type]
@@ -198,7 +204,7 @@ async def test_what_is_being_read_when_a_history_is_removed_is_not_handed_over(
             await answer.wait()
         return page
 
-    monkeypatch.setattr(server.nodes[1], "history", slow_once)
+    monkeypatch.setattr(server.engines[1], "history", slow_once)
     late = Subscriber("late")
     coming = asyncio.create_task(nodes[1].join("chat", late, since=first))
     await slow.wait()
@@ -211,52 +217,48 @@ async def test_what_is_being_read_when_a_history_is_removed_is_not_handed_over(
     assert len(there.breaks) == 1
 
 
-async def test_a_history_that_is_kept_for_a_moment_is_not_replayed_later(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+async def test_a_subscriber_cannot_resume_from_a_history_that_has_expired(
+    nodes: list[Node], clock: FakeClock
 ) -> None:
-    short = History(size=2, ttl=0.05)
     node = nodes[0]
-    monkeypatch.setattr(node, "_channel_of", lambda name: ChannelDeclaration(name, short))
-    member = Subscriber()
-    await node.join("chat", member)
+    subscriber = Subscriber()
+    await node.join("chat", subscriber)
     first, *_ = await say(node, "1", "2", "3")
-    await until(lambda: member.received == ["1", "2", "3"])
-    await asyncio.sleep(2 * short.ttl)
+    await until(lambda: subscriber.received == ["1", "2", "3"])
+    clock.advance(HISTORY.ttl / 2)
+    late = Subscriber("late")
+    await node.join("chat", late, since=first)
+    assert late.received == ["2", "3"]
+    clock.advance(HISTORY.ttl)
     with pytest.raises(Unrecoverable):
-        await node.join("chat", Subscriber("late"), since=first)
+        await node.join("chat", Subscriber("too late"), since=first)
     with pytest.raises(Unrecoverable):
-        await node.join("chat", Subscriber("late"), since=START)
+        await node.join("chat", Subscriber("too late"), since=START)
 
 
 # Leaving channels
 
 
 async def test_a_channel_under_repair_is_not_left(
-    server: Server, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, nodes: list[Node], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The repair may declare it again."""
-    monkeypatch.setattr(subscriptions, "LINGER", 0.0)
-    member = Subscriber()
-    await nodes[0].join("chat", member)
+    subscriber = Subscriber()
+    await nodes[0].join("chat", subscriber)
     answer = asyncio.Event()
-    history = server.nodes[0].history
+    history = server.engines[0].history
 
     async def slow(*options: object) -> HistoryPage:
         await answer.wait()
         return await history(*options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(server.nodes[0], "history", slow)
-    server.restart()
+    monkeypatch.setattr(server.engines[0], "history", slow)
+    await server.restart()
     await server.memory.publish(Publication("chat", b"1", "text", id="1"))
-    nodes[0].leave("chat", member)
-    nodes[0]._subscriptions.tick(nodes[0].loop.time())
-    await asyncio.sleep(0)
-    assert "chat" in server.nodes[0].channels
+    nodes[0].leave("chat", subscriber)
+    await clock.pass_time(3 * LINGER, TICK)
+    assert "chat" in server.engines[0].channels
     answer.set()
-
-    def is_left() -> bool:
-        nodes[0]._subscriptions.tick(nodes[0].loop.time() + 1)
-        return "chat" not in server.nodes[0].channels
-
-    await until(is_left)
+    await clock.pass_time(3 * LINGER, TICK)
+    assert "chat" not in server.engines[0].channels
     assert nodes[0].stats()["channels"] == 0

@@ -1,9 +1,8 @@
-"""Presence is kept known in rounds, and a round ends however many connections come and go meanwhile."""
+"""The presence tracker: entries are made and removed in rounds, under one lease."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -11,17 +10,19 @@ import pytest
 from hubbub.core.publication import Publication
 from hubbub.engines.base import PresenceChange
 from hubbub.exceptions import HubNotRunning
-from hubbub.node import presence
-from hubbub.node.presence import PresenceTracker, encode_member
+from hubbub.node.presence import CHUNK, RENEWALS, SETTLE_TIME, PresenceTracker, decode_diff, encode_entry
+from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from hubbub.types import PresenceEntry
 from tests.clients import DEADLINE
-from tests.shared_engine import Server, SharedEngine
+from tests.clock import FakeClock
+
+TTL = 60.0
 
 
-class SlowEngine(SharedEngine):
-    """Takes a while to be told of presence: until the test lets it."""
+class SlowEngine(FakeEngine):
+    """Answers updates of presence only when the test lets it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         super().__init__(server)
         self.updates: list[list[PresenceChange]] = []
         self.turns: asyncio.Queue[None] = asyncio.Queue()
@@ -35,12 +36,17 @@ class SlowEngine(SharedEngine):
         await self.turns.get()
         return await super().update_presence(lease, ttl, changes, begin)
 
-    async def take(self) -> None:
-        """Wait until it is told of something, and take it."""
+    async def answer(self) -> None:
+        """Wait for an update, and answer it."""
         async with asyncio.timeout(DEADLINE):
             await self.asked.wait()
         self.asked.clear()
         self.turns.put_nowait(None)
+
+    def answer_all(self) -> None:
+        """Answer the next updates at once."""
+        for _ in range(10):
+            self.turns.put_nowait(None)
 
 
 class Sink:
@@ -50,205 +56,285 @@ class Sink:
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[SlowEngine]:
-    engine = SlowEngine(Server())
+def clock() -> FakeClock:
+    return FakeClock(now=1000.0)
+
+
+@pytest.fixture
+def wall_clock() -> FakeClock:
+    return FakeClock(now=1_000_000.0)
+
+
+@pytest.fixture
+async def engine(clock: FakeClock) -> AsyncIterator[SlowEngine]:
+    engine = SlowEngine(FakeServer(clock))
     await engine.start(Sink())
     yield engine
     await engine.stop()
 
 
 @pytest.fixture
-async def present(engine: SlowEngine) -> AsyncIterator[PresenceTracker]:
-    present = PresenceTracker(engine, ttl=60)
-    yield present
-    for _ in range(10):
-        engine.turns.put_nowait(None)
-    await present.stop()
+async def tracker(
+    engine: SlowEngine, clock: FakeClock, wall_clock: FakeClock
+) -> AsyncIterator[PresenceTracker]:
+    tracker = PresenceTracker(engine, TTL, clock, wall_clock)
+    yield tracker
+    engine.answer_all()
+    await tracker.stop()
 
 
-def entering(present: PresenceTracker, connection: str) -> asyncio.Task[bool]:
-    data = encode_member(PresenceEntry(connection))
-    return asyncio.create_task(present.enter("room", connection, data))
+def tracking(tracker: PresenceTracker, connection: str) -> asyncio.Task[bool]:
+    data = encode_entry(PresenceEntry(connection))
+    return asyncio.create_task(tracker.track("room", connection, data))
 
 
 def connections(changes: Sequence[PresenceChange]) -> list[str]:
     return [change.connection for change in changes]
 
 
-async def test_who_joins_does_not_wait_for_those_who_come_later(
-    engine: SlowEngine, present: PresenceTracker
+# Rounds
+
+
+async def test_a_connection_does_not_wait_for_those_that_are_tracked_later(
+    engine: SlowEngine, tracker: PresenceTracker
 ) -> None:
-    waiting = entering(present, "0")
+    waiting = tracking(tracker, "0")
     for number in range(1, 6):
         async with asyncio.timeout(DEADLINE):
             await engine.asked.wait()
-        # Another one comes while the engine is being told of the one before.
-        following = entering(present, str(number))
+        # Another connection is tracked while the engine enters the one before.
+        following = tracking(tracker, str(number))
         await asyncio.sleep(0)
-        await engine.take()
+        await engine.answer()
         async with asyncio.timeout(DEADLINE):
             assert await waiting
         waiting = following
-    # Each round has covered those who had come by then.
+    # Each round has covered the connections that were there by then.
     assert [connections(changes) for changes in engine.updates] == [[str(number)] for number in range(5)]
-    await engine.take()
+    await engine.answer()
     assert await waiting
 
 
-async def test_the_others_are_told_in_each_round(engine: SlowEngine, present: PresenceTracker) -> None:
-    told: list[str] = []
+async def test_each_round_sends_a_diff(engine: SlowEngine, tracker: PresenceTracker) -> None:
+    sent: list[str] = []
     publish = engine.publish
 
-    async def publishing(publication: Publication, *options: object) -> object:
-        told.extend(connection for connection, _ in presence.decode_news(publication.data))
+    async def recorded(publication: Publication, *options: object) -> object:
+        sent.extend(connection for connection, _ in decode_diff(publication.data))
         return await publish(publication)
 
-    engine.publish = publishing  # type: ignore[assignment,method-assign]
-    entering(present, "0")
+    engine.publish = recorded  # type: ignore[assignment,method-assign]
+    tracking(tracker, "0")
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
-    entering(present, "1")
+    tracking(tracker, "1")
     await asyncio.sleep(0)
-    await engine.take()
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
-    assert told == ["0"]
+    assert sent == ["0"]
 
 
-async def test_those_of_a_part_of_a_round_go_on_when_it_is_done(
-    engine: SlowEngine, present: PresenceTracker, monkeypatch: pytest.MonkeyPatch
+async def test_a_connection_does_not_wait_for_the_rest_of_a_long_round(
+    engine: SlowEngine, tracker: PresenceTracker
 ) -> None:
-    monkeypatch.setattr(presence, "CHUNK", 2)
-    tasks = [entering(present, str(number)) for number in range(4)]
+    tasks = [tracking(tracker, str(number)) for number in range(2 * CHUNK)]
     await asyncio.sleep(0)
-    await engine.take()
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
-        await asyncio.gather(*tasks[:2])
+        await asyncio.gather(*tasks[:CHUNK])
         await engine.asked.wait()
-    assert not any(task.done() for task in tasks[2:])
-    await engine.take()
+    assert not any(task.done() for task in tasks[CHUNK:])
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
         await asyncio.gather(*tasks)
-    assert list(map(connections, engine.updates)) == [["0", "1"], ["2", "3"]]
+    numbers = [str(number) for number in range(2 * CHUNK)]
+    assert list(map(connections, engine.updates)) == [numbers[:CHUNK], numbers[CHUNK:]]
 
 
-async def test_who_has_left_before_it_was_known_to_be_there_is_not_there(
-    engine: SlowEngine, present: PresenceTracker
+async def test_a_connection_that_leaves_before_it_is_entered_is_not_present(
+    engine: SlowEngine, tracker: PresenceTracker
 ) -> None:
-    task = entering(present, "0")
+    task = tracking(tracker, "0")
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
-    present.leave("room", "0")
-    await engine.take()
-    await engine.take()
+    tracker.untrack("room", "0")
+    await engine.answer()
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
         assert not await task
         while await engine.presence("room"):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
-async def test_who_waits_goes_on_when_the_engine_cannot_be_told(
-    engine: SlowEngine, present: PresenceTracker
+async def test_a_connection_that_is_tracked_with_another_entry_waits_until_that_is_entered(
+    engine: SlowEngine, tracker: PresenceTracker
 ) -> None:
-    first = entering(present, "0")
+    first = tracking(tracker, "0")
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
-    second = entering(present, "1")
+    tracker.untrack("room", "0")
+    other = encode_entry(PresenceEntry("0", "bob"))
+    second = asyncio.create_task(tracker.track("room", "0", other))
     await asyncio.sleep(0)
-    engine.is_away = True
-    await engine.take()
-    async with asyncio.timeout(DEADLINE):
-        assert await first
-        assert await second
-    engine.is_away = False
-    present.has_trouble()
-    await engine.take()
-    async with asyncio.timeout(DEADLINE):
-        while sorted(await engine.presence("room")) != ["0", "1"]:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-
-
-async def test_who_enters_as_somebody_else_waits_until_that_is_known(
-    engine: SlowEngine, present: PresenceTracker
-) -> None:
-    first = entering(present, "0")
-    async with asyncio.timeout(DEADLINE):
-        await engine.asked.wait()
-    present.leave("room", "0")
-    other = encode_member(PresenceEntry("0", "bob"))
-    second = asyncio.create_task(present.enter("room", "0", other))
-    await asyncio.sleep(0)
-    await engine.take()
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
     assert not second.done()
-    await engine.take()
+    await engine.answer()
     async with asyncio.timeout(DEADLINE):
         assert (await first, await second) == (False, True)
     assert await engine.presence("room") == {"0": other}
 
 
-async def test_nothing_is_kept_of_those_who_come_and_go_while_the_engine_is_away(
-    engine: SlowEngine, present: PresenceTracker
+async def test_a_connection_that_leaves_while_it_is_entered_is_removed_again(
+    engine: SlowEngine, tracker: PresenceTracker
 ) -> None:
-    first = entering(present, "first")
-    await engine.take()
-    await first
-    engine.go()
-    present.leave("room", "first")
-    for number in range(100):
-        task = entering(present, f"guest{number}")
-        await asyncio.sleep(0)
-        present.leave("room", f"guest{number}")
-        assert not await asyncio.wait_for(task, DEADLINE)
-    assert set(present._changes) <= {("room", "first"), ("room", "guest0")}
-    engine.come_back()
-    present.has_trouble()
-    last = entering(present, "last")
-    for _ in range(10):
-        engine.turns.put_nowait(None)
-    assert await asyncio.wait_for(last, DEADLINE)
-    assert list(await engine.presence("room")) == ["last"]
-
-
-async def test_who_leaves_while_the_engine_is_told_of_it_is_removed_again(
-    engine: SlowEngine, present: PresenceTracker
-) -> None:
-    coming = entering(present, "ann")
+    joining = tracking(tracker, "ann")
     async with asyncio.timeout(DEADLINE):
         await engine.asked.wait()
-    present.leave("room", "ann")
+    tracker.untrack("room", "ann")
     for _ in range(2):
-        await engine.take()
-    assert not await coming
+        await engine.answer()
+    assert not await joining
     assert list(await engine.presence("room")) == []
 
 
-async def test_nothing_begins_after_the_stop(engine: SlowEngine) -> None:
-    present = PresenceTracker(engine, ttl=60)
-    await present.stop()
+# Outages
+
+
+async def test_a_connection_does_not_wait_for_the_end_of_an_outage(
+    engine: SlowEngine, tracker: PresenceTracker
+) -> None:
+    first = tracking(tracker, "0")
+    async with asyncio.timeout(DEADLINE):
+        await engine.asked.wait()
+    second = tracking(tracker, "1")
+    await asyncio.sleep(0)
+    engine.is_disconnected = True
+    await engine.answer()
+    async with asyncio.timeout(DEADLINE):
+        assert await first
+        assert await second
+    assert "Lost the fake server" in tracker.error
+    engine.is_disconnected = False
+    tracker.notice_outage()
+    await engine.answer()
+    async with asyncio.timeout(DEADLINE):
+        while sorted(await engine.presence("room")) != ["0", "1"]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_connections_that_come_and_go_during_an_outage_leave_nothing_to_be_done(
+    engine: SlowEngine, tracker: PresenceTracker
+) -> None:
+    first = tracking(tracker, "first")
+    await engine.answer()
+    await first
+    engine.disconnect()
+    tracker.untrack("room", "first")
+    for number in range(100):
+        task = tracking(tracker, f"guest{number}")
+        await asyncio.sleep(0)
+        tracker.untrack("room", f"guest{number}")
+        assert not await asyncio.wait_for(task, DEADLINE)
+    engine.reconnect()
+    tracker.notice_outage()
+    last = tracking(tracker, "last")
+    engine.answer_all()
+    assert await asyncio.wait_for(last, DEADLINE)
+    # The first guest may have been under way when the outage began.
+    assert {connection for update in engine.updates for connection in connections(update)} <= {
+        "first",
+        "guest0",
+        "last",
+    }
+    assert list(await engine.presence("room")) == ["last"]
+
+
+# Time
+
+
+async def test_the_lease_is_renewed_in_time(
+    engine: SlowEngine, tracker: PresenceTracker, clock: FakeClock
+) -> None:
+    joining = tracking(tracker, "ann")
+    await engine.answer()
+    await joining
+    renewals = 3
+    for _ in range(renewals):
+        clock.advance(TTL / RENEWALS)
+        await engine.answer()
+        # Until the next renewal is set.
+        await clock.pass_time(0.1, 0.1)
+    assert engine.updates[1:] == [[]] * renewals
+
+
+async def test_a_tracker_is_settled_after_a_while_without_an_outage(
+    tracker: PresenceTracker, wall_clock: FakeClock
+) -> None:
+    assert not tracker.is_settled
+    wall_clock.advance(SETTLE_TIME)
+    assert tracker.is_settled
+    tracker.notice_outage()
+    assert not tracker.is_settled
+    wall_clock.advance(SETTLE_TIME)
+    assert tracker.is_settled
+
+
+async def test_a_machine_that_was_asleep_is_not_settled(
+    engine: SlowEngine, tracker: PresenceTracker, clock: FakeClock, wall_clock: FakeClock
+) -> None:
+    joining = tracking(tracker, "ann")
+    await engine.answer()
+    await joining
+    # The other clock stands still meanwhile.
+    wall_clock.advance(3600)
+    assert tracker.is_settled
+    clock.advance(TTL / RENEWALS)
+    await engine.answer()
+    assert not tracker.is_settled
+
+
+async def test_a_wall_clock_that_is_set_back_is_settled_as_soon_as_any_other(
+    engine: SlowEngine, tracker: PresenceTracker, wall_clock: FakeClock
+) -> None:
+    joining = tracking(tracker, "ann")
+    await engine.answer()
+    await joining
+    wall_clock.advance(-3600)
+    joining = tracking(tracker, "bob")
+    await engine.answer()
+    await joining
+    wall_clock.advance(SETTLE_TIME)
+    assert tracker.is_settled
+
+
+# The end
+
+
+async def test_a_tracker_that_has_stopped_begins_nothing(
+    engine: SlowEngine, clock: FakeClock, wall_clock: FakeClock
+) -> None:
+    tracker = PresenceTracker(engine, TTL, clock, wall_clock)
+    await tracker.stop()
     before = asyncio.all_tasks()
     with pytest.raises(HubNotRunning):
-        await asyncio.wait_for(entering(present, "ann"), 1)
-    present.start()
+        await asyncio.wait_for(tracking(tracker, "ann"), 1)
+    tracker.start()
     assert asyncio.all_tasks() == before
 
 
-async def test_a_clock_that_is_set_back_is_settled_as_soon_as_any_other(
-    engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+async def test_a_tracker_that_stops_removes_its_entries(
+    engine: SlowEngine, clock: FakeClock, wall_clock: FakeClock
 ) -> None:
-    now = 1_000_000.0
-    monkeypatch.setattr(time, "time", lambda: now)
-    present = PresenceTracker(engine, ttl=60)
-    coming = entering(present, "ann")
-    await engine.take()
-    await coming
-    now -= 3600
-    leaving = entering(present, "bob")
-    await engine.take()
-    await leaving
-    now += presence.SETTLED
-    assert present.is_settled
-    for _ in range(10):
-        engine.turns.put_nowait(None)
-    await present.stop()
+    tracker = PresenceTracker(engine, TTL, clock, wall_clock)
+    joining = tracking(tracker, "ann")
+    await engine.answer()
+    await joining
+    assert list(await engine.presence("room")) == ["ann"]
+    engine.answer_all()
+    await tracker.stop()
+    clock.advance(1)
+    await engine.expire_presence(0)
+    assert list(await engine.presence("room")) == []

@@ -1,4 +1,4 @@
-"""What clients missed is read and handed over as they take it, also on real servers."""
+"""Replay: publications that clients have missed are read and written as they take them."""
 
 from __future__ import annotations
 
@@ -16,40 +16,45 @@ from hubbub import (
     Publication,
     Unrecoverable,
 )
-from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.core.frames import FRAME_OVERHEAD
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import START
-from hubbub.node import node as node_module
-from hubbub.node import repairs, replay, subscriptions
-from hubbub.node.node import Node
+from hubbub.node import replay
+from hubbub.node.node import TICK, Node
+from hubbub.node.repairs import GRACE
+from hubbub.node.subscriptions import LINGER
 from hubbub.protocols.envelope import ENVELOPE
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive_json
+from tests.clock import FakeClock
+from tests.node.flaky_engine import FlakyEngine, running, say
 from tests.subscriber import Subscriber
-from tests.test_streams import FlakyEngine, say
 from tests.uvicorn_process import ROOT, Server, serve
 
 SIZE = 1000
 
 
 class CountingEngine(FlakyEngine):
-    """Notes the bytes of each page that is read."""
+    """Records the bytes of each page that is read."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.clock = clock
         self.pages: list[int] = []
+        #: Seconds that pass between a read and the next subscriber that could use its page.
+        self.pause = 0.0
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> HistoryPage:
         page = await super().history(channel, since, limit, reverse)
         if channel == "chat":
+            asyncio.get_running_loop().call_soon(self.clock.advance, self.pause)
             self.pages.append(sum(len(each.data) + FRAME_OVERHEAD for each in page.publications))
         return page
 
 
 class Slow(Subscriber):
-    """A member that takes a piece when it is told to."""
+    """A subscriber that takes a piece only when the test lets it."""
 
     def __init__(self, name: str = "ann") -> None:
         super().__init__(name)
@@ -63,7 +68,7 @@ class Slow(Subscriber):
         return await super().ready()
 
     async def takes(self, pieces: int) -> None:
-        """Take so many, and wait until it is asked for the next."""
+        """Take so many pieces, and wait until it is offered the next one."""
         for _ in range(pieces):
             await asyncio.wait_for(self.waits.wait(), DEADLINE)
             self.waits.clear()
@@ -72,18 +77,25 @@ class Slow(Subscriber):
 
 
 @pytest.fixture
-def engine() -> CountingEngine:
-    return CountingEngine()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-async def node(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setattr(node_module, "TICK", 0.01)
-    monkeypatch.setattr(subscriptions, "LINGER", 0.05)
-    node = Node(engine, lambda name: ChannelDeclaration(name, History(size=2000)) if name == "chat" else None)
-    await node.start()
-    yield node
-    await node.stop(1012, "", 1)
+def engine(clock: FakeClock) -> CountingEngine:
+    return CountingEngine(clock)
+
+
+@pytest.fixture
+async def node(engine: CountingEngine, clock: FakeClock) -> AsyncIterator[Node]:
+    async with running(engine, History(size=2000), clock) as node:
+        yield node
+
+
+async def is_left(engine: FlakyEngine, clock: FakeClock) -> None:
+    """Wait until the node has left the channel."""
+    await clock.pass_time(LINGER + 2 * TICK, TICK)
+    await eventually(lambda: engine.unsubscribed == ["chat"])
 
 
 def texts(count: int, name: str = "") -> list[str]:
@@ -93,69 +105,69 @@ def texts(count: int, name: str = "") -> list[str]:
 async def test_history_is_read_in_pages_of_bounded_size(node: Node, engine: CountingEngine) -> None:
     said = texts(500)
     await say(node, *said)
-    member = Subscriber()
-    assert (await node.join("chat", member, since=START)).offset == 500
-    assert member.received == said
+    subscriber = Subscriber()
+    assert (await node.join("chat", subscriber, since=START)).offset == 500
+    assert subscriber.received == said
     assert len(engine.pages) > 5
     assert max(engine.pages) <= max(replay.PIECE, replay.FIRST_READ * (SIZE + FRAME_OVERHEAD))
 
 
-async def test_nothing_is_read_for_a_client_that_takes_nothing(node: Node, engine: CountingEngine) -> None:
+async def test_no_more_is_read_for_a_client_that_takes_nothing(node: Node, engine: CountingEngine) -> None:
     await say(node, *texts(500))
-    member = Slow()
-    joining = asyncio.create_task(node.join("chat", member, since=START))
-    # Asked once to find out that something is missing, once more to hand it over.
-    await member.takes(2)
+    subscriber = Slow()
+    joining = asyncio.create_task(node.join("chat", subscriber, since=START))
+    # The first piece is for the read, the second one for writing it.
+    await subscriber.takes(2)
     assert len(engine.pages) == 1
-    assert len(member.received) == replay.FIRST_READ
+    assert len(subscriber.received) == replay.FIRST_READ
     assert node.stats()["subscriptions"] == 0
     joining.cancel()
     await asyncio.wait([joining])
 
 
-async def test_what_is_published_during_a_replay_is_in_its_place(node: Node) -> None:
+async def test_publications_during_a_replay_are_delivered_in_order(node: Node) -> None:
     before, during, after = texts(200, "before"), texts(200, "during"), texts(3, "after")
     await say(node, *before)
-    member, there = Slow(), Subscriber("there")
+    subscriber, there = Slow(), Subscriber("there")
     await node.join("chat", there)
-    joining = asyncio.create_task(node.join("chat", member, since=START))
+    joining = asyncio.create_task(node.join("chat", subscriber, since=START))
     for text in during:
         await say(node, text)
-        if member.waits.is_set():
-            member.pieces.release()
+        if subscriber.waits.is_set():
+            subscriber.pieces.release()
     while not joining.done():
-        member.pieces.release()
+        subscriber.pieces.release()
         await asyncio.sleep(0)
     await say(node, *after)
-    await member.hears(*before, *during, *after)
+    await subscriber.hears(*before, *during, *after)
     await there.hears(*during, *after)
 
 
-async def test_clients_that_come_back_together_share_reads(node: Node, engine: CountingEngine) -> None:
+async def test_clients_that_reconnect_together_share_reads(node: Node, engine: CountingEngine) -> None:
     said = texts(500)
     await say(node, *said)
-    members = [Subscriber(str(number)) for number in range(100)]
-    await asyncio.gather(*(node.join("chat", member, since=START) for member in members))
-    assert all(member.received == said for member in members)
+    subscribers = [Subscriber(str(number)) for number in range(100)]
+    await asyncio.gather(*(node.join("chat", subscriber, since=START) for subscriber in subscribers))
+    assert all(subscriber.received == said for subscriber in subscribers)
     alone = 500 * (SIZE + FRAME_OVERHEAD) / replay.PIECE
     assert len(engine.pages) < 3 * alone
 
 
 async def test_clients_that_missed_the_same_share_one_read_however_long_they_take(
-    node: Node, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+    node: Node, engine: CountingEngine
 ) -> None:
-    monkeypatch.setattr(replay, "FRESH", -1.0)
+    engine.pause = 2 * replay.FRESH
     positions = await say(node, *texts(15))
-    members = [Subscriber(str(number)) for number in range(100)]
-    await asyncio.gather(*(node.join("chat", member, since=positions[4]) for member in members))
-    assert all(member.received == texts(15)[5:] for member in members)
+    subscribers = [Subscriber(str(number)) for number in range(100)]
+    await asyncio.gather(*(node.join("chat", subscriber, since=positions[4]) for subscriber in subscribers))
+    assert all(subscriber.received == texts(15)[5:] for subscriber in subscribers)
     assert len(engine.pages) == 1
 
 
-async def test_what_was_read_for_another_client_is_read_again_when_it_is_forgotten_meanwhile(
-    node: Node, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+async def test_a_page_that_is_out_of_the_recent_buffer_is_read_again(
+    node: Node, engine: CountingEngine
 ) -> None:
-    monkeypatch.setattr(replay, "FRESH", -1.0)
+    engine.pause = 2 * replay.FRESH
     said = [str(number) for number in range(1500)]
     await say(node, *said[:10])
     first, slow = Subscriber("first"), Slow("slow")
@@ -165,7 +177,7 @@ async def test_what_was_read_for_another_client_is_read_again_when_it_is_forgott
     await reading
     await asyncio.wait_for(slow.waits.wait(), 5)
     assert len(engine.pages) == 1
-    # More than the feed remembers.
+    # More than the recent buffer keeps.
     await say(node, *said[10:])
     for _ in range(1000):
         slow.pieces.release()
@@ -174,8 +186,8 @@ async def test_what_was_read_for_another_client_is_read_again_when_it_is_forgott
     assert slow.breaks == []
 
 
-async def test_a_channel_whose_only_client_takes_nothing_any_more_stands_nowhere(
-    node: Node, engine: CountingEngine
+async def test_a_channel_whose_only_client_takes_nothing_has_no_position(
+    node: Node, engine: CountingEngine, clock: FakeClock
 ) -> None:
     class Gone(Subscriber):
         async def ready(self) -> int:
@@ -183,40 +195,37 @@ async def test_a_channel_whose_only_client_takes_nothing_any_more_stands_nowhere
 
     await say(node, "1")
     await node.join("chat", Gone(), since=START)
-    await eventually(lambda: engine.unsubscribed == ["chat"])
+    await is_left(engine, clock)
     assert node.position("chat") == START
 
 
 class LateEngine(FlakyEngine):
-    """Hands over publications when it is told to: until then, they are on their way."""
+    """Delivers publications only when the test lets it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
         self.is_late = False
-        self.on_their_way: list[Publication] = []
+        self.under_way: list[Publication] = []
 
     def on_publication(self, publication: Publication) -> None:
         if self.is_late and publication.channel == "chat":
-            self.on_their_way.append(publication)
+            self.under_way.append(publication)
         else:
             super().on_publication(publication)
 
     def arrive(self) -> None:
         self.is_late = False
-        for publication in self.on_their_way:
+        for publication in self.under_way:
             super().on_publication(publication)
-        self.on_their_way.clear()
+        self.under_way.clear()
 
 
 @pytest.fixture
-async def late(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Node, LateEngine]]:
-    """A node, and an engine that keeps a single publication of each channel."""
-    monkeypatch.setattr(node_module, "TICK", 0.01)
-    engine = LateEngine()
-    node = Node(engine, lambda name: ChannelDeclaration(name, History(size=1)) if name == "chat" else None)
-    await node.start()
-    yield node, engine
-    await node.stop(1012, "", 1)
+async def late(clock: FakeClock) -> AsyncIterator[tuple[Node, LateEngine]]:
+    """A node, and an engine that keeps only one publication."""
+    engine = LateEngine(clock)
+    async with running(engine, History(size=1), clock) as node:
+        yield node, engine
 
 
 async def test_a_client_that_comes_back_costs_no_member_what_is_on_its_way(
@@ -235,10 +244,9 @@ async def test_a_client_that_comes_back_costs_no_member_what_is_on_its_way(
     assert there.breaks == []
 
 
-async def test_what_a_read_shows_to_be_lost_is_told_in_a_moment(
-    late: tuple[Node, LateEngine], monkeypatch: pytest.MonkeyPatch
+async def test_a_loss_that_a_read_shows_breaks_subscriptions_after_the_grace(
+    late: tuple[Node, LateEngine], clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(repairs, "GRACE", 0.05)
     node, engine = late
     there = Subscriber("there")
     await node.join("chat", there)
@@ -247,133 +255,132 @@ async def test_what_a_read_shows_to_be_lost_is_told_in_a_moment(
     await say(node, "4", "5", "6")
     with pytest.raises(Unrecoverable):
         await node.join("chat", Subscriber(), since=position)
-    async with asyncio.timeout(5):
-        while not there.breaks:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await clock.pass_time(GRACE + 2 * TICK, TICK)
+    await eventually(lambda: bool(there.breaks))
     assert there.received == ["1", "2", "3"]
 
 
 async def test_a_client_that_is_cancelled_in_the_middle_leaves_nothing_behind(
-    node: Node, engine: CountingEngine
+    node: Node, engine: CountingEngine, clock: FakeClock
 ) -> None:
     await say(node, *texts(500))
-    member = Slow()
-    joining = asyncio.create_task(node.join("chat", member, since=START))
-    await member.takes(3)
+    subscriber = Slow()
+    joining = asyncio.create_task(node.join("chat", subscriber, since=START))
+    await subscriber.takes(3)
     joining.cancel()
     await asyncio.wait([joining])
     assert joining.cancelled()
-    heard = len(member.received)
+    received = len(subscriber.received)
     await say(node, "more")
-    await eventually(lambda: engine.unsubscribed == ["chat"])
-    assert len(member.received) == heard
+    await is_left(engine, clock)
+    assert len(subscriber.received) == received
     assert node.stats()["channels"] == 0
 
 
-async def test_a_client_that_leaves_in_the_middle_is_handed_nothing_more(node: Node) -> None:
+async def test_a_client_that_leaves_in_the_middle_gets_nothing_more(node: Node) -> None:
     await say(node, *texts(500))
-    member = Slow()
-    joining = asyncio.create_task(node.join("chat", member, since=START))
-    await member.takes(3)
-    heard = len(member.received)
-    node.leave("chat", member)
-    member.pieces.release()
+    subscriber = Slow()
+    joining = asyncio.create_task(node.join("chat", subscriber, since=START))
+    await subscriber.takes(3)
+    received = len(subscriber.received)
+    node.leave("chat", subscriber)
+    subscriber.pieces.release()
     position = await joining
-    assert position.offset == heard < 500
+    assert position.offset == received < 500
     await say(node, "more")
-    assert len(member.received) == heard
+    assert len(subscriber.received) == received
     assert node.stats()["subscriptions"] == 0
 
 
-async def test_a_replay_goes_on_after_an_outage(node: Node, engine: CountingEngine) -> None:
+async def test_a_replay_continues_after_an_outage(node: Node, engine: CountingEngine) -> None:
     said = texts(500)
     await say(node, *said)
-    member = Slow()
-    joining = asyncio.create_task(node.join("chat", member, since=START))
-    await member.takes(2)
-    engine.is_away = True
+    subscriber = Slow()
+    joining = asyncio.create_task(node.join("chat", subscriber, since=START))
+    await subscriber.takes(2)
+    engine.is_disconnected = True
     reads = engine.reads
     while engine.reads < reads + 2:
-        member.pieces.release()
+        subscriber.pieces.release()
         await asyncio.sleep(0)
-    engine.is_away = False
+    engine.is_disconnected = False
     while not joining.done():
-        member.pieces.release()
+        subscriber.pieces.release()
         await asyncio.sleep(0.001)
     assert (await joining).offset == 500
-    assert member.received == said
+    assert subscriber.received == said
 
 
 async def test_an_outage_before_the_first_piece_is_an_error(node: Node, engine: CountingEngine) -> None:
     await say(node, *texts(5))
     await node.join("chat", Subscriber("there"))
-    engine.is_away = True
-    member = Subscriber()
+    engine.is_disconnected = True
+    subscriber = Subscriber()
     with pytest.raises(EngineUnavailable):
-        await node.join("chat", member, since=START)
-    assert member.received == []
+        await node.join("chat", subscriber, since=START)
+    assert subscriber.received == []
 
 
 @pytest.mark.parametrize("piece", [0, 2])
-async def test_history_that_is_removed_during_a_replay_is_told(
+async def test_history_that_is_removed_during_a_replay_breaks_the_subscription(
     node: Node, engine: CountingEngine, piece: int
 ) -> None:
     first = (await say(node, *texts(500)))[0]
-    there, member = Subscriber("there"), Slow()
+    there, subscriber = Subscriber("there"), Slow()
     await node.join("chat", there)
-    joining = asyncio.create_task(node.join("chat", member, since=first))
-    await member.takes(piece)
+    joining = asyncio.create_task(node.join("chat", subscriber, since=first))
+    await subscriber.takes(piece)
     await engine.remove_history("chat")
     top = (await say(node, "new"))[0]
     await eventually(lambda: there.breaks == [top])
     while not joining.done():
-        member.pieces.release()
+        subscriber.pieces.release()
         await asyncio.sleep(0)
     if piece == 0:
-        # Nothing has been handed over: that is unrecoverable from the beginning.
+        # Nothing has been written: the subscriber cannot resume at all.
         with pytest.raises(Unrecoverable):
             await joining
-        assert member.received == []
-        assert member.breaks == []
+        assert subscriber.received == []
+        assert subscriber.breaks == []
     else:
         assert await joining == top
-        assert member.breaks == [top]
+        assert subscriber.breaks == [top]
 
 
-async def test_a_client_that_wants_more_than_is_kept_gets_what_is_kept(node: Node) -> None:
+async def test_a_client_that_asks_for_more_than_is_kept_gets_all_of_it(node: Node) -> None:
     await say(node, *texts(2010))
-    member = Subscriber()
-    await node.join("chat", member, history=5000)
-    assert member.received == texts(2010)[10:]
+    subscriber = Subscriber()
+    await node.join("chat", subscriber, history=5000)
+    assert subscriber.received == texts(2010)[10:]
 
 
-async def test_a_channel_that_was_left_and_joined_again_is_replayed_anew(
-    node: Node, engine: CountingEngine
+async def test_a_channel_that_was_left_and_joined_again_has_a_new_replay(
+    node: Node, engine: CountingEngine, clock: FakeClock
 ) -> None:
-    """Also while the exception of an earlier subscription is kept."""
+    """Also while the exception of an earlier subscription is referred to."""
     await say(node, *texts(5))
     await node.join("chat", Subscriber("there"))
-    engine.is_away = True
+    engine.is_disconnected = True
     with pytest.raises(EngineUnavailable) as kept:
         await node.join("chat", Subscriber(), since=START)
-    engine.is_away = False
+    engine.is_disconnected = False
     node.leave("chat", Subscriber("there"))
-    await eventually(lambda: engine.unsubscribed == ["chat"])
-    member = Subscriber()
-    await node.join("chat", member, since=START)
+    await is_left(engine, clock)
+    subscriber = Subscriber()
+    await node.join("chat", subscriber, since=START)
     await say(node, "new")
-    await member.hears(*texts(5), "new")
+    await subscriber.hears(*texts(5), "new")
     assert kept.value
 
 
 async def test_a_subscription_with_envelopes_waits_for_room(node: Node) -> None:
-    member = Slow()
-    joining = asyncio.create_task(node.join("chat", member, form=ENVELOPE))
-    await member.takes(0)
-    assert member.received == []
-    member.pieces.release()
+    subscriber = Slow()
+    joining = asyncio.create_task(node.join("chat", subscriber, form=ENVELOPE))
+    await subscriber.takes(0)
+    assert subscriber.received == []
+    subscriber.pieces.release()
     await joining
-    assert len(member.received) == 1
+    assert len(subscriber.received) == 1
 
 
 # On real servers
@@ -395,7 +402,7 @@ MESSAGES = 5000
 CLIENTS = 20
 
 
-async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(server: Server) -> None:
+async def test_memory_is_bounded_for_clients_that_reconnect_and_do_not_read(server: Server) -> None:
     """20 MB each, of which no client takes more than a few kilobytes."""
     async with http_client() as http:
         query = {"count": MESSAGES, "size": 4000}
@@ -412,7 +419,7 @@ async def test_memory_is_bounded_for_clients_that_come_back_and_do_not_read(serv
     assert now["backlog"] <= CLIENTS * 1_048_576
     assert now["resident_kib"] - before["resident_kib"] < 60_000
     assert now["slow_disconnects"] == 0
-    # Nothing is lost by that: a client that reads gets all of it, in order, and then what is new.
+    # No publication is lost by that: a client that reads gets all of them in order, and then new ones.
     slow = clients[0]
     slow.transport.resume_reading()
     start = Position.parse(since)
@@ -453,7 +460,7 @@ async def test_a_client_that_stops_reading_in_the_middle_is_disconnected_as_slow
         deaf.transport.abort()
 
 
-async def test_a_client_that_comes_back_is_told_so_first(server: Server) -> None:
+async def test_a_client_that_resumes_is_notified_first(server: Server) -> None:
     async with http_client() as http:
         since = (await http.post(f"{server.http}/fill", params={"count": 3, "size": 1})).json()
     async with connect(f"{server.ws}/chat?since={since}") as client:

@@ -45,7 +45,7 @@ def test_a_host_that_is_named_is_included(given: str, host: str) -> None:
         *("10.0.0.1", "[::1]", "[::1", "::1", "2130706433", "127.1", None),
     ],
 )
-def test_any_other_is_not(host: str | None) -> None:
+def test_any_other_host_is_not_included(host: str | None) -> None:
     assert not includes(["example.com", "127.0.0.0/8"], host)
 
 
@@ -72,7 +72,7 @@ def test_nothing_is_checked_by_default() -> None:
         ([7], "Expected a host name such as"),
     ],
 )
-def test_what_no_request_could_ever_match_is_an_error(wrong: Any, message: str) -> None:
+def test_an_entry_that_no_request_could_match_is_an_error(wrong: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"^Expected ") as caught:
         Hub(hosts=wrong)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""What clients send does not reach the log, or not as it is."""
+"""Text from clients is escaped in the log, and secrets are removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Lines(logging.Handler):
 
 
 def logged(*args: Any, level: int = logging.WARNING) -> list[str]:
-    """What becomes of a record with these arguments."""
+    """Log a record with these arguments; returns the lines that it becomes."""
     protect_logs()
     logger, handler = logging.getLogger("uvicorn.access"), Lines()
     logger.addHandler(handler)
@@ -61,7 +61,7 @@ def test_long_values_are_cut() -> None:
     assert line == f"{'x' * LONGEST}… (10000 characters)"
 
 
-def test_information_about_a_client_that_is_reported_is_left_out() -> None:
+def test_information_about_a_refused_client_is_dropped() -> None:
     token = is_reported.set(True)
     try:
         assert logged("a", level=logging.INFO) == []

@@ -114,7 +114,7 @@ def test_without_a_host_header_no_page_is_from_the_same_host() -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["example.com", "", "null", "*", "[::1"])
-def test_what_is_no_origin_is_from_no_host(origin: str, host: str) -> None:
+def test_a_text_that_is_no_origin_is_from_no_host(origin: str, host: str) -> None:
     assert not is_allowed(origin, host, NONE)
 
 
@@ -138,7 +138,7 @@ def test_an_allowed_page_may_connect_and_others_still_may_not() -> None:
 
 
 def test_the_scheme_of_an_allowed_page_counts() -> None:
-    # Whoever lists https does not want what somebody in the same café makes of the page over http.
+    # Over http, an attacker in the same café could change the page.
     assert not is_allowed("http://example.com", "api.example.com", parse_origins(["https://example.com"]))
 
 

@@ -1,16 +1,19 @@
-"""The direct path under every way to start uvicorn, and the ways back to the queued path."""
+"""The direct path under every way to start uvicorn, and the cases in which the path is queued."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import trustme
+from websockets.asyncio.client import ClientConnection
 
 from tests.clients import DEADLINE, closed, connect, eventually, http_client, receive
 from tests.uvicorn_process import ROOT, SERVERS, Command, Server, serve
@@ -23,7 +26,7 @@ UVICORN = SERVERS["uvicorn"]
 PORT = ("--port", "{port}")
 GUNICORN = ("gunicorn", "{target}", "--bind", "127.0.0.1:{port}")
 
-#: Ways to start uvicorn without a word about Hubbub, and those with one.
+#: Ways to start uvicorn without an option for Hubbub, and those with one.
 STARTERS: dict[str, Command] = {
     "uvicorn": UVICORN,
     "uvicorn, h11 and asyncio": (*UVICORN, "--http", "h11", "--loop", "asyncio"),
@@ -38,38 +41,49 @@ STARTERS: dict[str, Command] = {
     "uvicorn --ws": SERVERS["uvicorn --ws"],
 }
 
-Env = Mapping[str, str]
+Env: TypeAlias = Mapping[str, str]
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]
 
 
-async def writers(server: Server) -> dict[str, int]:
-    found: dict[str, int] = (await server.get_json("/paths"))["writers"]
-    return found
+@pytest.fixture
+def start(log: Path) -> Start:
+    """Starts a server for ``APP``, as :func:`serve` does."""
+    return partial(serve, APP, log, cwd=ROOT, probe="/paths")
 
 
-def lines(server: Server, what: str) -> list[str]:
-    return [line for line in server.log.splitlines() if what in line]
-
-
-async def talks(server: Server, **options: Any) -> None:
-    """A client connects, says something and hears it."""
+@asynccontextmanager
+async def subscriber(server: Server, **options: Any) -> AsyncIterator[ClientConnection]:
+    """A client that is subscribed to the app's channel."""
     async with connect(f"{server.ws}/ws", **options) as client:
         assert await receive(client) == "ready"
-        await client.send("hello")
-        assert await receive(client) == "hello"
+        yield client
+
+
+async def publish(client: ClientConnection, text: str = "hello") -> None:
+    """Publish through ``client``, and check that the client receives the publication."""
+    await client.send(text)
+    assert await receive(client) == text
+
+
+async def paths(server: Server) -> dict[str, Any]:
+    return await server.get_json("/paths")
+
+
+def lines(server: Server, text: str) -> list[str]:
+    return [line for line in server.log.splitlines() if text in line]
+
+
+# The choice of the path
 
 
 @pytest.mark.parametrize("starter", STARTERS)
-async def test_the_path_is_direct_however_uvicorn_is_started(starter: str, log: Path) -> None:
-    env = {"UVICORN_RELOAD_DELAY": "1"}
-    workers = 2 if "workers" in starter and "gunicorn" not in starter else 1
-    command = STARTERS[starter]
-    async with serve(APP, log, command=command, cwd=ROOT, probe="/paths", env=env) as server:
-        async with connect(f"{server.ws}/ws") as client:
-            assert await receive(client) == "ready"
+async def test_the_path_is_direct_however_uvicorn_is_started(starter: str, start: Start) -> None:
+    workers = 2 if starter == "uvicorn --workers" else 1
+    async with start(command=STARTERS[starter], env={"UVICORN_RELOAD_DELAY": "1"}) as server:
+        async with subscriber(server) as client:
             if workers == 1:
-                assert await writers(server) == {"SocketTransport": 1}
-            await client.send("hello")
-            assert await receive(client) == "hello"
+                assert (await paths(server))["writers"] == {"SocketTransport": 1}
+            await publish(client)
         await eventually(lambda: len(lines(server, DIRECT)) == workers)
         assert not lines(server, QUEUED)
         assert await server.stop() in (0, -signal.SIGTERM)
@@ -88,56 +102,51 @@ async def test_the_path_is_direct_however_uvicorn_is_started(starter: str, log: 
     ],
     ids=str,
 )
-async def test_otherwise_it_is_queued_and_one_line_says_why(
-    args: Command, env: Env, reason: str, log: Path
+async def test_otherwise_the_path_is_queued_and_one_line_says_why(
+    args: Command, env: Env, reason: str, start: Start
 ) -> None:
-    command = (*UVICORN, *args)
-    async with serve(APP, log, command=command, cwd=ROOT, probe="/paths", env=env) as server:
-        async with connect(f"{server.ws}/ws") as client, connect(f"{server.ws}/ws") as other:
-            for each in (client, other):
-                assert await receive(each) == "ready"
-            assert await writers(server) == {"ASGITransport": 2}
-            await other.send("hello")
-            assert await receive(client) == "hello"
+    async with start(command=UVICORN, args=args, env=env) as server:
+        async with subscriber(server) as first, subscriber(server) as second:
+            assert (await paths(server))["writers"] == {"ASGITransport": 2}
+            await publish(second)
+            assert await receive(first) == "hello"
         (line,) = lines(server, QUEUED)
         assert reason in line
-        await server.stop()
 
 
-async def test_a_middleware_that_wraps_send_sees_every_message(log: Path) -> None:
-    env = {"WRAPS": "send"}
-    async with serve(APP, log, command="uvicorn", cwd=ROOT, probe="/paths", env=env) as server:
-        await talks(server)
-        assert (await server.get_json("/paths"))["seen"]["websocket.send"] == 2
-
-
-async def test_a_middleware_that_wraps_receive_sees_every_message_on_the_direct_path(log: Path) -> None:
-    env = {"WRAPS": "receive"}
-    async with serve(APP, log, command="uvicorn", cwd=ROOT, probe="/paths", env=env) as server:
-        async with connect(f"{server.ws}/ws") as client:
-            assert await receive(client) == "ready"
-            assert await writers(server) == {"SocketTransport": 1}
-            await client.send("hello")
-            assert await receive(client) == "hello"
-        assert (await server.get_json("/paths"))["seen"]["websocket.receive"] == 1
+@pytest.mark.parametrize(
+    ("wrapped", "writer", "seen"),
+    [
+        ("send", "ASGITransport", {"websocket.send": 2}),
+        ("receive", "SocketTransport", {"websocket.receive": 1}),
+    ],
+)
+async def test_a_middleware_sees_every_message(
+    wrapped: str, writer: str, seen: dict[str, int], start: Start
+) -> None:
+    async with start(command="uvicorn", env={"WRAPS": wrapped}) as server, subscriber(server) as client:
+        await publish(client)
+        found = await paths(server)
+        assert found["writers"] == {writer: 1}
+        assert found["seen"].items() >= seen.items()
 
 
 async def test_a_hub_that_starts_outside_of_the_lifespan_adopts_the_server_with_its_first_socket(
-    log: Path,
+    start: Start,
 ) -> None:
-    env = {"NO_ROUTER": "yes"}
     command = (*UVICORN, "--lifespan", "off")
-    async with serve(APP, log, command=command, cwd=ROOT, probe="/paths", env=env) as server:
-        async with connect(f"{server.ws}/ws") as first, connect(f"{server.ws}/ws") as second:
-            for client in (first, second):
-                assert await receive(client) == "ready"
-            assert await writers(server) == {"ASGITransport": 1, "SocketTransport": 1}
-            await second.send("hello")
-            assert {await receive(first), await receive(second)} == {"hello"}
+    async with start(command=command, env={"NO_ROUTER": "yes"}) as server:
+        async with subscriber(server) as first, subscriber(server) as second:
+            assert (await paths(server))["writers"] == {"ASGITransport": 1, "SocketTransport": 1}
+            await publish(second)
+            assert await receive(first) == "hello"
         assert lines(server, DIRECT)
 
 
-async def test_it_is_direct_over_tls(log: Path, tmp_path: Path) -> None:
+# Connections on the direct path
+
+
+async def test_the_path_is_direct_over_tls(start: Start, tmp_path: Path) -> None:
     authority = trustme.CA()
     identity = authority.issue_cert("127.0.0.1")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -146,38 +155,29 @@ async def test_it_is_direct_over_tls(log: Path, tmp_path: Path) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     command = (*UVICORN, "--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
-    async with serve(APP, log, command=command, cwd=ROOT, probe=None) as server:
+    async with start(command=command, probe=None) as server:
         await eventually(lambda: "Uvicorn running on https" in server.log)
         url = f"wss://127.0.0.1:{server.port}/ws"
         async with connect(url, ssl=context) as client, http_client(verify=context) as http:
             assert await receive(client) == "ready"
             answer = await http.get(f"https://127.0.0.1:{server.port}/paths")
             assert answer.json()["writers"] == {"SocketTransport": 1}
-            await client.send("hello")
-            assert await receive(client) == "hello"
+            await publish(client)
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-async def test_clients_that_offer_compression_and_others_hear_the_same(
-    compression: str | None, log: Path
+async def test_a_client_that_offers_compression_receives_the_same_messages(
+    compression: str | None, start: Start
 ) -> None:
-    async with (
-        serve(APP, log, command="uvicorn", cwd=ROOT, probe="/paths") as server,
-        connect(f"{server.ws}/ws", compression=compression) as client,
-    ):
-        assert await receive(client) == "ready"
-        assert await writers(server) == {"SocketTransport": 1}
+    async with start(command="uvicorn") as server, subscriber(server, compression=compression) as client:
+        assert (await paths(server))["writers"] == {"SocketTransport": 1}
         for size in (1, 1000, 100_000):
-            await client.send("x" * size)
-            assert await receive(client) == "x" * size
+            await publish(client, "x" * size)
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "hubbub run", "uvicorn queued"])
-async def test_two_tasks_of_a_plain_endpoint_may_receive(name: str, log: Path) -> None:
-    async with (
-        serve(APP, log, command=name, cwd=ROOT, probe="/paths") as server,
-        connect(f"{server.ws}/plain") as client,
-    ):
+async def test_two_tasks_of_an_endpoint_without_a_hub_may_receive(name: str, start: Start) -> None:
+    async with start(command=name) as server, connect(f"{server.ws}/plain") as client:
         assert await receive(client) == "ready"
         for turn in range(3):
             for _ in range(2):
@@ -188,7 +188,7 @@ async def test_two_tasks_of_a_plain_endpoint_may_receive(name: str, log: Path) -
 # Shutdown
 
 
-async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Path) -> None:
+async def test_at_shutdown_connections_are_closed_one_after_another(log: Path) -> None:
     async with serve("chat:app", log, command="uvicorn") as server:
         clients = await asyncio.gather(*(connect(f"{server.ws}/ws/{number}") for number in range(300)))
         closing = [asyncio.create_task(closed(client)) for client in clients]
@@ -196,9 +196,18 @@ async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Pa
         first, later = await asyncio.wait(closing, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
         assert first
         assert later
-        assert {await ending for ending in closing} == {(1012, "")}
+        assert {await each for each in closing} == {(1012, "")}
         await server.stop()
     assert "Traceback" not in server.log
+
+
+@asynccontextmanager
+async def stream(server: Server, path: str) -> AsyncIterator[AsyncIterator[str]]:
+    """The text of a response that streams events, after its first event."""
+    async with http_client() as client, client.stream("GET", server.http + path) as answer:
+        text = answer.aiter_text()
+        assert await anext(text) == "data: ready\n\n"
+        yield text
 
 
 @pytest.mark.parametrize(
@@ -212,21 +221,14 @@ async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Pa
         ("uvicorn.Server", signal.SIGTERM),
     ],
 )
-async def test_a_stream_that_is_told_ends_when_the_server_stops(
-    starter: str, sig: signal.Signals, log: Path
+async def test_a_stream_inside_stopping_ends_when_the_server_stops(
+    starter: str, sig: signal.Signals, start: Start
 ) -> None:
-    # A time that the test could not wait for.
+    # Longer than the test could wait.
     args = ("--drain-seconds", "3600") if starter == "hubbub run" else ()
-    command = (*STARTERS[starter], *args)
-    async with (
-        serve(APP, log, command=command, cwd=ROOT, probe="/paths") as server,
-        http_client() as client,
-        client.stream("GET", server.http + "/ending") as answer,
-    ):
-        text = answer.aiter_text()
-        assert await anext(text) == "data: ready\n\n"
+    async with start(command=STARTERS[starter], args=args) as server, stream(server, "/ending") as text:
         server.process.send_signal(sig)
-        # The response is complete: it does not break off.
+        # The response is complete: reading it raises no error.
         assert [part async for part in text] == []
         async with asyncio.timeout(DEADLINE):
             await server.process.wait()
@@ -236,28 +238,16 @@ async def test_a_stream_that_is_told_ends_when_the_server_stops(
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "uvicorn queued"])
-async def test_a_stream_that_never_ends_does_not_keep_the_server_from_ending(name: str, log: Path) -> None:
-    async with (
-        serve(APP, log, command=name, cwd=ROOT, probe="/paths") as server,
-        http_client() as client,
-        client.stream("GET", server.http + "/endless") as answer,
-    ):
-        text = answer.aiter_text()
-        assert await anext(text) == "data: ready\n\n"
-        # It would wait without an end.
+async def test_an_endless_stream_does_not_keep_the_server_from_ending(name: str, start: Start) -> None:
+    async with start(command=name) as server, stream(server, "/endless"):
+        # uvicorn by itself would wait without a limit.
         await server.stop(signal.SIGINT, timeout=40)
     assert "Cancel 1 running task(s), timeout graceful shutdown exceeded" in server.log
     assert "Application shutdown complete" in server.log
 
 
-async def test_a_time_that_the_user_gave_for_the_shutdown_holds(log: Path) -> None:
+async def test_the_user_s_own_time_for_the_shutdown_is_kept(start: Start) -> None:
     command = (*UVICORN, "--timeout-graceful-shutdown", "1")
-    async with (
-        serve(APP, log, command=command, cwd=ROOT, probe="/paths") as server,
-        http_client() as client,
-        client.stream("GET", server.http + "/endless") as answer,
-    ):
-        text = answer.aiter_text()
-        assert await anext(text) == "data: ready\n\n"
-        # Less than the 10 seconds that it would be otherwise.
+    async with start(command=command) as server, stream(server, "/endless"):
+        # Less than Hubbub's own 10 seconds.
         await server.stop(signal.SIGINT, timeout=9)

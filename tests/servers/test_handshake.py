@@ -1,4 +1,4 @@
-"""The opening handshake: what RFC 6455 allows works, and the rest is answered, on real servers."""
+"""The opening handshake: requests that RFC 6455 allows are accepted, and all others are answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from hubbub.servers.handshake import MAX_HEAD, HandshakeRefused, read_request
+from hubbub.servers.handshake import HandshakeRefused, read_request
+from hubbub.servers.limits import MAX_HEAD
 from tests.clients import DEADLINE, eventually, exchange, frame
 from tests.uvicorn_process import ROOT, Server, serve
 
@@ -33,7 +34,7 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-# Read from bytes
+# Parsing
 
 
 def refused(head: bytes) -> HandshakeRefused:
@@ -42,14 +43,14 @@ def refused(head: bytes) -> HandshakeRefused:
     return caught.value
 
 
-def test_a_request_is_read() -> None:
+def test_a_request_is_parsed() -> None:
     read = read_request(request("Cookie: a=b", "Cookie: c=d", target="/ws/1?x=y"))
     assert (read.method, read.path, read.protocol) == ("GET", "/ws/1?x=y", "HTTP/1.1")
     assert read.headers["Host"] == "localhost"
     assert read.headers.get_all("cookie") == ["a=b", "c=d"]
 
 
-def test_white_space_around_values_is_not_part_of_them() -> None:
+def test_white_space_around_a_value_is_not_part_of_it() -> None:
     assert read_request(request("X: \t a b \t")).headers["X"] == "a b"
 
 
@@ -62,22 +63,22 @@ def test_white_space_around_values_is_not_part_of_them() -> None:
         ("wss://example.com?x=/y", "/?x=/y"),
     ],
 )
-def test_the_host_of_an_absolute_target_is_the_one_that_counts(target: str, path: str) -> None:
+def test_the_host_of_an_absolute_target_replaces_the_host_header(target: str, path: str) -> None:
     read = read_request(request(target=target))
     assert (read.path, read.headers.get_all("Host")) == (path, ["example.com"])
 
 
 @pytest.mark.parametrize("target", ["*", "ws", "ftp://example.com/ws", "http:///ws", "http://a@b/ws", "é"])
-def test_a_target_that_is_none_is_refused(target: str) -> None:
+def test_an_invalid_target_is_refused(target: str) -> None:
     assert refused(request(target=target)).status == HTTPStatus.BAD_REQUEST
 
 
 @pytest.mark.parametrize("host", ["", "Host:\r\n", "Host: a\r\nHost: b\r\n"])
-def test_a_request_has_one_host(host: str) -> None:
+def test_a_request_without_exactly_one_host_is_refused(host: str) -> None:
     assert refused(request(host=host)).status == HTTPStatus.BAD_REQUEST
 
 
-def test_a_head_has_a_limit() -> None:
+def test_a_head_over_the_limit_is_refused() -> None:
     assert read_request(request(f"X: {'x' * (MAX_HEAD - len(request()) - 5)}")).path == "/ws"
     assert refused(request(f"X: {'x' * (MAX_HEAD - len(request()) - 4)}")).status == 431
 
@@ -89,14 +90,14 @@ def test_a_head_has_a_limit() -> None:
 async def server(request: pytest.FixtureRequest, log: Path) -> AsyncIterator[Server]:
     async with serve("tests.apps.handshakes:app", log, command=request.param, cwd=ROOT) as server:
         yield server
-        # uvicorn ends a clean shutdown by the signal that asked for it.
+        # uvicorn ends a clean shutdown by raising the signal again.
         assert await server.stop() == (0 if request.param == "hubbub run" else -signal.SIGTERM)
     assert "Traceback" not in server.log
     assert "Error" not in server.log
 
 
-async def test_what_rfc_6455_does_not_forbid_is_accepted(server: Server) -> None:
-    for sent, said in {
+async def test_every_request_that_rfc_6455_allows_is_accepted(server: Server) -> None:
+    for sent, expected in {
         request(): "welcome localhost 5 0",
         request(f"Cookie: {'a' * 9000}"): "welcome localhost 6 0",
         request(target=f"/ws?{'a' * 9000}"): "welcome localhost 5 9000",
@@ -106,7 +107,7 @@ async def test_what_rfc_6455_does_not_forbid_is_accepted(server: Server) -> None
         request(target="http://example.com/ws?x"): "welcome example.com 5 1",
         request().replace(b": ", b": \t ").replace(b"t\r\n", b"t \t\r\n"): "welcome localhost 5 0",
     }.items():
-        answer = await exchange(server.port, sent, until=said.encode())
+        answer = await exchange(server.port, sent, until=expected.encode())
         assert status(answer) == 101
 
 
@@ -126,14 +127,14 @@ async def test_each_refused_handshake_is_answered_with_its_status(server: Server
         assert status(await exchange(server.port, sent)) == expected
 
 
-async def test_a_wrong_version_is_told_the_right_one(server: Server) -> None:
+async def test_the_answer_to_a_wrong_version_names_the_right_one(server: Server) -> None:
     answer = await exchange(server.port, request(version="Sec-WebSocket-Version: 8\r\n"))
     lines = answer.lower().split(b"\r\n")
     assert b"sec-websocket-version: 13" in lines
     assert b"upgrade: websocket" in lines
 
 
-async def test_frames_that_come_before_the_answer_wait_for_it(server: Server) -> None:
+async def test_frames_before_the_answer_are_handled_after_it(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request(target="/slow"))
     await server.get_json("/waiting")
@@ -146,12 +147,12 @@ async def test_frames_that_come_before_the_answer_wait_for_it(server: Server) ->
     writer.close()
     head, _, frames = answer.partition(b"\r\n\r\n")
     assert status(head) == 101
-    # A pong, the echo or not, since it is on its way when the bad frame is seen; then the close.
+    # A pong; perhaps the echo, which races with the invalid frame; then the close.
     assert frames.startswith(b"\x8a\x05early")
     assert b"\x03\xea" in frames  # 1002
 
 
-async def test_a_client_that_leaves_before_the_answer_is_no_error(server: Server) -> None:
+async def test_a_client_that_disconnects_before_the_answer_is_no_error(server: Server) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request(target="/slow"))
     await server.get_json("/waiting")
@@ -172,7 +173,7 @@ async def test_an_upgrade_in_http_1_0_is_refused(log: Path) -> None:
         assert status(await exchange(server.port, request(http="HTTP/1.0"))) == 400
 
 
-async def test_a_shutdown_ends_a_handshake_that_is_under_way(server: Server) -> None:
+async def test_a_shutdown_ends_a_pending_handshake(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request(target="/patient"))
     await server.get_json("/waiting")
@@ -200,7 +201,7 @@ async def test_text_that_is_not_utf_8_is_closed_with_1007(server: Server) -> Non
         assert answer.endswith(b"\x03\xefinvalid UTF-8")
 
 
-async def test_a_message_before_a_bad_frame_is_not_lost(server: Server) -> None:
+async def test_a_message_before_an_invalid_frame_is_not_lost(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request())
     async with asyncio.timeout(DEADLINE):
@@ -211,7 +212,7 @@ async def test_a_message_before_a_bad_frame_is_not_lost(server: Server) -> None:
     assert answer.startswith(b"\x8a\x04ping\x88")
     assert answer[8:10] == b"\x03\xea"  # 1002
 
-    async def is_heard() -> bool:
-        return bool(await server.get_json("/heard"))
+    async def is_received() -> bool:
+        return bool(await server.get_json("/received"))
 
-    await eventually(is_heard)
+    await eventually(is_received)

@@ -1,4 +1,4 @@
-"""What HubProtocol adds to uvicorn's: an end for peers that do not read or answer, and a little tolerance."""
+"""HubProtocol beyond uvicorn's own: clients that do not read or answer are disconnected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.uvicorn_process import SERVERS, Server, serve
 
 both = pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])
 
-#: Pings every half second, so that a test need not wait for uvicorn's usual 20.
+#: Pings every half second instead of uvicorn's usual 20 seconds.
 PINGS = ("--ws-ping-interval", "0.5", "--ws-ping-timeout", "0.5")
 
 HANDSHAKE = (
@@ -33,11 +33,11 @@ async def server(name: str, log: Path) -> AsyncIterator[Server]:
 
 
 def sockets(server: Server) -> set[str]:
-    """The sockets that the server has open."""
+    """The open sockets of the server."""
     folder = f"/proc/{server.process.pid}/fd"
     found = set()
     for descriptor in os.listdir(folder):
-        # It may be closed meanwhile.
+        # The server may close it meanwhile.
         with suppress(FileNotFoundError):
             found.add(os.readlink(f"{folder}/{descriptor}"))
     return {each for each in found if each.startswith("socket:")}
@@ -53,28 +53,28 @@ async def handshake(
 
 
 @both
-async def test_the_socket_of_a_client_that_never_reads_is_given_back(server: Server) -> None:
+async def test_the_socket_of_a_client_that_never_reads_is_closed(server: Server) -> None:
     async with connect(f"{server.ws}/news/disconnect") as talker:
         assert await receive(talker) == "ready"
         before = sockets(server)
         deaf = await connect_deaf(f"{server.ws}/news/disconnect")
-        its = sockets(server) - before
-        assert its
+        socket_of_deaf = sockets(server) - before
+        assert socket_of_deaf
         await talk(talker, 3000)
         assert (await stats(server))["slow_disconnects"] == 1
-        await eventually(lambda: not its & sockets(server))
+        await eventually(lambda: not socket_of_deaf & sockets(server))
         deaf.transport.abort()
 
 
 @both
-async def test_a_stuck_client_does_not_hold_up_the_end_of_the_server(name: str, log: Path) -> None:
+async def test_a_client_that_never_reads_does_not_delay_the_end_of_the_server(name: str, log: Path) -> None:
     command = [*SERVERS[name], *(["--drain-seconds", "60"] if name == "hubbub run" else [])]
     async with slow_server(command, log, SOON_CLOSED) as server:
         async with connect(f"{server.ws}/news/disconnect") as talker:
             assert await receive(talker) == "ready"
             deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
             await talk(talker, 3000)
-        # uvicorn by itself would wait for it without an end.
+        # uvicorn by itself would wait for it without a limit.
         await server.stop()
         deaf.transport.abort()
     assert "Application shutdown complete" in server.log
@@ -82,7 +82,7 @@ async def test_a_stuck_client_does_not_hold_up_the_end_of_the_server(name: str, 
 
 @both
 @pytest.mark.parametrize("more", ["Sec-WebSocket-Protocol:\r\n", "Sec-WebSocket-Protocol: \r\n" * 2])
-async def test_an_empty_list_of_subprotocols_is_none(server: Server, more: str) -> None:
+async def test_an_empty_list_of_subprotocols_is_ignored(server: Server, more: str) -> None:
     reader, writer, head = await handshake(server, "/news/disconnect", more)
     assert head.startswith("HTTP/1.1 101 ")
     assert "sec-websocket-protocol" not in head.lower()
@@ -91,7 +91,7 @@ async def test_an_empty_list_of_subprotocols_is_none(server: Server, more: str) 
     writer.close()
 
 
-async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Path) -> None:
+async def test_at_shutdown_connections_are_closed_one_after_another(log: Path) -> None:
     async with serve("chat:app", log) as server:
         clients = await asyncio.gather(*(connect(f"{server.ws}/ws/{number}") for number in range(300)))
         closing = [asyncio.create_task(closed(client)) for client in clients]
@@ -104,7 +104,7 @@ async def test_at_shutdown_all_are_told_to_reconnect_but_not_all_at_once(log: Pa
     assert "Traceback" not in server.log
 
 
-async def test_at_shutdown_a_slow_client_gets_what_waits_for_it_first(log: Path) -> None:
+async def test_at_shutdown_a_slow_client_first_gets_its_outbox(log: Path) -> None:
     async with slow_server("hubbub run", log) as server:
         talker = await connect(f"{server.ws}/news/disconnect")
         assert await receive(talker) == "ready"
@@ -114,12 +114,12 @@ async def test_at_shutdown_a_slow_client_gets_what_waits_for_it_first(log: Path)
         server.process.send_signal(signal.SIGTERM)
         assert (await closed(talker))[0] == 1012
         slow.transport.resume_reading()
-        heard = [str(await receive(slow)) for _ in range(3000 - dropped)]
-        assert heard[-1] == message(2999)
+        received = [str(await receive(slow)) for _ in range(3000 - dropped)]
+        assert received[-1] == message(2999)
         assert (await closed(slow))[0] == 1012
 
 
-async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Path) -> None:
+async def test_a_client_that_neither_answers_pings_nor_reads_is_disconnected(log: Path) -> None:
     command = (
         "uvicorn",
         "{target}",
@@ -136,16 +136,16 @@ async def test_a_client_that_neither_answers_pings_nor_reads_is_dropped(log: Pat
         assert await receive(talker) == "ready"
         before = sockets(server)
         deaf = await connect_deaf(f"{server.ws}/news/drop_oldest")
-        its = sockets(server) - before
-        assert its
+        socket_of_deaf = sockets(server) - before
+        assert socket_of_deaf
         await talk(talker, 3000)
-        await eventually(lambda: not its & sockets(server))
+        await eventually(lambda: not socket_of_deaf & sockets(server))
         deaf.transport.abort()
 
 
 @both
-async def test_a_client_is_not_read_further_ahead_than_a_little(server: Server) -> None:
-    """What its handler has not taken waits in the client, not in the server's memory."""
+async def test_little_is_read_ahead_of_a_handler(server: Server) -> None:
+    """Messages that the handler has not received wait in the client, not in the server's memory."""
     async with connect(f"{server.ws}/busy") as client:
         assert await receive(client) == "ready"
         before = (await stats(server))["resident_kib"]
@@ -158,7 +158,7 @@ async def test_a_client_is_not_read_further_ahead_than_a_little(server: Server) 
                 sent += 1
 
         sending = asyncio.create_task(send())
-        # Until nothing more goes in.
+        # Until the client cannot send any more.
         done = -1
         while done < sent:
             done = sent

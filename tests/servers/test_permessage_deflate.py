@@ -1,4 +1,4 @@
-"""The extension by itself: what is negotiated, what is kept, and what may come out of what came in."""
+"""The extension permessage-deflate: negotiation, context, and the limit of inflated data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from hubbub.servers.permessage_deflate import INFLATE_LIMIT, SharedDeflate, SharedDeflateFactory
+from hubbub.servers.limits import INFLATE_LIMIT
+from hubbub.servers.permessage_deflate import SharedDeflate, SharedDeflateFactory
 
 ANSWER = (
     "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=12"
@@ -24,7 +25,7 @@ Offer = ClientPerMessageDeflateFactory
 
 
 def negotiate(*offers: ClientExtensionFactory) -> tuple[str | None, ClientProtocol, ServerProtocol]:
-    """Shake hands; returns the server's answer and both ends."""
+    """Shake hands, and return the server's answer and both ends."""
     client = ClientProtocol(parse_uri("ws://localhost/"), extensions=offers or None)
     server = ServerProtocol(extensions=[SharedDeflateFactory()])
     client.send_request(client.connect())
@@ -42,18 +43,18 @@ def negotiate(*offers: ClientExtensionFactory) -> tuple[str | None, ClientProtoc
 @pytest.mark.parametrize(
     ("offers", "answer"),
     [
-        # What browsers offer.
+        # Browsers send this offer.
         ([Offer()], f"{ANSWER}; client_max_window_bits=12"),
         ([Offer(client_max_window_bits=None)], ANSWER),
         ([Offer(client_max_window_bits=9)], f"{ANSWER}; client_max_window_bits=9"),
         ([Offer(True, True, 15, 15)], f"{ANSWER}; client_max_window_bits=12"),
         ([Offer(server_max_window_bits=12, client_max_window_bits=None)], ANSWER),
-        # Smaller windows than the one that all share.
+        # Windows smaller than the shared one.
         ([Offer(server_max_window_bits=11)], None),
         ([Offer(server_max_window_bits=9)], None),
         ([Offer(server_max_window_bits=8)], None),
         ([], None),
-        # The first offer that will do.
+        # The first acceptable offer.
         ([Offer(server_max_window_bits=9), Offer(client_max_window_bits=None)], ANSWER),
     ],
 )
@@ -62,7 +63,7 @@ def test_offers_and_answers(offers: list[Offer], answer: str | None) -> None:
 
 
 @pytest.mark.parametrize("offer", [Offer(), Offer(client_max_window_bits=9), Offer(True, True, 15, 15)])
-def test_both_ends_understand_each_other_and_keep_nothing(offer: Offer) -> None:
+def test_both_ends_understand_each_other_and_keep_no_context(offer: Offer) -> None:
     _, client, server = negotiate(offer)
     (extension,) = server.extensions
     data = [b"x" * 100, b"All work and no play " * 10_000, bytes(range(256)) * 100]
@@ -81,7 +82,7 @@ def compressed(data: bytes, *, fin: bool = True) -> Frame:
     return PerMessageDeflate(True, True, 15, 15).encode(Frame(Opcode.BINARY, data, fin))
 
 
-def test_what_is_too_short_or_too_dense_is_sent_as_it_is() -> None:
+def test_short_or_incompressible_messages_are_sent_uncompressed() -> None:
     extension = SharedDeflate(15)
     for frame in (
         Frame(Opcode.TEXT, b"x" * 100),
@@ -105,7 +106,7 @@ def test_a_message_in_fragments() -> None:
     assert receiver.inflated == 3000
 
 
-def test_what_comes_out_of_a_message_is_limited_and_not_kept() -> None:
+def test_the_size_of_an_inflated_message_is_limited_and_its_data_not_kept() -> None:
     extension = SharedDeflate(15)
     bomb = compressed(bytes(50_000_000))
     assert len(bomb.data) < 50_000
@@ -118,7 +119,7 @@ def test_what_comes_out_of_a_message_is_limited_and_not_kept() -> None:
         frame = frame.tb_next
 
 
-def test_what_comes_out_of_many_messages_at_once_is_limited() -> None:
+def test_the_inflated_size_of_all_messages_of_one_read_is_limited() -> None:
     extension = SharedDeflate(15)
     frame = compressed(bytes(INFLATE_LIMIT // 4))
     for _ in range(3):
@@ -129,7 +130,7 @@ def test_what_comes_out_of_many_messages_at_once_is_limited() -> None:
         extension.inflated = 0
 
 
-def test_a_server_without_a_limit_has_none() -> None:
+def test_a_server_without_a_message_limit_inflates_everything() -> None:
     extension = SharedDeflate(15)
     frame = compressed(bytes(INFLATE_LIMIT))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The inbox of a connection: in order, one reader after another, nothing lost when a wait is cancelled."""
+"""The receive queue: events in order, receivers in turn, and no event lost with a cancelled receiver."""
 
 from __future__ import annotations
 
@@ -12,112 +12,112 @@ from hubbub.servers.receive_queue import ReceiveQueue
 
 
 @pytest.fixture
-async def inbox() -> ReceiveQueue:
+async def queue() -> ReceiveQueue:
     return ReceiveQueue(asyncio.get_running_loop())
 
 
-async def test_events_come_out_in_the_order_in_which_they_went_in(inbox: ReceiveQueue) -> None:
+async def test_events_are_received_in_order(queue: ReceiveQueue) -> None:
     for number in range(3):
-        inbox.put_nowait(number)
-    assert len(inbox) == 3
-    assert [await inbox.get() for _ in range(3)] == [0, 1, 2]
-    assert inbox.empty()
-    assert len(inbox) == 0
+        queue.put_nowait(number)
+    assert len(queue) == 3
+    assert [await queue.get() for _ in range(3)] == [0, 1, 2]
+    assert queue.empty()
+    assert len(queue) == 0
 
 
-async def test_a_reader_waits_for_the_next_event(inbox: ReceiveQueue) -> None:
+async def test_a_receiver_waits_for_the_next_event(queue: ReceiveQueue) -> None:
     for number in range(3):
-        reader = asyncio.create_task(inbox.get())
+        receiver = asyncio.create_task(queue.get())
         await asyncio.sleep(0)
-        assert not reader.done()
-        inbox.put_nowait(number)
-        inbox.put_nowait("more")
-        assert await reader == number
-        assert await inbox.get() == "more"
+        assert not receiver.done()
+        queue.put_nowait(number)
+        queue.put_nowait("more")
+        assert await receiver == number
+        assert await queue.get() == "more"
 
 
-@pytest.mark.parametrize("comes", ["before", "after"])
-async def test_a_cancelled_wait_takes_nothing(inbox: ReceiveQueue, comes: str) -> None:
-    reader = asyncio.create_task(inbox.get())
+@pytest.mark.parametrize("event_comes", ["before", "after"])
+async def test_a_cancelled_receiver_takes_no_event(queue: ReceiveQueue, event_comes: str) -> None:
+    receiver = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
-    if comes == "before":
-        inbox.put_nowait("kept")
-    reader.cancel()
-    if comes == "after":
-        inbox.put_nowait("kept")
+    if event_comes == "before":
+        queue.put_nowait("kept")
+    receiver.cancel()
+    if event_comes == "after":
+        queue.put_nowait("kept")
     with pytest.raises(asyncio.CancelledError):
-        await reader
-    assert await inbox.get() == "kept"
+        await receiver
+    assert await queue.get() == "kept"
 
 
 @pytest.mark.parametrize("events_first", [True, False])
-async def test_several_readers_take_turns(inbox: ReceiveQueue, events_first: bool) -> None:
-    readers = [asyncio.create_task(inbox.get()) for _ in range(4)]
+async def test_several_receivers_take_turns(queue: ReceiveQueue, events_first: bool) -> None:
+    receivers = [asyncio.create_task(queue.get()) for _ in range(4)]
     if not events_first:
         await asyncio.sleep(0)
     for number in range(4):
-        inbox.put_nowait(number)
+        queue.put_nowait(number)
     async with asyncio.timeout(10):
-        assert [await reader for reader in readers] == [0, 1, 2, 3]
-    assert inbox.empty()
+        assert [await receiver for receiver in receivers] == [0, 1, 2, 3]
+    assert queue.empty()
 
 
-async def test_each_event_wakes_one_reader(inbox: ReceiveQueue) -> None:
-    readers = [asyncio.create_task(inbox.get()) for _ in range(3)]
+async def test_each_event_wakes_one_receiver(queue: ReceiveQueue) -> None:
+    receivers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
-    for number, reader in enumerate(readers):
-        inbox.put_nowait(number)
+    for number, receiver in enumerate(receivers):
+        queue.put_nowait(number)
         async with asyncio.timeout(10):
-            assert await reader == number
-        assert not any(each.done() for each in readers[number + 1 :])
+            assert await receiver == number
+        assert not any(each.done() for each in receivers[number + 1 :])
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("comes", ["before", "after"])
-async def test_what_a_cancelled_reader_does_not_take_the_next_one_takes(
-    inbox: ReceiveQueue, which: int, comes: str
+@pytest.mark.parametrize("event_comes", ["before", "after"])
+async def test_the_next_receiver_takes_the_event_of_a_cancelled_one(
+    queue: ReceiveQueue, which: int, event_comes: str
 ) -> None:
-    readers = [asyncio.create_task(inbox.get()) for _ in range(3)]
+    receivers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
-    if comes == "before":
-        inbox.put_nowait("kept")
-    readers[which].cancel()
-    if comes == "after":
-        inbox.put_nowait("kept")
-    left = [reader for reader in readers if reader is not readers[which]]
+    if event_comes == "before":
+        queue.put_nowait("kept")
+    receivers[which].cancel()
+    if event_comes == "after":
+        queue.put_nowait("kept")
+    left = [receiver for receiver in receivers if receiver is not receivers[which]]
     async with asyncio.timeout(10):
         assert await left[0] == "kept"
-        inbox.put_nowait("more")
+        queue.put_nowait("more")
         assert await left[1] == "more"
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_it_hands_out_what_a_queue_of_asyncio_does(inbox: ReceiveQueue, seed: int) -> None:
-    """Readers come and are cancelled, events come, at random: each reader gets the same of both."""
-    queue: asyncio.Queue[int] = asyncio.Queue()
+async def test_it_behaves_as_a_queue_of_asyncio(queue: ReceiveQueue, seed: int) -> None:
+    """At random, receivers start and are cancelled and events arrive; both queues give the same results."""
+    expected: asyncio.Queue[int] = asyncio.Queue()
     chance = random.Random(seed)
-    readers: list[tuple[asyncio.Task[Any], asyncio.Task[int]]] = []
+    receivers: list[tuple[asyncio.Task[Any], asyncio.Task[int]]] = []
     for number in range(200):
         match chance.randrange(5):
             case 0 | 1:
-                readers.append((asyncio.create_task(inbox.get()), asyncio.create_task(queue.get())))
+                receivers.append((asyncio.create_task(queue.get()), asyncio.create_task(expected.get())))
             case 2 | 3:
-                inbox.put_nowait(number)
                 queue.put_nowait(number)
-            case 4 if readers:
-                for reader in chance.choice(readers):
-                    reader.cancel()
+                expected.put_nowait(number)
+            case 4 if receivers:
+                for receiver in chance.choice(receivers):
+                    receiver.cancel()
         if chance.random() < 0.5:
             await asyncio.sleep(0)
-    for reader in readers[-1] if readers else ():
-        reader.cancel()
+    for receiver in receivers[-1] if receivers else ():
+        receiver.cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    for ours, theirs in readers:
+    for ours, theirs in receivers:
         assert ours.done() == theirs.done()
         if ours.done():
             assert ours.cancelled() == theirs.cancelled()
             assert ours.cancelled() or ours.result() == theirs.result()
         ours.cancel()
         theirs.cancel()
-    assert len(inbox) == queue.qsize()
+    assert len(queue) == expected.qsize()

@@ -1,4 +1,4 @@
-"""Our protocols are uvicorn's in every respect: uvicorn's own tests of them pass."""
+"""uvicorn's own tests of its protocols pass with our protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-#: uvicorn's classes, and the tests of each: their file, its name there, and how many they are at least.
+#: uvicorn's classes, and the tests of each: their file, the class's name there, and a lower bound of their
+#: number.
 PROTOCOLS = [
     (
         "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol",
@@ -21,10 +22,10 @@ PROTOCOLS = [
     ("uvicorn.protocols.http.httptools_impl:HttpToolsProtocol", ("test_http.py", "httptools", 80)),
 ]
 
-#: Without the plugins of ours that their configuration does not expect.
+#: Without our plugins, which uvicorn's configuration does not expect.
 PYTEST_OPTIONS = ("-p", "no:asyncio", "-p", "no:cacheprovider")
 
-# By these names the tests know what they may expect of uvicorn's own classes.
+# The tests distinguish uvicorn's classes by these names.
 UNDER_TEST = """
 from hubbub.servers.http import HubHTTPProtocol
 from hubbub.servers.uvicorn import HubProtocol
@@ -39,7 +40,7 @@ class HttpToolsProtocol(HubHTTPProtocol):
 
 @pytest.fixture
 def uvicorns_tests(tmp_path: Path) -> Path:
-    """The tests in the source distribution of the uvicorn that is installed, with our classes for theirs."""
+    """The tests of the installed uvicorn, from its source distribution, with our classes."""
     requirement = f"uvicorn=={version('uvicorn')}"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
@@ -51,7 +52,7 @@ def uvicorns_tests(tmp_path: Path) -> Path:
         for member in source.getmembers():
             path = tmp_path / member.name
             content = source.extractfile(member)
-            # Without the package itself: the one that is installed is tested.
+            # Without the package itself: the installed one is tested.
             if content is not None and not path.is_relative_to(folder / "uvicorn"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())

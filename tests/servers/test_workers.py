@@ -1,4 +1,4 @@
-"""A hub on memory:// among the workers of one server does not start: by all servers that have workers."""
+"""A hub on memory:// does not start in a second worker of a server, whichever server it is."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ RELOADERS: dict[str, Command] = {
     "fastapi": ("fastapi", "dev", "app.py", "--port", "{port}"),
 }
 
-#: What a server that is refused says.
+#: In the log of a worker whose hub does not start.
 REFUSED = "another worker of this server has started such a hub"
 
 
@@ -80,7 +80,7 @@ def app(folder: Path, url: str = "memory://") -> Path:
 async def serving(
     command: Command, log: Path, folder: Path, *args: str, probe: str | None = "/docs"
 ) -> AsyncIterator[Server]:
-    # gunicorn keeps a socket in the home directory.
+    # gunicorn creates a socket in the home directory.
     env = {"HOME": str(folder), "PYTHONWARNINGS": "ignore"}
     async with serve("app:app", log, command=command, args=args, cwd=folder, probe=probe, env=env) as server:
         yield server
@@ -108,7 +108,9 @@ async def test_one_worker_starts(name: str, log: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["memory://?alone=yes", "sqlite:///hub.db"])
-async def test_several_workers_start_where_that_is_meant(url: str, log: Path, tmp_path: Path) -> None:
+async def test_several_workers_start_with_an_engine_that_allows_it(
+    url: str, log: Path, tmp_path: Path
+) -> None:
     async with serving(WORKERS["uvicorn"], log, app(tmp_path, url), "2") as server, AsyncExitStack() as stack:
         pids: set[object] = set()
 
@@ -120,7 +122,7 @@ async def test_several_workers_start_where_that_is_meant(url: str, log: Path, tm
 
 
 @pytest.mark.parametrize("name", RELOADERS)
-async def test_a_worker_under_a_reloader_starts_and_starts_again(
+async def test_a_worker_under_a_reloader_starts_again_after_a_change(
     name: str, log: Path, tmp_path: Path
 ) -> None:
     async with serving(RELOADERS[name], log, app(tmp_path)) as server:
@@ -139,17 +141,15 @@ async def test_a_worker_under_a_reloader_starts_and_starts_again(
         assert REFUSED not in server.log
 
 
-async def test_a_worker_that_replaces_one_that_is_about_to_leave_waits_for_it(
-    log: Path, tmp_path: Path
-) -> None:
+async def test_a_worker_waits_for_the_one_that_it_replaces(log: Path, tmp_path: Path) -> None:
     async with serving(WORKERS["gunicorn"], log, app(tmp_path), "1") as server:
         async with connect(f"{server.ws}/stays") as client:
             first = await receive(client)
-            # As if it had been there for a while.
-            os.utime(workers._lock_file(f"127.0.0.1:{server.port}"), (0, 0))
+            # As if the worker had started long ago.
+            os.utime(workers.lock_file(f"127.0.0.1:{server.port}"), (0, 0))
             server.process.send_signal(signal.SIGHUP)
             await client.wait_closed()
-        await eventually(lambda: "Waiting up to 20 s for it to stop" in server.log)
+        await eventually(lambda: "waiting up to 20 s for it to stop" in server.log)
         (tmp_path / "leave").touch()
 
         async def another() -> bool:
@@ -164,7 +164,7 @@ async def test_a_worker_that_replaces_one_that_is_about_to_leave_waits_for_it(
         assert REFUSED not in server.log
 
 
-async def test_two_apps_are_not_taken_for_workers(tmp_path: Path) -> None:
+async def test_two_servers_are_not_workers_of_each_other(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         for name in ("one", "two"):
             folder = tmp_path / name
@@ -180,51 +180,51 @@ async def test_two_apps_are_not_taken_for_workers(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bound() -> Iterator[socket.socket]:
-    """What a server binds before it starts its workers."""
+    """A bound socket, as a server has before it starts its workers."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock
-        # Workers that are killed leave it behind.
+        # Killed workers do not remove it.
         lock_file(sock).unlink(missing_ok=True)
 
 
 def lock_file(sock: socket.socket) -> Path:
-    return workers._lock_file(f"127.0.0.1:{sock.getsockname()[1]}")
+    return workers.lock_file(f"127.0.0.1:{sock.getsockname()[1]}")
 
 
-def _worker(sock: socket.socket, conversation: Connection) -> None:
-    """Start a hub, say what came of it, and hold it until the other side has enough."""
+def _worker(sock: socket.socket, pipe: Connection) -> None:
+    """Start a hub, send the outcome, and keep the hub running until the other end answers."""
 
     async def serve() -> None:
         try:
             async with Hub():
-                conversation.send("started")
-                await asyncio.to_thread(conversation.poll, None)
+                pipe.send("started")
+                await asyncio.to_thread(pipe.poll, None)
         except InvalidURL:
-            conversation.send("refused")
+            pipe.send("refused")
 
     asyncio.run(serve())
 
 
 class Worker:
-    """A process that has inherited a socket, and starts a hub."""
+    """A process that has inherited a socket and starts a hub."""
 
     def __init__(self, sock: socket.socket) -> None:
         context = multiprocessing.get_context("spawn")
-        self._conversation, theirs = context.Pipe()
+        self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_worker, args=(sock, theirs))
         self.process.start()
 
     async def outcome(self) -> str:
-        assert await asyncio.to_thread(self._conversation.poll, DEADLINE)
-        return str(self._conversation.recv())
+        assert await asyncio.to_thread(self._pipe.poll, DEADLINE)
+        return str(self._pipe.recv())
 
     def end(self) -> None:
         self.process.kill()
         self.process.join()
 
 
-async def test_a_worker_that_has_been_killed_is_replaced(bound: socket.socket) -> None:
+async def test_a_killed_worker_can_be_replaced(bound: socket.socket) -> None:
     first = Worker(bound)
     assert await first.outcome() == "started"
     second = Worker(bound)
@@ -236,10 +236,10 @@ async def test_a_worker_that_has_been_killed_is_replaced(bound: socket.socket) -
         worker.end()
 
 
-async def test_a_child_of_a_worker_does_not_hold_its_place(bound: socket.socket) -> None:
+async def test_a_child_of_a_worker_does_not_hold_its_lock(bound: socket.socket) -> None:
     context = multiprocessing.get_context("fork")
     async with Hub():
-        # With all descriptors of this process.
+        # It inherits all descriptors of this process.
         child = context.Process(target=signal.pause)
         child.start()
     try:
@@ -251,7 +251,7 @@ async def test_a_child_of_a_worker_does_not_hold_its_place(bound: socket.socket)
         child.join()
 
 
-async def test_hubs_of_one_process_share_its_place(bound: socket.socket) -> None:
+async def test_hubs_of_one_process_share_its_lock(bound: socket.socket) -> None:
     one, two = Hub(), Hub()
     async with two:
         async with one:
@@ -265,7 +265,7 @@ async def test_hubs_of_one_process_share_its_place(bound: socket.socket) -> None
     worker.end()
 
 
-async def test_two_hubs_that_wait_for_another_worker_start_when_it_leaves(
+async def test_two_hubs_that_wait_for_another_worker_start_when_it_ends(
     bound: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "NEW", 0)
@@ -274,13 +274,13 @@ async def test_two_hubs_that_wait_for_another_worker_start_when_it_leaves(
     one, two = Hub(), Hub()
     entering = [asyncio.create_task(hub.__aenter__()) for hub in (one, two)]
     await asyncio.sleep(0)
-    # One that does not wait any longer costs the other one nothing.
+    # A third hub stops waiting, which does not affect the other two.
     third = asyncio.create_task(Hub().__aenter__())
     await asyncio.sleep(0)
     third.cancel()
     await asyncio.wait([third])
     worker.end()
-    # As a worker does that leaves by itself.
+    # As a worker does that ends by itself.
     lock_file(bound).unlink()
     async with asyncio.timeout(DEADLINE):
         await asyncio.gather(*entering)
@@ -292,7 +292,7 @@ async def test_two_hubs_that_wait_for_another_worker_start_when_it_leaves(
     assert not lock_file(bound).exists()
 
 
-async def test_a_worker_that_is_waited_for_and_stays_is_not_waited_for_for_ever(
+async def test_a_hub_does_not_wait_forever_for_another_worker(
     bound: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(workers, "NEW", 0)
@@ -302,14 +302,14 @@ async def test_a_worker_that_is_waited_for_and_stays_is_not_waited_for_for_ever(
     with pytest.raises(InvalidURL, match=REFUSED):
         async with Hub():
             pass
-    assert "Waiting up to 0.01 s for it to stop." in caplog.text
-    # It is this process's socket too, but a hub that has the worker's agreement does not mind.
+    assert "waiting up to 0.01 s for it to stop." in caplog.text
+    # A hub that is told that it need not reach other workers starts.
     async with Hub("memory://?alone=yes"):
         pass
     worker.end()
 
 
-def test_what_is_bound_and_not_connected_counts(bound: socket.socket, tmp_path: Path) -> None:
+def test_addresses_of_sockets_that_are_bound_and_not_connected(bound: socket.socket, tmp_path: Path) -> None:
     before = set(workers.bound_addresses())
     name = f"127.0.0.1:{bound.getsockname()[1]}"
     assert name in before
@@ -328,16 +328,16 @@ def test_what_is_bound_and_not_connected_counts(bound: socket.socket, tmp_path: 
         assert str(tmp_path / "socket") in found
 
 
-async def test_where_there_is_no_place_for_locks_a_hub_starts_with_a_warning(
+async def test_a_hub_starts_with_a_warning_where_lock_files_cannot_be_created(
     bound: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "_lock_file", lambda address: tmp_path / "not" / "there.lock")
+    monkeypatch.setattr(workers, "lock_file", lambda address: tmp_path / "not" / "there.lock")
     async with Hub():
         pass
-    assert "Cannot tell whether other workers serve this app" in caplog.text
+    assert "Cannot detect other workers of this app" in caplog.text
     # Another user's file is not followed.
     (tmp_path / "link.lock").symlink_to(tmp_path / "target")
-    monkeypatch.setattr(workers, "_lock_file", lambda address: tmp_path / "link.lock")
+    monkeypatch.setattr(workers, "lock_file", lambda address: tmp_path / "link.lock")
     async with Hub():
         pass
     assert not (tmp_path / "target").exists()

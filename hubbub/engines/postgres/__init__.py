@@ -1,14 +1,15 @@
-"""``postgresql://``: many machines, one database, and publishing as a part of one's own transactions.
+"""``postgresql://``: many machines, one database, and publishing as a part of the application's transactions.
 
-The streams are tables, and publishing is a function of the database (``sql/functions.sql``), so that it
-belongs to the transaction that calls it, whichever language or trigger that is. ``NOTIFY`` tells the nodes
-where there is something to read; what they have seen of each channel tells them what. A notification that is
-lost costs time, not messages: every node looks by itself as well, once a second.
+Streams are tables, and publishing is a function of the database (``sql/functions.sql``), so it belongs to the
+transaction that calls it, from any language or trigger. ``NOTIFY`` names the channels that have something new
+to read; the node knows how far it has read each of them. A lost notification costs time, not messages: every
+node also polls once a second.
 
-With ``?notify=off`` there are no notifications, and nodes look more often.
+With ``?notify=off`` there are no notifications, and nodes poll more often.
 
-One task for each node holds one connection, which listens and reads. When it is lost, or does not answer, or
-does not hear, the task throws away all connections and connects anew. A small pool is for everything else.
+One task of each node (``listener.py``) has one connection, which listens and reads. When the connection is
+lost, does not answer, or receives no notifications, the task closes all connections and reconnects. A small
+pool is for all other requests.
 """
 
 from hubbub.engines.postgres.engine import PostgresEngine

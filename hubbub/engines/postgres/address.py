@@ -1,4 +1,4 @@
-"""Where the database is, and how to talk to it: what the URL says."""
+"""The address of the database, and the parameters of its connections: the parts of the URL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from hubbub.engines.base import ANSWER_TIMEOUT, CONNECT_TIMEOUT
 from hubbub.exceptions import EngineUnavailable, InvalidURL
 
-#: Seconds that one answer of the database may take.
-DEADLINE = 5.0
-
-#: Parameters of a URL that are ours, and those of libpq that asyncpg knows. Any other would be sent to the
-#: server as a setting of its own.
+#: Parameters of a URL that are ours, and those of libpq that asyncpg knows. asyncpg would send any other to
+#: the server as a setting.
 OURS = ("listen", "notify", "pool_size", "statement_cache_size")
 LIBPQ = (
     *("application_name", "database", "dbname", "gsslib", "host", "krbsrvname", "options", "passfile"),
@@ -27,7 +25,11 @@ _HOSTS = re.compile(r"(([^:,]+|\[[^\]]*\])?(:[0-9]+)?(,|$))*")
 
 
 class Address:
-    """What the URL says, without showing its password to anybody."""
+    """The parts of the URL; ``str()`` of it has no password.
+
+    :param url: see :class:`~hubbub.engines.postgres.PostgresEngine`.
+    :raises InvalidURL: it cannot be understood, or has unknown parameters.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -35,7 +37,7 @@ class Address:
         except ValueError:
             parts = None
         hosts = parts.netloc.rpartition("@")[2] if parts is not None else ""
-        # A password with '/', '?' or '#' in it would be taken for something else, and end up in messages.
+        # A password with '/', '?' or '#' in it would be taken for another part, and appear in messages.
         if (
             parts is None
             or _HOSTS.fullmatch(hosts) is None
@@ -52,25 +54,26 @@ class Address:
                 raise _unknown(name)
         ours = dict(each for each in options if each[0] in OURS)
         rest = [each for each in options if each[0] not in OURS]
-        #: The URL without what is ours.
+        #: The URL without our own parameters.
         self.dsn = urlunsplit(parts._replace(query=urlencode(rest)))
         self.pool_size = _number(ours, "pool_size", 10, 1)
-        #: For every connection.
+        #: Options of every connection.
         self.options: dict[str, Any] = {
-            "timeout": DEADLINE,
-            "command_timeout": DEADLINE,
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": ANSWER_TIMEOUT,
             "statement_cache_size": _number(ours, "statement_cache_size", 100, 0),
         }
-        #: Whether publications are announced with NOTIFY, and heard with LISTEN.
+        #: Whether publications are announced with NOTIFY, which nodes receive with LISTEN.
         self.notify = _switch(ours, "notify")
+        #: Whether a connection keeps prepared statements.
         self.keeps_statements = self.options["statement_cache_size"] > 0
-        #: For the one that listens, and is never a pooler's.
+        #: Options of the connection that listens, which must not be a pooler's.
         self.listen: dict[str, Any] = {}
         if "listen" in ours:
             if not self.notify:
                 raise InvalidURL(
-                    "Expected only one of the parameters 'listen' and 'notify=off' in the URL, but got both: "
-                    "without notifications, there is nothing to listen to."
+                    "Expected only one of the parameters 'listen' and 'notify=off' in the URL, but got both. "
+                    "Without notifications there is nothing to listen to: leave out 'listen'."
                 )
             host, _, port = ours["listen"].rpartition(":")
             if not host or not port.isdecimal():
@@ -84,9 +87,12 @@ class Address:
     def __str__(self) -> str:
         return self._name
 
-    def unavailable(self, why: object) -> EngineUnavailable:
-        """What to raise when nothing can be done here."""
-        return EngineUnavailable(f"PostgreSQL at {self} cannot be used: {why}")
+    def unavailable(self, reason: str) -> EngineUnavailable:
+        """Return the error to raise when the database cannot be used.
+
+        :param reason: a sentence for people.
+        """
+        return EngineUnavailable(f"PostgreSQL at {self} cannot be used: {reason}")
 
 
 def _number(options: dict[str, str], name: str, default: int, least: int) -> int:
@@ -108,7 +114,7 @@ def _switch(options: dict[str, str], name: str) -> bool:
 
 
 def _unknown(name: str) -> InvalidURL:
-    # The name itself is not repeated: it may be a piece of a password with a '?' or '&' in it.
+    # The name itself is not repeated: it may be a part of a password with a '?' or '&' in it.
     similar = get_close_matches(name, (*OURS, *LIBPQ), 1)
     hint = f" Is {similar[0]!r} meant?" if similar else ""
     return InvalidURL(

@@ -1,4 +1,4 @@
-"""What waits to be accepted, channel by channel: all that comes during one transaction is for the next."""
+"""Batching: the publications to a channel that come during one transaction are the batch of the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
 from hubbub.engines.postgres.locks import Blocked, Locks
 
-#: Publications to one channel, and their bytes, that are accepted in one transaction.
+#: The most publications to one channel, and bytes, that are accepted in one transaction.
 BATCH_SIZE, BATCH_BYTES = 100, 1_048_576
 
 
@@ -25,18 +25,18 @@ class Item(NamedTuple):
     accepted: asyncio.Future[Position]
 
 
-#: Has a channel's publications accepted, all or none, and tells their positions. Waits for the channel's lock
-#: no longer than the seconds given; raises Blocked if that is not enough, and ValueError if a publication has
-#: a value that cannot be stored.
+#: Accepts a batch of publications to a channel, all or none, and returns their positions. Waits for the
+#: channel's lock no longer than the seconds given; raises Blocked if they are not enough, and ValueError if a
+#: publication has a value that cannot be stored.
 Accept: TypeAlias = Callable[[str, Sequence[Item], float], Awaitable[Sequence[Position]]]
 
 
 class Batching:
     """A queue for each channel that is being published to, and a task that empties it.
 
-    :param accept: one transaction.
-    :param locks: says when.
-    :param spawn: starts a task. Whoever calls :meth:`close` has cancelled it before.
+    :param accept: accepts one batch in one transaction.
+    :param locks: decides when a queue has its turn.
+    :param spawn: starts a task. It is cancelled before :meth:`close` is called.
     """
 
     def __init__(
@@ -50,7 +50,11 @@ class Batching:
     def put(
         self, publication: Publication, history: History | None, key: str | None
     ) -> asyncio.Future[Position]:
-        """Have ``publication`` accepted, unless the future is cancelled before it is its turn."""
+        """Put ``publication`` into its channel's queue.
+
+        :return: its position, once it is accepted. A publication whose future is cancelled before its batch
+            is taken is not published.
+        """
         accepted: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         queue = self._queues.get(publication.channel)
         if queue is None:
@@ -60,19 +64,21 @@ class Batching:
         return accepted
 
     def close(self, exc: Exception) -> None:
-        """Let everybody know who still waits."""
+        """Fail all publications that still wait, with ``exc``."""
         for queue in self._queues.values():
             _fail(queue, exc)
         self._queues.clear()
 
     async def _empty(self, channel: str, queue: deque[Item]) -> None:
-        # Publications among which one is wrong. They go one by one, so that only that one fails.
+        # Publications left of a batch that was refused. They are published one by one, so that only the one
+        # with the wrong value fails.
         suspects = 0
         with self._locks.attempts() as attempts:
             while _has_any(queue):
                 with suppress(Blocked):
                     async with attempts.turn() as patience:
-                        # Not before it is its turn: meanwhile, some have been given up, and more have come.
+                        # Taken no earlier: while it waited for its turn, publications were cancelled, and
+                        # others came.
                         batch = _take(queue, 1 if suspects else BATCH_SIZE)
                         if not batch:
                             continue
@@ -98,14 +104,14 @@ class Batching:
 
 
 def _has_any(queue: deque[Item]) -> bool:
-    """Whether somebody still waits for the first in ``queue``, from which those before are removed."""
+    """Whether a publication of ``queue`` is still waited for; cancelled ones before it are removed."""
     while queue and queue[0].accepted.done():
         queue.popleft()
     return bool(queue)
 
 
 def _take(queue: deque[Item], limit: int) -> list[Item]:
-    """The next publications of ``queue`` that are accepted together."""
+    """Take the next batch out of ``queue``."""
     batch: list[Item] = []
     size = 0
     while queue and len(batch) < limit and size < BATCH_BYTES:

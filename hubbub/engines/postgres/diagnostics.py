@@ -1,11 +1,11 @@
-"""What ``hubbub doctor`` says about a PostgreSQL server."""
+"""Diagnostics of a PostgreSQL server, for ``hubbub doctor``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hubbub.engines.base import Diagnosis
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.engines.postgres.address import Address
 
 _QUESTION = """
@@ -32,14 +32,14 @@ FROM pg_catalog.pg_namespace n WHERE n.nspname = $1
 
 
 async def inspect(connection: Any, namespace: str, address: Address) -> Sequence[Diagnosis]:
-    """What there is to say about the server.
+    """Examine the server.
 
-    :param connection: of asyncpg.
+    :param connection: a connection of asyncpg.
     """
     row = await connection.fetchrow(_QUESTION, namespace)
     return [
         *_version(row),
-        _hearing(address.notify),
+        _notifications(address.notify),
         *_rights(row, namespace),
         *_durability(row),
         *_connections(row, address.pool_size),
@@ -52,17 +52,17 @@ def _version(row: Any) -> Iterator[Diagnosis]:
     if row["encoding"] != "UTF8":
         yield Diagnosis(
             False,
-            f"the database is encoded in {row['encoding']}, which has no room for every channel's name",
-            "Make the database with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            f"the database is encoded in {row['encoding']}, which cannot represent all channel names",
+            "Create the database with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
         )
     if row["is_standby"]:
-        yield Diagnosis(False, "it is a standby, which only reads", "Give the URL of the primary.")
+        yield Diagnosis(False, "the server is a standby, which is read-only", "Give the URL of the primary.")
 
 
-def _hearing(notify: bool) -> Diagnosis:
+def _notifications(notify: bool) -> Diagnosis:
     if notify:
-        return Diagnosis(True, "what is notified is heard (LISTEN)")
-    return Diagnosis(True, "publications are looked for, not notified (notify=off)")
+        return Diagnosis(True, "notifications arrive (LISTEN)")
+    return Diagnosis(True, "publications are polled for, without notifications (notify=off)")
 
 
 def _rights(row: Any, namespace: str) -> Iterator[Diagnosis]:
@@ -91,9 +91,8 @@ def _durability(row: Any) -> Iterator[Diagnosis]:
     elif row["synchronous_commit"] == "off":
         yield Diagnosis(
             True,
-            "a crash of the server loses the last moments (synchronous_commit off)",
-            "Clients are told when that happens. If they are not to miss anything: ALTER SYSTEM SET "
-            "synchronous_commit = on",
+            "a crash of the server loses the last publications (synchronous_commit off)",
+            "Clients are notified of such a loss. To lose nothing: ALTER SYSTEM SET synchronous_commit = on",
         )
     else:
         yield Diagnosis(True, f"a crash loses nothing (synchronous_commit {row['synchronous_commit']})")
@@ -101,7 +100,7 @@ def _durability(row: Any) -> Iterator[Diagnosis]:
 
 def _connections(row: Any, pool_size: int) -> Iterator[Diagnosis]:
     taken, most = row["connections"], row["max_connections"] - row["reserved"]
-    # As many as one more process may want.
+    # With room for one more process.
     is_ok = taken + pool_size + 1 <= most
     yield Diagnosis(
         is_ok,

@@ -1,14 +1,14 @@
-"""Waiting for channels that are locked, without holding up what has nothing to do with them.
+"""Locks of channels: how long a request waits for one, without delaying requests to other channels.
 
 A transaction that publishes to a channel locks the channel's row until it ends, and other publishers to that
 channel wait for it. While they wait on the server, each of them occupies a connection, so an application that
 keeps a transaction open would occupy the whole pool. Therefore:
 
-* Publishing never takes all of the pool: reads and presence have connections of their own.
-* The first attempt at a channel waits for its lock for a moment only. If that is not enough, the channel is
-  *blocked*, and the next attempts take turns on a part of the connections for publishing.
-* The more channels are blocked, the shorter each turn, so that one whose transaction has ended is served
-  within a second or so.
+* Publishing never uses the whole pool: some connections are left for reads and presence.
+* The first attempt to lock a channel waits only for a moment. If that is not enough, the channel is
+  *blocked*, and further attempts take turns on a part of the connections for publishing.
+* The more channels are blocked, the shorter each turn, so that a channel whose transaction has ended is
+  published to within about a second.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from typing import Self
 
 from hubbub.exceptions import EngineUnavailable
 
-#: Seconds that a first attempt waits for a lock, and that one round of further attempts takes; both at most.
-#: An attempt never waits for less than the third.
+#: Seconds that a first attempt waits for a lock at most, that one round of further attempts takes at most,
+#: and that any attempt waits at least.
 FIRST, ROUND, LEAST = 0.1, 1.0, 0.01
 
 
 class Blocked(EngineUnavailable):
-    """A transaction that is still open has locked what was asked for. Nothing has been done."""
+    """An open transaction has locked the channel. Nothing has been done."""
 
 
 class Locks:
-    """Decides who may wait for a lock, and how long.
+    """Decides when a request may wait for a lock, and how long.
 
-    :param pool_size: connections of the pool.
+    :param pool_size: the number of connections of the pool.
     """
 
     def __init__(self, pool_size: int) -> None:
         publishing = max(1, pool_size - (pool_size + 1) // 3)
         self._share = max(1, publishing // 2)
-        # With a single connection, all others wait for as long.
+        # With a single connection, all other channels wait meanwhile.
         self._round = ROUND if publishing > 1 else FIRST
         self._publishing = asyncio.Semaphore(publishing)
         self._waiting = asyncio.Semaphore(self._share)
         self._blocked = 0
 
     def attempts(self) -> Attempts:
-        """For one caller and one channel."""
+        """Return the attempts of one caller at one channel."""
         return Attempts(self)
 
     def _patience(self, is_blocked: bool) -> float:
@@ -81,8 +81,11 @@ class Attempts:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """One attempt, as soon as there is a connection for it. The block is given the seconds that it may
-        wait for the lock, and raises :class:`Blocked` when they have passed."""
+        """Make one attempt, as soon as there is a connection for it.
+
+        The block is given the seconds that it may wait for the lock, and raises :class:`Blocked` when they
+        have passed.
+        """
         locks = self._locks
         async with locks._waiting if self._is_blocked else nullcontext(), locks._publishing:
             try:

@@ -1,4 +1,4 @@
-"""What a node hears: the channels it is subscribed to, and what it has seen of each."""
+"""The reader: the channels that a node is subscribed to, and how far it has read each of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 from hubbub.core.history import History
 from hubbub.core.publication import Publication
-from hubbub.engines.postgres.rows import as_publication
 from hubbub.engines.postgres.schema import Connection, Schema
+from hubbub.engines.postgres.statements import as_publication
 
-#: What is read at once: channels, publications, publications of one channel, bytes (and one of them more).
+#: The most that one statement reads: channels, publications, publications of one channel, and bytes, which
+#: the last publication may exceed.
 READ_CHANNELS, READ_LIMIT, READ_LIMIT_CHANNEL, READ_BYTES = 1000, 1000, 100, 8_388_608
 
-# For each channel what comes after what has been seen, all as of one moment.
+# For each channel the publications after those that have been seen, all as of one moment.
 _READ = """
 SELECT *, extract(epoch FROM time)::float8 AS seconds FROM (
     SELECT p.*, c.number,
@@ -31,8 +32,8 @@ WHERE bytes_before < $5
 ORDER BY number, sequence LIMIT $4
 """
 
-# Streams that do not stand where they were seen last, and channels that have lost the history that they were
-# declared with.
+# Streams whose sequence is not the one that was seen last, and channels that have lost the history that they
+# were declared with.
 _MOVED = """
 SELECT c.channel, s.sequence, c.is_declared AND s.size IS NULL AS is_lost
 FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS c (channel, seen, is_declared)
@@ -42,9 +43,9 @@ WHERE s.sequence <> c.seen OR (c.is_declared AND s.size IS NULL)
 
 
 class Moved(NamedTuple):
-    """What has happened to the database, apart from publications.
+    """The signs of lost data that a poll has found.
 
-    :param is_set_back: a stream stands before what was seen of it. It is read on from there.
+    :param is_set_back: a stream's sequence is lower than the one that was seen last. Reading continues there.
     :param is_undeclared: a channel has lost its history.
     """
 
@@ -53,8 +54,11 @@ class Moved(NamedTuple):
 
 
 class Subscription:
-    """What this node has seen of a channel, how far the channel is known to have come, and the history that
-    it was declared with."""
+    """A channel that the node is subscribed to.
+
+    It has the last sequence that was seen, the last one that is known to exist, and the history that the
+    channel was declared with.
+    """
 
     __slots__ = ("history", "seen", "top")
 
@@ -65,16 +69,21 @@ class Subscription:
 
 
 class Reader:
-    """Knows where there may be something to read, and reads it. Connections are the caller's."""
+    """Reads the publications of subscribed channels, in those that may have new ones.
+
+    The connection to read with is given by the caller.
+    """
 
     def __init__(self, schema: Schema) -> None:
         self._read = schema.sql(_READ)
         self._moved = schema.sql(_MOVED)
         self._subscriptions: dict[str, Subscription] = {}
-        # Channels in which there may be something to read, in the order in which that was found out.
-        self._stirred: dict[str, None] = {}
-        #: Set when there is something to do.
-        self.woken = asyncio.Event()
+        # Channels that may have new publications, in the order in which they were marked.
+        self._dirty: dict[str, None] = {}
+        #: Set when there is something to read, or a poll is due.
+        self.wake = asyncio.Event()
+        #: Whether a poll is due at once.
+        self.is_poll_due = False
 
     @property
     def channels(self) -> list[str]:
@@ -88,33 +97,42 @@ class Reader:
         }
 
     def subscribe(self, channel: str, history: History | None, seen: int) -> None:
-        """Read what comes after the sequence ``seen``, or after what has been seen already."""
+        """Read the publications after sequence ``seen``, or after those that have been seen already."""
         subscription = self._subscriptions.get(channel)
         if subscription is None:
             subscription = self._subscriptions[channel] = Subscription(seen)
         subscription.history = history or subscription.history
-        self.stir(channel)
+        self.mark_dirty(channel)
 
     def unsubscribe(self, channel: str) -> None:
         self._subscriptions.pop(channel, None)
 
-    def stir(self, channel: str) -> None:
-        """There may be something to read in ``channel``, if it is subscribed to."""
+    def mark_dirty(self, channel: str) -> None:
+        """Note that ``channel`` may have new publications, if it is subscribed to."""
         if channel in self._subscriptions:
-            self._stirred[channel] = None
-            self.woken.set()
+            self._dirty[channel] = None
+            self.wake.set()
 
-    def stir_all(self) -> None:
+    def mark_all_dirty(self) -> None:
         for channel in self._subscriptions:
-            self.stir(channel)
+            self.mark_dirty(channel)
+
+    def poll_soon(self) -> None:
+        """Have the next poll made at once, to find out whether the connection still works."""
+        self.is_poll_due = True
+        self.wake.set()
 
     def forget(self) -> None:
-        """All that is in the database is new to us."""
+        """Regard all publications in the database as new."""
         for subscription in self._subscriptions.values():
             subscription.seen = subscription.top = 0
 
     async def poll(self, connection: Connection) -> Moved:
-        """Look by ourselves, as if we had been notified: at all channels, or at many of them in turn."""
+        """Mark the channels that have new publications, without a notification.
+
+        Polls all channels, or a large part of them in turn.
+        """
+        self.is_poll_due = False
         channels = list(islice(self._subscriptions, READ_CHANNELS))
         if len(channels) < len(self._subscriptions):
             for channel in channels:
@@ -132,23 +150,23 @@ class Reader:
                 continue
             subscription.top = sequence
             if sequence > subscription.seen:
-                self.stir(channel)
+                self.mark_dirty(channel)
             elif sequence < subscription.seen:
                 subscription.seen = sequence
                 is_set_back = True
         return Moved(is_set_back, is_undeclared)
 
     async def read(self, connection: Connection, hand_over: Callable[[Publication], None]) -> None:
-        """Hand over what is new where something has stirred; if it is much, a part of it."""
-        channels = list(islice(self._stirred, READ_CHANNELS))
+        """Hand over new publications of dirty channels; if there are many, a part of them."""
+        channels = list(islice(self._dirty, READ_CHANNELS))
         for channel in channels:
-            del self._stirred[channel]
-        if self._stirred:
-            self.woken.set()
+            del self._dirty[channel]
+        if self._dirty:
+            self.wake.set()
         reading = {each: self._subscriptions[each] for each in channels if each in self._subscriptions}
         if not reading:
             return
-        # As far as they are known to have come: what is found below shows all that is up to there.
+        # Read before the statement, which then shows all publications up to there.
         tops = {channel: each.top for channel, each in reading.items()}
         rows = await connection.fetch(
             self._read,
@@ -166,16 +184,16 @@ class Reader:
             ):
                 subscription.seen = row["sequence"]
                 hand_over(as_publication(row))
-        # Where there may be more; those first that got nothing because the others had so much.
+        # Channels with more to read. First those of which nothing was read, because others had so much.
         counts = Counter(row["channel"] for row in rows)
         is_cut_off = len(rows) == READ_LIMIT or sum(len(row["data"]) for row in rows) >= READ_BYTES
         if is_cut_off:
             for channel in reading:
                 if channel not in counts:
-                    self.stir(channel)
+                    self.mark_dirty(channel)
         for channel, subscription in reading.items():
             if counts[channel] == READ_LIMIT_CHANNEL or (is_cut_off and counts[channel]):
-                self.stir(channel)
+                self.mark_dirty(channel)
             elif not is_cut_off:
-                # Also where nothing is kept any more.
+                # Also if none of them is kept any more.
                 subscription.seen = max(subscription.seen, tops[channel])

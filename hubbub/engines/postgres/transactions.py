@@ -1,6 +1,6 @@
-"""Calling the database's ``append`` on a connection of the application's own, whichever driver it is of.
+"""Transactions of the application: publishing on its own connection, of any driver that is supported.
 
-Drivers are told apart by the names of their classes: none that is not in use is imported.
+Drivers are recognized by the names of their classes, so that only those in use are imported.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-#: Calls ``append`` with its eight arguments, silently or not -> offset and epoch.
+#: Calls the database's ``append`` with its eight arguments, silently or not -> offset and epoch.
 Append: TypeAlias = Callable[[Any, str, Sequence[Any], bool], Awaitable[tuple[int, str]]]
 
 _TYPES = ("text", "bytea", "text", "bigint", "double precision", "text", "text", "text")
@@ -17,11 +17,11 @@ _TYPES = ("text", "bytea", "text", "bigint", "double precision", "text", "text",
 async def append_in(
     using: object, schema: str, arguments: Sequence[Any], is_silent: bool = False
 ) -> tuple[int, str]:
-    """Call ``append`` in the transaction of ``using``; returns offset and epoch.
+    """Call the database's ``append`` in the transaction of ``using``; return offset and epoch.
 
-    :param schema: as an identifier in SQL.
-    :param is_silent: announce neither this nor what the transaction publishes after it.
-    :raises TypeError: ``using`` is nothing that is known here.
+    :param schema: the schema's name as an identifier in SQL.
+    :param is_silent: announce neither this publication nor later ones of the transaction.
+    :raises TypeError: ``using`` is of no driver that is supported.
     """
     for cls in type(using).__mro__:
         append = _KNOWN.get((cls.__module__.partition(".")[0], cls.__name__))
@@ -41,7 +41,7 @@ def _sql(schema: str, placeholders: Sequence[str], is_silent: bool) -> str:
     )
     if not is_silent:
         return f'SELECT "offset", epoch FROM {schema}.append({", ".join([channel, *others])})'
-    # The setting comes first, since an argument depends on it.
+    # The setting is made before the call, because an argument of the call depends on it.
     channel = f"CASE WHEN settings.silence IS NOT NULL THEN {channel} END"
     return (
         "WITH settings AS MATERIALIZED (SELECT set_config('hubbub.notify', 'off', true) AS silence) "
@@ -64,7 +64,7 @@ async def _psycopg(
 ) -> tuple[int, str]:
     from psycopg.rows import tuple_row
 
-    # Not with the row factory of the connection, which may make anything of a row.
+    # Not the row factory of the connection, which may turn a row into any object.
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_sql(schema, ["%s"] * 8, is_silent), arguments)
         row = await cursor.fetchone()
@@ -77,9 +77,12 @@ async def _sqlalchemy(
     from sqlalchemy import text
 
     if connection.dialect.name != "postgresql":
-        raise TypeError(f"Expected 'using' to be connected to PostgreSQL, but got {connection.dialect.name}.")
+        raise TypeError(
+            f"Expected 'using' to be connected to PostgreSQL, but got {connection.dialect.name}. "
+            "Publish without 'using' after the commit."
+        )
     names = [f"argument_{number}" for number in range(8)]
-    # A colon in the name of the schema is none of a parameter.
+    # A colon in the schema's name begins no parameter.
     sql = _sql(schema.replace(":", "\\:"), [f":{name}" for name in names], is_silent)
     result = await connection.execute(text(sql), dict(zip(names, arguments, strict=True)))
     row = result.one()
@@ -92,7 +95,7 @@ async def _sqlalchemy_session(
     return await _sqlalchemy(await session.connection(), schema, arguments, is_silent)
 
 
-#: (package, class) -> how it is done.
+#: (package, class) -> how to call ``append``.
 _KNOWN: dict[tuple[str, str], Append] = {
     ("asyncpg", "Connection"): _asyncpg,
     ("asyncpg", "PoolConnectionProxy"): _asyncpg,

@@ -1,38 +1,40 @@
-"""``redis://``: many machines, around one Redis or Valkey server.
+"""``redis://``: hubs on many machines share one Redis or Valkey server, or a cluster.
 
 ====================================================  ====================================================
 ``redis://user:password@host:6379/0``                 one server; Redis 6.2 or newer, or Valkey
-``rediss://…``                                        the same over TLS
-``redis+unix:///run/redis.sock?db=0``                 the same over a socket in the file system
-``redis+sentinel://host1:26379,host2/service/0``      whoever the sentinels say is the primary
+``rediss://…``                                        one server, over TLS
+``redis+unix:///run/redis.sock?db=0``                 one server, over a socket in the file system
+``redis+sentinel://host1:26379,host2/service/0``      the primary that the sentinels know
 ``redis+cluster://host1:6379,host2``                  a cluster of Redis 7 or newer, or Valkey
 ====================================================  ====================================================
 
-A node has two connections to the server: one for commands, on which what is published within one turn of the
-event loop goes out in one write, and one that listens. They live and die together: if either breaks, or does
-not answer, both are given up, and until there are two new ones and everything is subscribed to again, nothing
-is sent. So a node that does not hear does not speak either. In a cluster there are two to each primary, which
-all live and die together; publications stay on the primary of their channel (sharded pub/sub).
+A node has two connections to the server: one for commands, on which the publications of one turn of the event
+loop go out in one write, and one for listening. If either breaks, or gets no answer, both are closed, and no
+command is sent until there are two new ones and all channels are subscribed to again. So a node that cannot
+receive does not publish either. In a cluster, a node has two connections to each primary, which are closed
+together as well; publications stay on the primary of their channel (sharded publish/subscribe).
 
-What a channel keeps lies in two keys and is only touched by the scripts in ``lua``, each of which is
-one step to all others. A channel without history has no keys. Who is in a channel lies in one more key, see
-``presence.py``.
+The history of a channel is in two keys, which only the scripts in ``lua`` change, each in one step. A channel
+without a history has no keys. Presence is in one more key for each channel, see ``presence.py``.
 
 If the server loses the keys of a stream, the nodes that are subscribed to the channel declare its history
-again when they are back, and the stream begins a new epoch. If the server comes back with an older state, the
-stream gets a new epoch as well: ``generation.py`` says how that is found out.
+again when they reconnect, and the stream begins a new epoch. If the server restarts with an older state, the
+stream gets a new epoch as well: ``generation.py`` says how that is noticed.
 
-=================  =======================================================================================
-``engine.py``      what hubs ask for: publications and histories
-``presence.py``    who is in which channel, and under which lease
-``scripts.py``     the scripts in ``lua``; ``keys.py``: what things are called in Redis
-``generation.py``  what tells a server's data from what it has after a restart, or what a replica has
-``known.py``       what this node knows of a stream, to compare with after an outage
-``supervisor.py``  one session after another; what waits while there is none; telling the node of outages
-``session.py``     the connections that live and die together
-``servers.py``     which servers those go to; ``url.py``: what the URL says about it
-``link.py``        one connection, and what is on its way there and back
-=================  =======================================================================================
+==================  ======================================================================================
+``engine.py``       ``RedisEngine``: publications and histories
+``presence.py``     presence entries and their leases
+``scripts.py``      the scripts in ``lua``
+``keys.py``         the names of keys and topics
+``generation.py``   how a server's loss of data is noticed
+``known.py``        the last known position of each stream, to compare with after an outage
+``supervisor.py``   reconnecting, and the commands that wait for it
+``connections.py``  the connections that are opened and closed together
+``connection.py``   one connection, and the requests on it
+``topology.py``     which servers to connect to
+``address.py``      the URL
+``diagnostics.py``  ``hubbub doctor``
+==================  ======================================================================================
 """
 
 from hubbub.engines.redis.engine import RedisEngine

@@ -1,4 +1,4 @@
-"""What the URL of a Redis server says."""
+"""The address in the URL of a Redis server, of a cluster, or of sentinels."""
 
 from __future__ import annotations
 
@@ -14,99 +14,118 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from hubbub.engines.redis.connection import CONNECT_TIMEOUT
+from hubbub.engines.base import CONNECT_TIMEOUT
 from hubbub.exceptions import InvalidURL
 
-#: What may stand behind the "?" of a URL.
-TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+#: The parameters after "?" in the URL of a server with TLS.
+TLS_PARAMETERS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 
-class Target(NamedTuple):
-    """What a URL names.
+class Address(NamedTuple):
+    """The contents of a URL.
 
-    :param where: for messages; without the password.
-    :param sentinels: who is to be asked where ``service`` is.
-    :param nodes: who is to be asked what the cluster looks like. If there are neither sentinels nor nodes,
-        ``options`` say where the server is.
-    :param options: for the connection.
+    Where there are neither sentinels nor nodes, ``options`` have the address of the one server.
+
+    :param driver: the class of redis-py's connections.
+    :param where: hosts and ports, for messages. Without the password.
+    :param options: the parameters of ``driver``.
+    :param sentinels: host and port of each sentinel.
+    :param service: the name that the sentinels have for the primary.
+    :param nodes: host and port of nodes of a cluster.
     """
 
-    connection: type[AbstractConnection]
+    driver: type[AbstractConnection]
     where: str
     options: dict[str, Any]
     sentinels: Sequence[tuple[str, int]] = ()
     service: str = ""
     nodes: Sequence[tuple[str, int]] = ()
 
+    def __str__(self) -> str:
+        """Return the server's name, for messages."""
+        if self.sentinels:
+            return f"Redis behind the sentinels at {self.where}"
+        if self.nodes:
+            return f"the Redis cluster at {self.where}"
+        return f"Redis at {self.where}"
 
-def parse_url(url: str) -> Target:
-    """What ``url`` names.
 
-    :raises InvalidURL: it is none of those described in :mod:`hubbub.engines.redis`. The message repeats
-        nothing of it, for what was mistaken for a host or a port may be a password.
+def parse_url(url: str) -> Address:
+    """Return the address in ``url``.
+
+    :raises InvalidURL: the URL is of none of the kinds described in :mod:`hubbub.engines.redis`. The message
+        repeats nothing of it: a part that looks like a host or a port may be a password.
     """
     try:
-        # What urlsplit() makes of several hosts and ports is undone below.
+        # urlsplit() takes several hosts for one. They are split below.
         parts = urlsplit(url)
         credentials, _, hosts = parts.netloc.rpartition("@")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
         raise InvalidURL("Expected a URL such as 'redis://host:6379/0', but got a malformed one.") from None
     if parts.fragment:
-        raise InvalidURL("Expected '#' in a URL to be written '%23', but got it as it is.")
+        raise InvalidURL("Expected '#' in a URL to be written as '%23', but got it as it is.")
     user, _, password = credentials.partition(":")
-    common: dict[str, Any] = {
+    options: dict[str, Any] = {
         "username": unquote(user) or None,
         "password": unquote(password) or None,
         "socket_connect_timeout": CONNECT_TIMEOUT,
-        # There are deadlines for answers here, and silence between them is no reason to break off.
+        # Each request has its own deadline, and a listening connection may be silent.
         "socket_timeout": None,
         "protocol": 2,
     }
     path = unquote(parts.path)
     if parts.scheme == "redis+unix":
         if hosts or not path:
-            raise InvalidURL("Expected a URL such as 'redis+unix:///run/redis.sock', but got another kind.")
-        _allow_options(options, ("db",))
-        return Target(
-            UnixDomainSocketConnection, path, {**common, "path": path, "db": _db(options.get("db", ""))}
-        )
+            raise InvalidURL(
+                "Expected a URL such as 'redis+unix:///run/redis.sock', but got one with a host or without a "
+                "path."
+            )
+        _allow_parameters(parameters, ("db",))
+        options |= {"path": path, "db": _db(parameters.get("db", ""))}
+        return Address(UnixDomainSocketConnection, path, options)
     if parts.scheme == "redis+sentinel":
         service, _, db = path.removeprefix("/").partition("/")
         if not hosts or not service:
             raise InvalidURL(
-                "Expected a URL such as 'redis+sentinel://host1:26379,host2/service/0', but got none or no "
-                "service."
+                "Expected a URL such as 'redis+sentinel://host1:26379,host2/service/0', but got one without "
+                "a host or without a service."
             )
-        _allow_options(options, ())
+        _allow_parameters(parameters, ())
         sentinels = [_host_and_port(each, 26379) for each in hosts.split(",")]
-        where = "the sentinels at " + ", ".join(f"{host}:{port}" for host, port in sentinels)
-        return Target(Connection, where, {**common, "db": _db(db)}, sentinels, service)
+        return Address(Connection, _listed(sentinels), {**options, "db": _db(db)}, sentinels, service)
     if parts.scheme == "redis+cluster":
         if not hosts or path not in ("", "/", "/0"):
             raise InvalidURL(
-                "Expected a URL such as 'redis+cluster://host1:6379,host2', but got another kind."
+                "Expected a URL such as 'redis+cluster://host1:6379,host2', but got one without a host or "
+                "with a path."
             )
-        _allow_options(options, ())
+        _allow_parameters(parameters, ())
         nodes = [_host_and_port(each, 6379) for each in hosts.split(",")]
-        where = "the cluster at " + ", ".join(f"{host}:{port}" for host, port in nodes)
-        return Target(Connection, where, {**common, "db": 0}, nodes=nodes)
+        return Address(Connection, _listed(nodes), {**options, "db": 0}, nodes=nodes)
     host, port = _host_and_port(hosts, 6379)
-    common |= {"host": host, "port": port, "db": _db(path.removeprefix("/"))}
+    options |= {"host": host, "port": port, "db": _db(path.removeprefix("/"))}
     where = f"{host}:{port}"
     if parts.scheme == "redis":
-        _allow_options(options, ())
-        return Target(Connection, where, common)
-    _allow_options(options, TLS_OPTIONS)
-    if "ssl_check_hostname" in options:
-        common["ssl_check_hostname"] = options.pop("ssl_check_hostname").lower() not in ("0", "false", "no")
-    return Target(SSLConnection, where, common | options)
+        _allow_parameters(parameters, ())
+        return Address(Connection, where, options)
+    _allow_parameters(parameters, TLS_PARAMETERS)
+    if "ssl_check_hostname" in parameters:
+        check = parameters.pop("ssl_check_hostname").lower() not in ("0", "false", "no")
+        options["ssl_check_hostname"] = check
+    return Address(SSLConnection, where, options | parameters)
 
 
-def _allow_options(options: dict[str, str], allowed: Sequence[str]) -> None:
-    if not options.keys() <= set(allowed):
+def _listed(servers: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{host}:{port}" for host, port in servers)
+
+
+def _allow_parameters(parameters: dict[str, str], allowed: Sequence[str]) -> None:
+    if not parameters.keys() <= set(allowed):
         known = ", ".join(allowed) or "none"
-        raise InvalidURL(f"Expected after '?' only what this kind of URL has ({known}), but got more.")
+        raise InvalidURL(
+            f"Expected only parameters that this kind of URL has after '?' ({known}), but got another one."
+        )
 
 
 def _db(text: str) -> int:

@@ -1,4 +1,4 @@
-"""A link: one connection to a Redis server, and what is on its way there and back."""
+"""One connection to a Redis server, and the requests on it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
+from hubbub.engines.base import ANSWER_TIMEOUT, CONNECT_TIMEOUT
 from hubbub.exceptions import EngineUnavailable
 
-logger = logging.getLogger("hubbub.engines.redis")
+logger = logging.getLogger(__name__)
 
-#: Seconds until a connection must stand, and until it must answer.
-CONNECT_TIMEOUT = 5.0
-ANSWER_TIMEOUT = 5.0
-
-#: What Redis sends unasked in reply to SUBSCRIBE and SSUBSCRIBE.
+#: The first element of a message that Redis pushes to a subscriber.
 MESSAGES = (b"message", b"smessage")
 
-#: Called with the Redis channel and the payload.
+#: The reason for closing a connection to a node of a cluster that does not serve our keys or topics any more.
+MOVED = "the channels have moved to another node"
+
+#: Called with the topic (the channel in Redis) and the payload.
 OnMessage: TypeAlias = Callable[[bytes, bytes], None]
 
 
 def deadline() -> float:
-    """When a request that is made now is given up, by the event loop's clock."""
+    """Return when a request that is made now fails without an answer, by the event loop's clock."""
     return asyncio.get_running_loop().time() + ANSWER_TIMEOUT
 
 
 class Request:
-    """A command that waits for its answer.
+    """A command, and the future of its answer.
 
     :param arguments: the command and its arguments.
-    :param key: the key, or the channel in Redis, by which a cluster finds the node for it.
-    :param deadline: when it is given up, by the event loop's clock.
-    :param source: of the script that the arguments name, for a server that does not know it.
-    :param generation_at: where among the arguments the generation of the server belongs that they are sent
-        to; 0 for nowhere.
-    :param replies: how many there will be; the answer is the last.
+    :param key: the key or the topic by which a cluster finds the node for it.
+    :param deadline: when the request fails without an answer, by the event loop's clock.
+    :param source: the source of the script that the arguments name, for a server that does not know it.
+    :param generation_at: the index of the argument that is replaced by the generation of the server that the
+        request is sent to; 0 if there is none.
+    :param replies: the number of replies to the command; the last one is the answer.
     """
 
     __slots__ = ("answer", "arguments", "deadline", "generation_at", "key", "replies", "sent", "source")
@@ -69,96 +69,87 @@ class Request:
             self.answer.set_exception(EngineUnavailable(message))
 
 
-class Link:
-    """One connection, from when it stands until it breaks; it does not mend itself.
+class RedisConnection:
+    """One connection, until it breaks; it does not reconnect.
 
-    What is sent within one turn of the event loop, or while the socket takes no more, goes out in one write.
-    Nothing waits for the answer to what went before.
+    Requests that are sent within one turn of the event loop, or while the socket accepts no more, go out in
+    one write. No request waits for the answer to an earlier one.
 
-    :param connection: not yet connected.
-    :param where: the server's name in messages of errors.
-    :param on_message: called with what comes in channels that were subscribed to.
-    :param on_moved: called with what was not carried out because another node of the cluster is to.
-    :param on_close: called once, with the reason, when the connection is of no more use.
+    :param driver: the connection of redis-py, not yet connected.
+    :param where: the server's host and port, for messages.
+    :param on_message: called with each message of the topics that are subscribed to.
+    :param on_moved: called with each request that was not carried out because another node of the cluster
+        has its key.
+    :param on_close: called once, with the reason, when the connection is closed.
     """
 
     def __init__(
         self,
-        connection: AbstractConnection,
+        driver: AbstractConnection,
         where: str,
         on_message: OnMessage,
         on_moved: Callable[[Request], None],
         on_close: Callable[[str], None],
     ) -> None:
         self.is_closed = False
-        self._connection = connection
         self.where = where
+        self._driver = driver
         self._on_message = on_message
         self._on_moved = on_moved
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
+        # When the last reply was read.
         self._heard = 0.0
         self._unsent: list[Request] = []
         self._in_flight: deque[Request] = deque()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    # Lifecycle
+
     async def connect(self) -> None:
-        """
+        """Connect and log in.
+
         :raises EngineUnavailable: there is no connection within ``CONNECT_TIMEOUT`` seconds, the server
-            does not want us, or the link was closed meanwhile.
+            refuses it, or it was closed meanwhile.
         """
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
+                await self._driver.connect()  # type: ignore[no-untyped-call]
         except TimeoutError:
-            await self._connection.disconnect(nowait=True)
+            await self._driver.disconnect(nowait=True)
             raise EngineUnavailable(
-                f"Expected Redis at {self.where}, but got no answer within {CONNECT_TIMEOUT:g} s."
+                f"Could not connect to Redis at {self.where} (no answer within {CONNECT_TIMEOUT:g} s)."
             ) from None
         except (RedisError, OSError) as exc:
-            await self._connection.disconnect(nowait=True)
-            raise EngineUnavailable(f"Expected Redis at {self.where}, but got: {exc}") from exc
+            await self._driver.disconnect(nowait=True)
+            raise EngineUnavailable(
+                f"Could not connect to Redis at {self.where} ({str(exc).rstrip('.')})."
+            ) from exc
         except BaseException:
-            await self._connection.disconnect(nowait=True)
+            await self._driver.disconnect(nowait=True)
             raise
         if self.is_closed:
-            # Meanwhile, with the others of its session. Nobody would end the tasks.
-            await self._connection.disconnect(nowait=True)
-            raise EngineUnavailable(f"Expected a connection to Redis at {self.where}, but it was given up.")
+            # Closed while it connected, because another connection to the servers broke. close() could not
+            # cancel the tasks, which are only started below.
+            await self._driver.disconnect(nowait=True)
+            raise EngineUnavailable(
+                f"Could not connect to Redis at {self.where} (the connection was closed meanwhile)."
+            )
         self._heard = self._loop.time()
         self._tasks = [self._loop.create_task(self._run(half)) for half in (self._read, self._write)]
 
-    def send(self, request: Request) -> None:
-        if self.is_closed:
-            # Nobody would ever answer it.
-            request.fail(f"Expected an answer from Redis at {self.where}, but the connection is closed.")
-            return
-        self._unsent.append(request)
-        self._wake.set()
-
-    async def ask(self, *arguments: bytes | str | int, replies: int = 1) -> Any:
-        """The answer to a command.
-
-        :raises EngineUnavailable: the server answers with an error, or the link closes.
-        """
-        request = Request([*arguments], replies=replies)
-        self.send(request)
-        return await request.answer
-
     def check(self, now: float) -> None:
-        """Give up what is overdue; and the link, if nothing has come for too long although it should."""
+        """Fail the requests that are overdue, and close the connection if the server does not answer."""
         for request in chain(self._in_flight, self._unsent):
             if request.deadline > now:
                 break
-            request.fail(
-                f"Expected an answer from Redis at {self.where}, but got none within {ANSWER_TIMEOUT:g} s."
-            )
+            request.fail(f"Redis at {self.where} gave no answer within {ANSWER_TIMEOUT:g} s.")
         if self._in_flight and max(self._heard, self._in_flight[0].sent) + ANSWER_TIMEOUT < now:
             self.close(f"no answer within {ANSWER_TIMEOUT:g} s")
 
     def close(self, reason: str) -> None:
-        """Let go of the connection. What has no answer yet will not get one."""
+        """Close the connection, and fail all requests that have no answer yet."""
         if self.is_closed:
             return
         reason = reason.rstrip(".")
@@ -166,18 +157,39 @@ class Link:
         for task in self._tasks:
             task.cancel()
         for request in (*self._in_flight, *self._unsent):
-            request.fail(f"Expected an answer from Redis at {self.where}, but lost it: {reason}.")
+            request.fail(f"Lost the connection to Redis at {self.where} before the answer ({reason}).")
         self._in_flight.clear()
         self._unsent.clear()
         self._on_close(reason)
 
     async def wait_closed(self) -> None:
+        """Wait until the tasks of a closed connection have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-            # They do so too, unless they were cancelled before they had begun.
-            await self._connection.disconnect(nowait=True)
+            # The tasks disconnect too, unless they were cancelled before they had begun.
+            await self._driver.disconnect(nowait=True)
 
-    # Inside
+    # Requests
+
+    def send(self, request: Request) -> None:
+        """Send ``request`` with the next write."""
+        if self.is_closed:
+            # It would never be answered.
+            request.fail(f"Could not send a command to Redis at {self.where} (the connection is closed).")
+            return
+        self._unsent.append(request)
+        self._wake.set()
+
+    async def ask(self, *arguments: bytes | str | int, replies: int = 1) -> Any:
+        """Send a command, and return its answer.
+
+        :raises EngineUnavailable: the server answers with an error, or the connection is closed.
+        """
+        request = Request([*arguments], replies=replies)
+        self.send(request)
+        return await request.answer
+
+    # Internal
 
     async def _run(self, half: Callable[[], Any]) -> None:
         try:
@@ -185,32 +197,32 @@ class Link:
         except (RedisError, OSError) as exc:
             self.close(str(exc) or type(exc).__name__)
         except Exception as exc:
-            logger.exception("Could not understand Redis at %s.", self.where)
+            logger.exception("Could not understand Redis at %s; closing the connection.", self.where)
             self.close(f"{type(exc).__name__}: {exc}")
         finally:
-            await self._connection.disconnect(nowait=True)
+            await self._driver.disconnect(nowait=True)
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            # Who was cancelled meanwhile does not want it sent any more.
+            # Requests whose callers were cancelled meanwhile are not sent any more.
             requests = [request for request in self._unsent if not request.answer.done()]
             self._unsent.clear()
             if not requests:
                 continue
-            packed = self._connection.pack_commands([request.arguments for request in requests])
+            packed = self._driver.pack_commands([request.arguments for request in requests])
             now = self._loop.time()
             for request in requests:
                 request.sent = now
             self._in_flight.extend(requests)
-            await self._connection.send_packed_command(packed, check_health=False)
+            await self._driver.send_packed_command(packed, check_health=False)
 
     async def _read(self) -> None:
-        read = self._connection.read_response
+        read = self._driver.read_response
         while not self.is_closed:
             try:
-                # Left to itself, it would close the connection, and the next write would open another one.
+                # By default redis-py would disconnect on an error, and the next write would connect again.
                 reply = await read(disconnect_on_error=False)
             except ResponseError as exc:
                 self._heard = self._loop.time()
@@ -226,8 +238,8 @@ class Link:
                 and reply[:1] == [b"sunsubscribe"]
                 and request.arguments[0] != "SUNSUBSCRIBE"
             ):
-                # Nobody asked for this. A cluster says it when another node takes over.
-                self.close("the channels have moved to another node")
+                # Not the reply to a request: a node of a cluster pushes it when another node takes over.
+                self.close(MOVED)
                 break
             request.replies -= 1
             if request.replies == 0:
@@ -236,6 +248,7 @@ class Link:
                     request.answer.set_result(reply)
 
     def _refused(self, exc: ResponseError) -> None:
+        """Handle the server's error in reply to the oldest request."""
         request = self._in_flight.popleft()
         if isinstance(exc, NoScriptError) and request.source is not None:
             command, _, *arguments = request.arguments
@@ -246,9 +259,9 @@ class Link:
             return
         if isinstance(exc, MovedError):
             self._on_moved(request)
-            self.close("the channels have moved to another node")
+            self.close(MOVED)
             return
-        request.fail(f"Expected Redis at {self.where} to carry out a command, but got: {exc}")
+        request.fail(f"Redis at {self.where} answered a command with an error: {str(exc).rstrip('.')}.")
         if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):
-            # It has become a replica: whoever is the primary now may be found in its place.
+            # The server has become a replica. After reconnecting, the new primary may be there.
             self.close(str(exc))

@@ -1,37 +1,39 @@
-"""What ``hubbub doctor`` says about a Redis or Valkey server."""
+"""Diagnoses of a Redis or Valkey server, for ``hubbub doctor``."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from hubbub.engines.base import Diagnosis
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.exceptions import EngineUnavailable
 
-#: The answer of one server to a command.
+#: Sends a command to one server, and returns its answer.
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 
-#: The oldest versions that know all commands we use, without a cluster and with one.
+#: The oldest versions that have all commands that the engine uses, without a cluster and with one.
 OLDEST, OLDEST_CLUSTER = (6, 2), (7, 0)
 
-#: Bytes that a node which listens may fall behind, at the least, before the server cuts it off.
+#: The least bytes that a node may fall behind before the server closes its listening connection.
 LEAST_BUFFER = 1_048_576
 
 
 async def inspect(ask: Ask, where: str, *, is_cluster: bool = False) -> Sequence[Diagnosis]:
-    """What there is to say about the server that ``ask`` asks.
+    """Examine a server.
 
-    :param where: what it is called.
+    :param ask: sends a command to it.
+    :param where: its host and port.
+    :param is_cluster: whether it is a node of a cluster.
     """
     info = await _info(ask)
     if not info:
         return [
             Diagnosis(
                 True,
-                f"{where} does not tell this user about itself (INFO)",
-                "See by other means that its version is 6.2 or newer and that it does not evict keys, or "
-                "allow it: ACL SETUSER … +info. Without it, a restart from older data is only noticed by "
-                "processes that outlive it.",
+                f"the server at {where} does not let this user read its state (INFO)",
+                "Allow it (ACL SETUSER … +info), or make sure by other means that its version is 6.2 or "
+                "newer and that it does not evict keys. Without INFO, a restart with older data is only "
+                "noticed by processes that were running before it.",
             )
         ]
     config = await _config(ask, "client-output-buffer-limit")
@@ -55,7 +57,7 @@ async def _info(ask: Ask) -> dict[str, str]:
 
 
 async def _config(ask: Ask, name: str) -> dict[str, str]:
-    """The setting, or nothing: many servers, and all that are rented, do not tell."""
+    """Return the setting; empty where the server refuses CONFIG, as all managed ones do."""
     try:
         answer = await ask("CONFIG", "GET", name)
     except EngineUnavailable:
@@ -68,9 +70,9 @@ def _version(info: dict[str, str], where: str, oldest: tuple[int, int]) -> Diagn
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version", "?")
     numbers = info.get("redis_version", "0.0").split(".")
-    is_ok = tuple(int(each) if each.isdecimal() else 0 for each in numbers[:2]) >= oldest
+    ok = tuple(int(each) if each.isdecimal() else 0 for each in numbers[:2]) >= oldest
     wanted = ".".join(map(str, oldest))
-    return Diagnosis(is_ok, f"{name} {version} at {where}", "" if is_ok else f"Use Redis {wanted} or newer.")
+    return Diagnosis(ok, f"{name} {version} at {where}", "" if ok else f"Use Redis {wanted} or newer.")
 
 
 def _eviction(info: dict[str, str]) -> Diagnosis:
@@ -90,18 +92,18 @@ def _persistence(info: dict[str, str]) -> Iterator[Diagnosis]:
     if info.get("aof_enabled") == "1":
         yield Diagnosis(True, "a restart keeps histories (append-only file)")
         if info.get("aof_last_write_status", "ok") != "ok":
-            yield Diagnosis(False, "it cannot write its append-only file", "Look at its log and its disk.")
+            yield Diagnosis(False, "it cannot write its append-only file", "Check its log and its disk.")
     else:
         yield Diagnosis(
             True,
             "a restart loses the last histories, or all of them (no append-only file)",
-            "Clients are told when that happens. If they are not to miss anything: CONFIG SET appendonly yes",
+            "Clients are notified of the loss. To lose nothing: CONFIG SET appendonly yes",
         )
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
         yield Diagnosis(
             False,
-            "it cannot save its snapshot, and may refuse what is published",
-            "Look at its log and its disk.",
+            "it cannot save its snapshot, and may refuse publications",
+            "Check its log and its disk.",
         )
 
 
@@ -124,7 +126,7 @@ def _buffers(limits: str) -> Iterator[Diagnosis]:
         return
     yield Diagnosis(
         False,
-        "it cuts off nodes that are a moment behind (client-output-buffer-limit pubsub "
+        "it disconnects nodes that fall behind for a moment (client-output-buffer-limit pubsub "
         f"{hard} {soft} {seconds})",
         'CONFIG SET client-output-buffer-limit "pubsub 33554432 8388608 60"',
     )
@@ -136,5 +138,5 @@ def _clients(info: dict[str, str]) -> Iterator[Diagnosis]:
         yield Diagnosis(
             False,
             f"{connected} of {most} connections are taken",
-            "Each process of an app needs two. Raise maxclients, or look who has so many.",
+            "Each process of an app needs two. Raise maxclients, or find out which clients have so many.",
         )

@@ -1,4 +1,4 @@
-"""The engine for ``redis://`` and its relatives: what hubs ask of it, as scripts and subscriptions."""
+"""The engine for ``redis://`` and its relatives: publications and histories."""
 
 from __future__ import annotations
 
@@ -14,55 +14,69 @@ from redis.crc import key_slot
 
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position, Publication, pack, unpack
-from hubbub.engines.base import IDEMPOTENCY_WINDOW, Diagnosis, Engine, PresenceChange, Sink, Top, hand_over
+from hubbub.engines.base import IDEMPOTENCY_WINDOW, Engine, PresenceChange, Sink, Top, batched, hand_over
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.engines.redis.address import parse_url
-from hubbub.engines.redis.chunks import chunks
-from hubbub.engines.redis.connections import Session
+from hubbub.engines.redis.connections import Connections
 from hubbub.engines.redis.keys import Keys
-from hubbub.engines.redis.known import Known
+from hubbub.engines.redis.known import KnownStream
 from hubbub.engines.redis.presence import Presence
 from hubbub.engines.redis.scripts import BEGIN, DECLARE, PUBLISH, READ, REMOVE, TOPS
 from hubbub.engines.redis.supervisor import Supervisor
 from hubbub.exceptions import EngineUnavailable, InvalidData
 
-logger = logging.getLogger("hubbub.engines.redis")
+logger = logging.getLogger(__name__)
 
-#: Redis counts in 64 bits, Lua in doubles. Nobody keeps more, or for longer (some 30 years, in seconds).
+#: The largest offset, and the longest ttl in seconds (some 30 years). Redis counts in 64 bits, but Lua in
+#: doubles.
 MAX_OFFSET = 2**53
 MAX_TTL = 1e9
 
-#: Channels that are asked about at a time.
-CHUNK = 500
+#: Channels whose streams are read or declared at a time.
+BATCH = 500
 
 
 class RedisEngine(Engine):
-    """One Redis or Valkey server, or whichever of several is the primary, or a cluster.
+    """One Redis or Valkey server, the primary that sentinels know, or a cluster.
 
-    Every request is answered within ``ANSWER_TIMEOUT`` seconds. While the server is away, it waits that long
-    for it to come back; then, and if the connection breaks while an answer is outstanding, calls raise
-    :class:`~hubbub.exceptions.EngineUnavailable`. In the latter case a publication may have been accepted.
+    ::
 
-    Positions and idempotency keys are as durable as the server is set up to make them.
+        hub = Hub("redis://:password@cache:6379/0")
+
+    Every call ends within ``ANSWER_TIMEOUT`` seconds. During an outage, it waits that long for the
+    reconnection, and then raises :class:`~hubbub.exceptions.EngineUnavailable`. It also does so if the
+    connection breaks before the answer; in this case a publication may have been accepted.
+
+    Positions and idempotency keys are as durable as the server is configured to make them.
+
+    :param url: one of the URLs in :mod:`hubbub.engines.redis`.
+    :param namespace: see :class:`~hubbub.engines.Engine`.
+    :raises InvalidURL: the URL is of none of these kinds.
     """
 
     across_processes: ClassVar[bool] = True
 
     def __init__(self, url: str, namespace: str = "hubbub") -> None:
         super().__init__(url, namespace)
-        target = parse_url(url)
-        # A cluster's own publish/subscribe does not leave the node of the channel.
-        self._is_cluster = bool(target.nodes)
+        address = parse_url(url)
+        # The messages of SPUBLISH stay on the node of the channel; those of PUBLISH go to all nodes.
+        self._is_cluster = bool(address.nodes)
         self._announce = "SPUBLISH" if self._is_cluster else "PUBLISH"
-        self._keys = Keys(namespace, target.options["db"])
-        self._supervisor = Supervisor(target, self._on_payload, self._declare)
+        self._keys = Keys(namespace, address.options["db"])
+        self._supervisor = Supervisor(address, self._on_payload, self._declare, self._started)
         self._presence = Presence(self._keys, self._supervisor)
-        self._sink: Sink | None = None
-        # Of the channels that are subscribed to.
-        self._known: dict[str, Known] = {}
-        # Channels in which something came that is no publication.
+        # The streams of the channels that are subscribed to.
+        self._known: dict[str, KnownStream] = {}
+        # Channels in which something was received or read that is no publication.
         self._foreign: set[str] = set()
 
+    # Lifecycle
+
     async def start(self, sink: Sink) -> None:
+        if self._sink is not None:
+            raise RuntimeError(
+                "Expected start() to be called once before stop(), but got a second call. Call stop() first."
+            )
         await self._supervisor.start(sink)
         self._sink = sink
 
@@ -103,7 +117,7 @@ class RedisEngine(Engine):
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
         topic = self._keys.topic(channel)
         is_new = channel not in self._known
-        known = self._known.setdefault(channel, Known(history))
+        known = self._known.setdefault(channel, KnownStream(history))
         try:
             await self._supervisor.subscribe(topic, channel)
             known.history = history or known.history
@@ -116,7 +130,7 @@ class RedisEngine(Engine):
             raise
 
     async def unsubscribe(self, channel: str) -> None:
-        self._supervisor.check_started()
+        self._started()
         self._known.pop(channel, None)
         self._foreign.discard(channel)
         answer = self._supervisor.unsubscribe(self._keys.topic(channel))
@@ -131,10 +145,10 @@ class RedisEngine(Engine):
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         tops: list[Top] = []
-        for some in chunks(channels, CHUNK):
-            # One script can only be asked about what lies in one slot of a cluster.
+        for batch in batched(channels, BATCH):
+            # The keys of one script have to lie in one slot of a cluster.
             groups: defaultdict[int, list[str]] = defaultdict(list)
-            for channel in some:
+            for channel in batch:
                 groups[key_slot(self._keys.topic(channel)) if self._is_cluster else 0].append(channel)
             answers = await asyncio.gather(
                 *(self._supervisor.run(TOPS, [*map(self._keys.meta, group)]) for group in groups.values())
@@ -142,14 +156,14 @@ class RedisEngine(Engine):
             found = dict(zip(chain(*groups.values()), map(_top, chain(*answers)), strict=True))
             for channel, top in found.items():
                 self._learn(channel, *top.position, top.id)
-            tops += [found[channel] for channel in some]
+            tops += [found[channel] for channel in batch]
         return tops
 
     async def remove_history(self, channel: str) -> None:
         await self._supervisor.run(REMOVE, self._stream(channel), token_hex(4))
 
     async def renew_epoch(self, channel: str, epoch: str) -> None:
-        # In one step, and without forgetting anything: several nodes may notice at once.
+        # In one step, because several nodes may ask for it at once. No publication is removed.
         await self._supervisor.run(BEGIN, self._stream(channel), token_hex(4), epoch)
 
     # Presence
@@ -168,10 +182,10 @@ class RedisEngine(Engine):
     async def inspect(self) -> Sequence[Diagnosis]:
         return await self._supervisor.inspect()
 
-    # Inside
+    # Internal
 
     def _stream(self, channel: str) -> list[str]:
-        """The keys that the scripts of streams take."""
+        """Return the keys that the scripts of streams take."""
         return [self._keys.meta(channel), self._keys.log(channel)]
 
     async def _read(
@@ -188,7 +202,7 @@ class RedisEngine(Engine):
             offset = min(since.offset - 1 if reverse else since.offset + 1, MAX_OFFSET)
             first = str(max(offset, 0))
             if since != START:
-                # It may come from a client. What cannot be encoded is an epoch that never was.
+                # A position may come from a client. No epoch has ever been one that cannot be encoded.
                 expected = since.epoch.encode(errors="replace")
             if reverse and offset < 0:
                 limit = 0
@@ -210,7 +224,7 @@ class RedisEngine(Engine):
             try:
                 publications.append(_entry(entry, top.position.epoch))
             except (InvalidData, ValueError) as exc:
-                # What is left has a gap then, which a feed notices.
+                # That leaves a gap, which the feed notices.
                 self._ignore_foreign(channel, exc)
         return top, publications
 
@@ -219,18 +233,19 @@ class RedisEngine(Engine):
         if known is not None:
             known.learn(offset, epoch, publication_id)
 
-    async def _declare(self, session: Session) -> None:
-        """Declare histories that the servers have lost, and compare the others with what is known, before the
-        node and its publishers go on.
+    async def _declare(self, connections: Connections) -> None:
+        """Declare the histories that the servers have lost, and compare the others with the known ones.
 
-        :raises EngineUnavailable: the session has ended.
+        The node and its publishers wait meanwhile.
+
+        :raises EngineUnavailable: the connections are closed.
         """
-        # A channel that has no stream, as far as is known, and is to have none, needs nothing.
+        # A channel that has no stream, as far as is known, and is declared to have none, needs nothing.
         all_known = [(channel, known) for channel, known in self._known.items() if known.is_stream]
-        for some in chunks(all_known, CHUNK):
+        for batch in batched(all_known, BATCH):
             answers = await asyncio.gather(
                 *(
-                    session.run(
+                    connections.run(
                         DECLARE,
                         self._stream(channel),
                         token_hex(4),
@@ -239,19 +254,19 @@ class RedisEngine(Engine):
                         known.offset,
                         known.id,
                     )
-                    for channel, known in some
+                    for channel, known in batch
                 ),
                 return_exceptions=True,
             )
-            for (channel, known), answer in zip(some, answers, strict=True):
+            for (channel, known), answer in zip(batch, answers, strict=True):
                 if not isinstance(answer, BaseException):
                     top = _top(answer)
                     known.learn(*top.position, top.id)
-                elif session.trouble or not isinstance(answer, EngineUnavailable):
+                elif connections.is_closed or not isinstance(answer, EngineUnavailable):
                     raise answer
                 else:
-                    # Memory is short, most likely. The stream gets a new epoch when it is read.
-                    logger.warning("Could not compare %r with what was known of it: %s", channel, answer)
+                    # The server is most likely out of memory. READ gives the stream a new epoch if needed.
+                    logger.warning("Could not compare the history of %r after an outage: %s", channel, answer)
 
     def _on_payload(self, channel: str, payload: bytes) -> None:
         if self._sink is None:
@@ -259,7 +274,7 @@ class RedisEngine(Engine):
         try:
             publication = _announced(payload)
             if publication.channel != channel:
-                raise InvalidData(f"Expected a publication to {channel!r}, but got {publication.channel!r}.")
+                raise InvalidData(f"it is a publication to {publication.channel!r}")
         except (InvalidData, ValueError) as exc:
             self._ignore_foreign(channel, exc)
             return
@@ -270,18 +285,23 @@ class RedisEngine(Engine):
     def _ignore_foreign(self, channel: str, exc: Exception) -> None:
         if channel not in self._foreign:
             self._foreign.add(channel)
-            logger.warning("Ignored what is no publication in %r, this time and any other: %s", channel, exc)
+            logger.warning(
+                "Ignored data in %r that is no publication (%s). From now on, such data in this channel is "
+                "ignored without a message.",
+                channel,
+                exc,
+            )
 
 
 def _arguments(history: History | None) -> tuple[str, str]:
-    """Size, and ttl in milliseconds, as the scripts take them."""
+    """Return size, and ttl in milliseconds, as the scripts take them."""
     if history is None:
         return "", ""
     return str(min(history.size, MAX_OFFSET)), str(max(1, int(min(history.ttl, MAX_TTL) * 1000)))
 
 
 def _top(text: bytes) -> Top:
-    """What the scripts say of where a stream stands: "offset epoch id"."""
+    """Parse the end of a stream as the scripts return it: "offset epoch id"."""
     offset, epoch, publication_id = text.split(b" ", 2)
     return Top(Position(int(offset), epoch.decode()), publication_id.decode())
 
@@ -292,20 +312,20 @@ def _position(text: bytes) -> Position:
 
 
 def _entry(entry: tuple[bytes, Sequence[bytes]], epoch: str) -> Publication:
-    """The publication in an entry of the log.
+    """Return the publication in an entry of the log.
 
-    :raises ValueError: it is none.
-    :raises InvalidData: likewise.
+    :raises ValueError: the entry is no publication.
+    :raises InvalidData: the entry is no publication.
     """
     entry_id, (_, time, _, packed) = entry
     return unpack(packed).at(Position(int(entry_id.partition(b"-")[0]), epoch), float(time))
 
 
 def _announced(payload: bytes) -> Publication:
-    """The publication in an announcement: "offset epoch time publication".
+    """Return the publication in an announcement: "offset epoch time publication".
 
-    :raises ValueError: it is none.
-    :raises InvalidData: likewise.
+    :raises ValueError: the payload is no publication.
+    :raises InvalidData: the payload is no publication.
     """
     offset, epoch, time, packed = payload.split(b" ", 3)
     return unpack(packed).at(Position(int(offset), epoch.decode()), float(time))

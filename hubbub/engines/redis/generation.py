@@ -1,13 +1,13 @@
-"""A server's generation: what tells its data from what other servers have, or itself after a restart.
+"""The generation of a server, which changes when the server may have lost data.
 
 After a restart, a server may have an older state than before. A replica that takes over may lack the newest
-publications. Redis does not tell, so a stream is bound to the generation of the server that has it. A script
-that finds a stream of another generation gives it a new epoch, unless the stream is known to be complete:
-see ``lua/generation.lua``.
+publications. Redis does not report either, so a stream is bound to the generation of the server that it is
+on. A script that finds a stream of another generation gives it a new epoch, unless the stream is known to be
+complete: see ``lua/generation.lua``.
 
-A generation is made of ``run_id``, another one for each process, and ``master_replid``, another one after a
-process has been a replica. "+" follows if a restart of this server loses nothing: it writes each command to
-disk before it answers (``appendfsync always``), and has no replica that could take over instead.
+A generation consists of ``run_id``, which changes with each process, and ``master_replid``, which changes
+when a process has been a replica. "+" is appended if a restart of this server loses nothing: it writes each
+command to disk before it answers (``appendfsync always``), and has no replica that could take over instead.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hubbub.exceptions import EngineUnavailable
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 _REPLICATION_ID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 
-# A primary with an append-only file, which has no replicas and was none itself. Without a backlog, the first
-# replica begins another generation.
+# A primary with an append-only file, which has no replicas and was never one itself. Without a backlog, the
+# first replica makes the server begin another generation.
 _ON_ITS_OWN = (
     rb"^aof_enabled:1\s",
     rb"^role:master\s",
@@ -31,13 +31,14 @@ _ON_ITS_OWN = (
     rb"^master_replid2:0+\s",
 )
 
-#: Digits of each id, which is more than enough. The scripts cut them likewise.
+#: The digits that are taken of each id, which are more than enough. The scripts take as many.
 DIGITS = 16
 
 
 async def ask_generation(ask: Callable[..., Awaitable[Any]]) -> str:
-    """The generation of the server that ``ask`` asks; empty if the user may not ask for it.
+    """Return the generation of a server; empty if the user may not ask for it.
 
+    :param ask: sends a command to the server, and returns the answer.
     :raises EngineUnavailable: the server does not answer.
     """
     info: bytes = await ask("INFO")
@@ -51,7 +52,10 @@ async def ask_generation(ask: Callable[..., Awaitable[Any]]) -> str:
 
 
 def is_current(generation: str, info: bytes) -> bool:
-    """Whether a process that answers ``INFO replication`` with ``info`` is still in ``generation``."""
+    """Return whether a server is still in ``generation``, although its process is the same.
+
+    :param info: the server's answer to ``INFO replication``.
+    """
     return _replication_id(info) in ("", generation[DIGITS:].rstrip("+"))
 
 
@@ -62,10 +66,10 @@ def _replication_id(info: bytes) -> str:
 
 async def _syncs_always(ask: Callable[..., Awaitable[Any]]) -> bool:
     try:
-        # Before Redis 7, one pattern only.
+        # One pattern for both settings: before Redis 7, CONFIG GET takes no more.
         words = await ask("CONFIG", "GET", "*appendfsync*")
     except EngineUnavailable:
-        # Many servers do not tell, and all that are rented.
+        # Many servers refuse CONFIG, among them all managed ones.
         return False
     config = dict(zip(words[::2], words[1::2], strict=True))
     return config.get(b"appendfsync") == b"always" and config.get(b"no-appendfsync-on-rewrite") == b"no"

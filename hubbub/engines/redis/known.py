@@ -1,7 +1,8 @@
-"""What this node knows of the streams of the channels that it is subscribed to.
+"""The last known position of each stream that a node is subscribed to.
 
-After an outage, each stream is compared with it before anything else is asked of the servers. So a node that
-has outlived the restart of a server finds out whether the server still has what the node was told.
+After an outage, each stream is compared with it before any other command is sent to the servers. So a node
+that was running while a server restarted finds out whether the server still has all publications that the
+node has received.
 """
 
 from __future__ import annotations
@@ -10,30 +11,32 @@ from hubbub.core.history import History
 from hubbub.core.publication import START
 
 
-class Known:
-    """One channel's stream.
+class KnownStream:
+    """The newest known position of one channel.
 
-    :param history: what the channel was declared to keep.
+    :param history: the history that the channel was declared with.
     """
 
     __slots__ = ("epoch", "history", "id", "offset")
 
     def __init__(self, history: History | None) -> None:
         self.history = history
-        #: Of the newest publication that the node was told of, by the engine or by its own publishing.
+        #: The position of the newest publication that the node received or published.
         self.offset, self.epoch = START
-        #: Of the same publication.
+        #: The id of the same publication.
         self.id = ""
 
     @property
     def is_stream(self) -> bool:
-        """Whether the channel has a stream, as far as is known, or is to have one."""
+        """Whether the channel has a stream, as far as is known, or is declared to have one."""
         return self.history is not None or self.epoch != ""
 
     def learn(self, offset: int, epoch: str, publication_id: str) -> None:
-        """Take what was told. Answers and announcements come on different connections, so it may be old.
+        """Note a position that the server has sent, unless it is older than the known one.
 
-        :param publication_id: of the publication that stands there; empty if the server does not know it.
+        Answers and announcements come on different connections, so they may come in another order.
+
+        :param publication_id: the id of the publication there; empty if the server does not know it.
         """
         if epoch == self.epoch:
             is_older = offset < self.offset

@@ -1,4 +1,4 @@
-"""The scripts in ``lua``: each is one step to everything else that a server does."""
+"""The scripts in ``lua``, each of which a server runs as one step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DIRECTORY = Path(__file__).with_name("lua")
 class Script:
     """One script.
 
-    :param names: of the files that make it up, one after another, without ``.lua``.
-    :param takes_generation: its first argument is the generation of the server that it is run on.
+    :param names: the files that make it up, in this order, without ``.lua``.
+    :param takes_generation: its first argument is the generation of the server that runs it.
     """
 
     def __init__(self, *names: str, takes_generation: bool = False) -> None:
@@ -26,14 +26,14 @@ class Script:
     def request(
         self, keys: Sequence[str], arguments: Sequence[bytes | str | int], deadline: float
     ) -> Request:
-        """The request to run it.
+        """Return the request to run the script.
 
         :param keys: all of which lie on one node of a cluster.
         :param arguments: without the generation.
-        :param deadline: when it is given up, by the event loop's clock.
-        :raises UnicodeEncodeError: a key is no text that can be written as UTF-8.
+        :param deadline: when the request fails without an answer, by the event loop's clock.
+        :raises UnicodeEncodeError: a key cannot be encoded as UTF-8.
         """
-        # Here, where what cannot be encoded is the caller's error. On its way, it would be the connection's.
+        # Encoded here, where an error is the caller's. In the connection, it would break the connection.
         encoded = [key.encode() for key in keys]
         head: list[bytes | str | int] = ["EVALSHA", self.sha, len(keys), *encoded]
         if self.takes_generation:
@@ -41,7 +41,7 @@ class Script:
         return Request([*head, *arguments], encoded[0], deadline, self.source)
 
 
-# Of streams
+# Streams
 
 PUBLISH = Script("stream", "publish", takes_generation=True)
 READ = Script("stream", "generation", "read", takes_generation=True)
@@ -50,7 +50,7 @@ BEGIN = Script("stream", "generation", "begin", takes_generation=True)
 REMOVE = Script("stream", "remove", takes_generation=True)
 TOPS = Script("stream", "tops")
 
-# Of presence
+# Presence
 
 RENEW = Script("clock", "renew")
 ENTER = Script("enter")
@@ -58,5 +58,5 @@ CLAIM = Script("clock", "claim")
 CLEAR = Script("clear")
 FORGET = Script("forget")
 
-#: What every server is told before it is used.
+#: The scripts that are loaded into every server before it is used.
 SCRIPTS = (PUBLISH, READ, DECLARE, BEGIN, REMOVE, TOPS, RENEW, ENTER, CLAIM, CLEAR, FORGET)

@@ -1,216 +1,182 @@
-"""The supervisor: one session after another, and what waits while there is none."""
+"""The supervisor: replaces connections that were lost, and keeps commands waiting meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-from hubbub.engines.base import Diagnosis, Sink
-from hubbub.engines.reconnect import RETRY_MAX, Backoff
-from hubbub.engines.redis.address import Target
-from hubbub.engines.redis.connection import ANSWER_TIMEOUT, Request, deadline
-from hubbub.engines.redis.connections import Session, ignore
+from hubbub.engines.base import ANSWER_TIMEOUT, Sink
+from hubbub.engines.diagnostics import Diagnosis
+from hubbub.engines.reconnect import Reconnector
+from hubbub.engines.redis.address import Address
+from hubbub.engines.redis.connection import Request, deadline
+from hubbub.engines.redis.connections import Connections, ignore
 from hubbub.engines.redis.scripts import Script
 from hubbub.engines.redis.topology import Locator
-from hubbub.exceptions import EngineUnavailable, HubNotRunning
 
-logger = logging.getLogger("hubbub.engines.redis")
-
-#: Seconds between two looks at what is overdue, and between two questions whether the servers are there.
+#: Seconds between two searches for overdue requests, and between two pings of the servers.
 TICK = 0.25
 PING_INTERVAL = 2.0
 
-#: Called with a channel and what came in it.
+#: Called with a channel and the payload of a message in it.
 OnPayload: TypeAlias = Callable[[str, bytes], None]
 
 
 class Supervisor:
-    """Keeps a session open, and says so when there is none.
+    """Keeps connections to the servers open.
 
-    A command is sent at once, or waits for a session for at most ``ANSWER_TIMEOUT`` seconds.
+    A command is sent at once, or waits for connections for at most ``ANSWER_TIMEOUT`` seconds.
 
-    :param target: what the URL names.
-    :param on_payload: called with what comes in the channels that are subscribed to.
-    :param prepare: called with each session before anything is heard in it, or asked for by others.
+    :param address: the address of the servers.
+    :param on_payload: called with each message of the channels that are subscribed to.
+    :param prepare: called with new connections before any message is received and any command is sent.
+    :param check_started: raises :class:`HubNotRunning` unless the engine is started.
     """
 
     def __init__(
-        self, target: Target, on_payload: OnPayload, prepare: Callable[[Session], Awaitable[None]]
+        self,
+        address: Address,
+        on_payload: OnPayload,
+        prepare: Callable[[Connections], Awaitable[None]],
+        check_started: Callable[[], object],
     ) -> None:
-        self._target = target
+        self._address = address
         self._on_payload = on_payload
         self._prepare = prepare
-        self._locator = Locator(target)
-        self._sink: Sink | None = None
-        #: ``None`` while the engine is away.
-        self.session: Session | None = None
-        #: Rises whenever the servers may have lost some of what they were told: they were restarted, or
-        #: others took over.
+        self._check_started = check_started
+        self._locator = Locator(address)
+        self._reconnector = Reconnector(str(address), self._connect, self._serve)
+        #: ``None`` during an outage.
+        self.connections: Connections | None = None
+        #: Rises whenever the servers may have lost some of their data: they were restarted, or replaced.
         self.generation = 0
-        # The session, or the one that is about to be.
-        self._latest: Session | None = None
-        # What is subscribed to: the channel for each topic.
+        # The identity of the last connections.
+        self._identity: frozenset[str] | None = None
+        # The present connections, or those that are being opened. To be checked for silence.
+        self._latest: Connections | None = None
+        # The reason why the present connections were lost, once they are.
+        self._lost: asyncio.Future[str] | None = None
+        # Subscriptions: topic -> channel.
         self._channels: dict[bytes, str] = {}
-        # What waits for a session, the oldest first.
+        # Requests that wait for connections, the oldest first.
         self._waiting: deque[Request] = deque()
-        # Why there is no session, in words; and set when one has ended.
-        self._trouble = ""
-        self._lost = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._ticked = self._pinged = 0.0
 
-    async def start(self, sink: Sink) -> None:
-        """Open the first session.
+    # Lifecycle
 
-        :raises EngineUnavailable: there is nobody.
+    async def start(self, sink: Sink) -> None:
+        """Open the first connections.
+
+        :raises EngineUnavailable: there is no server.
         """
-        if self._sink is not None:
-            raise RuntimeError("Expected start() to be called once before stop(), but got it twice.")
-        self._lost.clear()
-        self.session = await self._open()
-        self.generation += 1
-        self._sink = sink
+        # The first connections begin a new generation: the servers may have lost data since the last stop.
+        self._identity = None
+        await self._reconnector.start(sink)
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._supervise())
         self._ticked = self._pinged = loop.time()
         self._ticker = loop.call_later(TICK, self._tick)
 
     async def stop(self) -> None:
-        self._sink = None
+        """Close the connections, and fail all commands that have no answer yet."""
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        session, self.session = self.session, None
-        if session is not None:
-            await session.close("the engine stopped")
+        await self._reconnector.stop()
+        connections, self.connections = self.connections, None
+        if connections is not None:
+            await connections.close("the engine was stopped")
         while self._waiting:
-            self._waiting.popleft().fail("Expected Redis, but the engine stopped.")
+            self._waiting.popleft().fail(
+                f"A command was not sent to {self._address}: the engine was stopped."
+            )
         self._channels.clear()
-
-    def check_started(self) -> None:
-        """Whether it has been started.
-
-        :raises HubNotRunning: it has not been started.
-        """
-        if self._sink is None:
-            raise HubNotRunning("The Redis engine has not been started.")
 
     # Commands
 
     def run(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> asyncio.Future[Any]:
-        """Run a script where its keys lie."""
+        """Run a script on the server that has its keys."""
         return self._send(script.request(keys, arguments, deadline()))
 
     def ask(self, command: str, key: str, *arguments: bytes | str | int) -> asyncio.Future[Any]:
-        """Carry out a command where its key lies."""
+        """Send a command to the server that has its key."""
         return self._send(Request([command, key, *arguments], key.encode(), deadline()))
 
     async def inspect(self) -> Sequence[Diagnosis]:
-        """What is to be said about the servers."""
-        self.check_started()
-        return await self.session.inspect() if self.session is not None else ()
+        """Examine the servers, for ``hubbub doctor``."""
+        self._check_started()
+        return await self.connections.inspect() if self.connections is not None else ()
 
     def _send(self, request: Request) -> asyncio.Future[Any]:
-        self.check_started()
-        if self.session is None:
+        self._check_started()
+        if self.connections is None:
             self._waiting.append(request)
         else:
-            self.session.send(request)
+            self.connections.send(request)
         return request.answer
 
     # Subscriptions
 
     async def subscribe(self, topic: bytes, channel: str) -> None:
-        """Have what comes in ``topic`` handed over as the channel's."""
-        self.check_started()
+        """Receive the messages of ``topic``, as those of ``channel``."""
+        self._check_started()
         self._channels[topic] = channel
-        # Without a session, the next one begins by subscribing to all there is.
-        if self.session is not None:
-            await self.session.subscribe(topic)
+        # During an outage, the next connections begin with subscribing to all topics.
+        if self.connections is not None:
+            await self.connections.subscribe(topic)
 
     def unsubscribe(self, topic: bytes) -> asyncio.Future[Any] | None:
-        """Hand over nothing more. Returns what tells when the server knows, if it can be told; nobody needs
-        to wait for it."""
-        if self._channels.pop(topic, None) is None or self.session is None:
+        """Receive no more messages of ``topic``.
+
+        :return: the server's confirmation, which need not be waited for; ``None`` if there is none to come.
+        """
+        if self._channels.pop(topic, None) is None or self.connections is None:
             return None
-        answer = self.session.unsubscribe(topic)
+        answer = self.connections.unsubscribe(topic)
         answer.add_done_callback(ignore)
         return answer
 
+    # Internal: connections
+
+    async def _connect(self) -> None:
+        """Open connections that are subscribed to all topics, and send the commands that wait.
+
+        :raises EngineUnavailable: that is not possible now.
+        """
+        topology = await self._locator.locate()
+        connections = Connections(
+            topology, str(self._address), self._on_message, self._waiting.append, self._on_close
+        )
+        self._latest = connections
+        await connections.open(self._channels.keys(), self._prepare)
+        # Nothing is awaited between the last look at the topics, in open(), and this: a topic that is added
+        # from now on is subscribed to by subscribe().
+        self.connections = connections
+        self._lost = asyncio.get_running_loop().create_future()
+        if connections.identity is None or connections.identity != self._identity:
+            self.generation += 1
+        self._identity = connections.identity
+        while self._waiting:
+            connections.send(self._waiting.popleft())
+
+    async def _serve(self) -> str:
+        """Wait until the connections are lost, and return the reason."""
+        assert self._lost is not None
+        return await self._lost
+
+    def _on_close(self, connections: Connections, reason: str) -> None:
+        if connections is self.connections:
+            # In the same step, so that no command is sent on connections that are closed.
+            self.connections = None
+            assert self._lost is not None
+            if not self._lost.done():
+                self._lost.set_result(reason)
+
     def _on_message(self, topic: bytes, payload: bytes) -> None:
         channel = self._channels.get(topic)
-        if channel is not None and self._sink is not None:
+        if channel is not None:
             self._on_payload(channel, payload)
-
-    # Sessions
-
-    async def _supervise(self) -> None:
-        """Open a new session whenever one has ended."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
-        since = loop.time()
-        identity = self.session.identity if self.session is not None else None
-        while True:
-            await self._lost.wait()
-            self._lost.clear()
-            if loop.time() - since > RETRY_MAX:
-                backoff.reset()
-            reason = f"Lost Redis at {self._target.where}: {self._trouble}."
-            logger.warning("%s", reason)
-            self._tell(lambda sink, reason=reason: sink.on_disconnect(reason))  # type: ignore[misc]
-            while True:
-                await backoff.wait()
-                try:
-                    session = await self._open()
-                    break
-                except EngineUnavailable as exc:
-                    self._trouble = str(exc)
-                    logger.info("Still without Redis: %s", exc)
-                except Exception as exc:
-                    # Whatever it is, nobody else would try again.
-                    self._trouble = f"{type(exc).__name__}: {exc}"
-                    logger.exception("Could not connect to Redis at %s.", self._target.where)
-            since = loop.time()
-            # Nothing is awaited between the last look at what is subscribed to, in Session.open(), and this.
-            self.session = session
-            if session.identity is None or session.identity != identity:
-                self.generation += 1
-            identity = session.identity
-            logger.info("Redis at %s is back.", self._target.where)
-            while self._waiting:
-                session.send(self._waiting.popleft())
-            self._tell(lambda sink: sink.on_reconnect())
-
-    async def _open(self) -> Session:
-        """A session that is subscribed to everything.
-
-        :raises EngineUnavailable: that is not to be had.
-        """
-        layout = await self._locator.locate()
-        session = Session(layout, self._target.where, self._on_message, self._waiting.append, self._ended)
-        self._latest = session
-        await session.open(self._channels.keys(), self._prepare)
-        return session
-
-    def _ended(self, session: Session) -> None:
-        if session is self.session:
-            self.session = None
-            self._trouble = session.trouble
-            self._lost.set()
-
-    def _tell(self, what: Callable[[Sink], None]) -> None:
-        if self._sink is None:
-            return
-        try:
-            what(self._sink)
-        except Exception:
-            logger.exception("Could not tell about Redis at %s.", self._target.where)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -219,15 +185,15 @@ class Supervisor:
         was_late = now - self._ticked > 1
         self._ticked = now
         if was_late:
-            # This process was kept from reading: what seems overdue may be there already.
+            # The event loop was blocked, or the process was suspended. Answers that seem overdue may be in
+            # the socket's buffer.
             return
         while self._waiting and self._waiting[0].deadline <= now:
             self._waiting.popleft().fail(
-                f"Expected Redis at {self._target.where} to come back within {ANSWER_TIMEOUT:g} s, "
-                f"but it did not: {self._trouble}"
+                f"Gave up waiting for {self._address} after {ANSWER_TIMEOUT:g} s. {self._reconnector.error}"
             )
-        if self.session is not None and now - self._pinged >= PING_INTERVAL:
+        if self.connections is not None and now - self._pinged >= PING_INTERVAL:
             self._pinged = now
-            self.session.ping()
+            self.connections.ping()
         if self._latest is not None:
             self._latest.check(now)

@@ -1,4 +1,7 @@
-"""Which servers there are at the moment: what a URL names, what sentinels know, what a cluster looks like."""
+"""The topology: which servers hold the data at the moment.
+
+The URL names one server, or sentinels that know it, or nodes of a cluster that know one another.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,38 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from hubbub.engines.redis.address import Target
-from hubbub.engines.redis.connection import CONNECT_TIMEOUT, Link, Request
+from hubbub.engines.base import CONNECT_TIMEOUT
+from hubbub.engines.redis.address import Address
+from hubbub.engines.redis.connection import RedisConnection, Request
 from hubbub.exceptions import EngineUnavailable
 
-logger = logging.getLogger("hubbub.engines.redis")
+logger = logging.getLogger(__name__)
 
 #: Seconds until a sentinel must answer; then the next one is asked.
 SENTINEL_TIMEOUT = 1.0
 
-#: What a cluster divides its keys into.
+#: The number of slots into which a cluster divides its keys.
 SLOTS = 16384
 
 
 class Server(NamedTuple):
-    """Where to connect to, and what it is called in messages."""
+    """One server.
 
-    kind: type[AbstractConnection]
+    :param driver: the class of redis-py's connections.
+    :param options: the parameters of ``driver``.
+    :param where: host and port, for messages.
+    """
+
+    driver: type[AbstractConnection]
     options: dict[str, Any]
     where: str
 
-    def connection(self) -> AbstractConnection:
-        """One that has yet to be opened."""
-        return self.kind(**self.options)
 
-
-class Layout(NamedTuple):
-    """The servers that hold everything.
+class Topology(NamedTuple):
+    """The servers that hold all the data.
 
     :param servers: the primaries.
-    :param slots: which of them each of a cluster's slots lies on; empty without a cluster.
+    :param slots: the index of the primary of each of a cluster's slots; empty without a cluster.
     """
 
     servers: Sequence[Server]
@@ -50,78 +55,80 @@ class Layout(NamedTuple):
 
 
 class Locator:
-    """Finds the servers of a target, which may be others each time.
+    """Finds the servers of an address, which may be others each time."""
 
-    :param target: what the URL names.
-    """
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        # The primaries of the cluster, when it was seen last.
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        # The primaries of the cluster, as they were found last.
         self._nodes: Sequence[tuple[str, int]] = ()
 
-    async def locate(self) -> Layout:
-        """Where everything is now.
+    async def locate(self) -> Topology:
+        """Return the present topology.
 
-        :raises EngineUnavailable: nobody knows.
+        :raises EngineUnavailable: it cannot be found out.
         """
-        target = self._target
-        if target.sentinels:
-            return Layout([await self._ask_sentinels()])
-        if not target.nodes:
-            return Layout([Server(target.connection, target.options, target.where)])
-        trouble = "nobody knows"
-        for host, port in dict.fromkeys((*self._nodes, *target.nodes)):
+        address = self._address
+        if address.sentinels:
+            return Topology([await self._ask_sentinels()])
+        if not address.nodes:
+            return Topology([Server(address.driver, address.options, address.where)])
+        error = ""
+        for host, port in dict.fromkeys((*self._nodes, *address.nodes)):
             try:
                 return await self._ask_node(host, port)
             except EngineUnavailable as exc:
-                trouble = str(exc)
-        raise EngineUnavailable(f"Expected to learn about {target.where}, but: {trouble}")
+                error = str(exc)
+        raise EngineUnavailable(f"Could not find the servers of {address}. {error}")
 
     def _server(self, host: str, port: int) -> Server:
-        target = self._target
-        return Server(target.connection, target.options | {"host": host, "port": port}, f"{host}:{port}")
+        options = self._address.options | {"host": host, "port": port}
+        return Server(self._address.driver, options, f"{host}:{port}")
 
-    async def _ask_node(self, host: str, port: int) -> Layout:
-        """What the cluster looks like to one of its nodes."""
+    async def _ask_node(self, host: str, port: int) -> Topology:
+        """Return the topology of the cluster as one of its nodes knows it."""
         server = self._server(host, port)
-        link = Link(server.connection(), server.where, _ignore_message, _ignore_request, logger.debug)
+        driver = server.driver(**server.options)
+        connection = RedisConnection(driver, server.where, _ignore_message, _ignore_request, logger.debug)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await link.connect()
-                ranges = await link.ask("CLUSTER", "SLOTS")
+                await connection.connect()
+                ranges = await connection.ask("CLUSTER", "SLOTS")
         except TimeoutError:
-            raise EngineUnavailable(f"Expected an answer from {server.where}, but got none.") from None
+            raise EngineUnavailable(
+                f"Redis at {server.where} gave no answer within {CONNECT_TIMEOUT:g} s."
+            ) from None
         finally:
-            link.close("it has been asked")
-            await link.wait_closed()
+            connection.close("it was only needed for one question")
+            await connection.wait_closed()
         primaries: list[tuple[str, int]] = []
         slots = [0] * SLOTS
         for first, last, primary, *_ in ranges:
             # A node that does not know its own name leaves it out.
-            address = ((primary[0] or b"").decode() or host, primary[1])
-            if address not in primaries:
-                primaries.append(address)
-            slots[first : last + 1] = [primaries.index(address)] * (last + 1 - first)
+            found = ((primary[0] or b"").decode() or host, primary[1])
+            if found not in primaries:
+                primaries.append(found)
+            slots[first : last + 1] = [primaries.index(found)] * (last + 1 - first)
         if not primaries:
-            raise EngineUnavailable(f"Expected a cluster at {server.where}, but got one without slots.")
+            raise EngineUnavailable(f"The cluster of the node at {server.where} has no slots yet.")
         self._nodes = primaries
-        return Layout([self._server(*address) for address in primaries], slots)
+        return Topology([self._server(*each) for each in primaries], slots)
 
     async def _ask_sentinels(self) -> Server:
-        target = self._target
-        impatience = {
+        address = self._address
+        timeouts = {
             "socket_timeout": SENTINEL_TIMEOUT,
             "socket_connect_timeout": SENTINEL_TIMEOUT,
             "retry": Retry(NoBackoff(), 0),
         }
-        sentinel = Sentinel(target.sentinels, sentinel_kwargs=impatience)  # type: ignore[no-untyped-call]
+        sentinel = Sentinel(address.sentinels, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                host, port = await sentinel.discover_master(target.service)
+                host, port = await sentinel.discover_master(address.service)
         except (RedisError, OSError) as exc:
+            reason = str(exc).rstrip(".") or "no answer"
             raise EngineUnavailable(
-                f"Expected a primary from {target.where}, but got: {str(exc) or 'no answer'}"
+                f"Could not ask the sentinels at {address.where} for the primary of {address.service!r} "
+                f"({reason})."
             ) from exc
         finally:
             for each in sentinel.sentinels:
@@ -130,8 +137,8 @@ class Locator:
 
 
 def _ignore_message(topic: bytes, payload: bytes) -> None:
-    """Nothing was subscribed to."""
+    """Ignore a message: the connection subscribes to nothing."""
 
 
 def _ignore_request(request: Request) -> None:
-    """Nothing was asked for that moves."""
+    """Ignore a request that was moved: CLUSTER SLOTS has no key."""

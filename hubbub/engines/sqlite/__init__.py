@@ -1,4 +1,4 @@
-"""``sqlite:///file.db``: several processes on one machine, nothing to install, and it outlives them all."""
+"""``sqlite:///file.db``: several processes of one machine, nothing to install; the file outlives them."""
 
 from hubbub.engines.sqlite.engine import SQLiteEngine
 

@@ -1,4 +1,4 @@
-"""What ``hubbub doctor`` says about an SQLite file."""
+"""Diagnostics of an SQLite file, for ``hubbub doctor``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from hubbub.engines.base import Diagnosis
+from hubbub.engines.diagnostics import Diagnosis
 
-#: The oldest version that understands all our statements (row values).
+#: The oldest version with all features of our statements (row values).
 OLDEST = (3, 15, 0)
 
-#: File systems over a network, where processes of different machines do not see each other's memory.
+#: Network file systems. WAL mode needs shared memory, which processes of different machines do not have.
 NETWORK = {
     *("9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3", "smbfs")
 }
@@ -24,7 +24,7 @@ LEAST_ROOM = 104_857_600
 
 
 def inspect(path: str) -> Sequence[Diagnosis]:
-    """What there is to say about the file, which exists. May take as long as the disk does."""
+    """Examine the file, which exists. Blocks on the disk."""
     return [*_version(), *_disk(path), *_contents(path)]
 
 
@@ -40,7 +40,7 @@ def _disk(path: str) -> Iterator[Diagnosis]:
     if kind in NETWORK:
         yield Diagnosis(
             False,
-            f"{path} is on a network ({kind}), where processes do not see what others write",
+            f"{path} is on a network ({kind}), where processes do not see the writes of others",
             "Use a local disk; for several machines use redis:// or postgresql://.",
         )
     else:
@@ -50,12 +50,12 @@ def _disk(path: str) -> Iterator[Diagnosis]:
         yield Diagnosis(
             False,
             f"the disk has {free // 1_048_576} MiB left",
-            "Make room: when it is full, nothing can be published.",
+            "Free some space: on a full disk nothing can be published.",
         )
 
 
 def _file_system(directory: str) -> str:
-    """The kind of file system that ``directory`` is on, where the system tells (Linux)."""
+    """Return the kind of file system of ``directory``; empty where the system does not say (not Linux)."""
     best, kind = "", ""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -64,9 +64,9 @@ def _file_system(directory: str) -> str:
     directory = os.path.realpath(directory)
     for mount in mounts:
         _, point, name, *_ = mount.split(" ")
-        # Spaces and the like are written as octal numbers.
+        # Spaces and similar characters are written as octal numbers.
         point = point.encode().decode("unicode_escape")
-        # Of those mounted in one place, the last one is seen.
+        # Of several file systems mounted at one point, the last one is used.
         if len(point) >= len(best) and os.path.commonpath([point, directory]) == point:
             best, kind = point, name
     return kind
@@ -79,6 +79,6 @@ def _contents(path: str) -> Iterator[Diagnosis]:
     if others:
         yield Diagnosis(
             False,
-            f"the file also holds tables of something else ({', '.join(others[:5])})",
-            "Give Hubbub a file of its own: whoever writes to this one keeps the other waiting.",
+            f"the file also holds tables of another program ({', '.join(others[:5])})",
+            "Give Hubbub a file of its own: each of the two programs waits while the other writes.",
         )

@@ -1,70 +1,77 @@
-"""The engine for ``sqlite:///file.db``: asks the worker, and waits no longer than a bounded time."""
+"""The engine for ``sqlite:///file.db``: gives work to its thread, and waits for a bounded time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import Position, Publication
-from hubbub.engines.base import Diagnosis, Engine, PresenceChange, Sink, Top
+from hubbub.engines.base import ANSWER_TIMEOUT, Engine, PresenceChange, Sink, Top, batched
+from hubbub.engines.diagnostics import Diagnosis
 from hubbub.engines.sqlite import diagnostics
 from hubbub.engines.sqlite.worker import Work, Worker
-from hubbub.exceptions import EngineUnavailable, HubNotRunning, InvalidURL
+from hubbub.exceptions import EngineUnavailable, InvalidURL
 
 T = TypeVar("T")
 
-logger = logging.getLogger("hubbub.engines.sqlite")
+logger = logging.getLogger(__name__)
 
-#: Seconds after which we give up: the file is locked, or the disk does not answer.
-DEADLINE = 5.0
-
-#: Channels whose tops are read at once: what is published meanwhile waits for it.
+#: Channels whose tops are read at once: publications wait meanwhile.
 TOPS = 500
 
 
 class SQLiteEngine(Engine):
-    """One file for all the processes of one machine. What is in it survives them.
+    """Keeps everything in one file, for all processes of one machine; it outlives them.
 
-    A process gets what it publishes itself at once, and what others publish when it looks at the file: 2 ms
-    later at the most while there is something going on, 25 ms after a tenth of a second of silence. The file
-    is in WAL mode, which needs a local disk. Commits are not synced one by one: when the machine loses power
-    (not: when a process is killed), the last ones may be lost.
+    A process receives its own publications at once. It receives those of other processes when it reads the
+    file: at most 2 ms later while publications come, and at most 25 ms later after a tenth of a second
+    without any. The file is in WAL mode, which needs a local disk. Commits are not synced one by one: when
+    the machine loses power (not: when a process is killed), the last ones may be lost.
 
-    The file holds what was published within the last minute, whatever the channels keep. Should it be removed
-    or replaced while in use, together with the ``-wal`` and ``-shm`` files beside it, all processes open the
-    new one, and go on from what is in it.
+    The file holds all publications of the last minute, those to channels without history too. If it is
+    removed or replaced while it is in use, together with the ``-wal`` and ``-shm`` files beside it, all
+    processes open the new file and continue with its contents.
 
     :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``. The directory must exist; the
-        file is made if it does not. A relative path is taken from the directory the process is in now.
-    :param namespace: several of them may share a file.
+        file is created if it does not exist. A relative path is taken from the present working directory.
+    :param namespace: several namespaces may share a file.
+    :param clock: the machine's clock, in seconds since 1970. Histories and leases expire by it.
     :raises InvalidURL: there is no path, or more than a path.
     """
 
     across_processes: ClassVar[bool] = True
 
-    def __init__(self, url: str, namespace: str = "hubbub") -> None:
+    def __init__(self, url: str, namespace: str = "hubbub", clock: Callable[[], float] = time.time) -> None:
         super().__init__(url, namespace)
-        self._path = _path(url)
+        #: The absolute path of the file.
+        self.path = _path(url)
+        self._clock = clock
         self._worker: Worker | None = None
 
+    # Lifecycle
+
     async def start(self, sink: Sink) -> None:
-        worker = Worker(self._path, self.namespace, sink)
+        worker = Worker(self.path, self.namespace, sink, self._clock)
         worker.start()
         try:
             await self._in_time(worker.opened)
         except BaseException:
             await self._end(worker)
             raise
-        self._worker = worker
+        self._sink, self._worker = sink, worker
 
     async def stop(self) -> None:
         worker, self._worker = self._worker, None
+        self._sink = None
         if worker is not None:
             await self._end(worker)
+
+    # Publishing
 
     async def publish(
         self,
@@ -77,11 +84,15 @@ class SQLiteEngine(Engine):
         )
         return position
 
+    # Subscribing
+
     async def subscribe(self, channel: str, history: History | None = None) -> Top:
-        return await self._in_time(self._started().subscribe(channel, history))
+        return await self._in_time(self._started_worker().subscribe(channel, history))
 
     async def unsubscribe(self, channel: str) -> None:
-        self._started().unsubscribe(channel)
+        self._started_worker().unsubscribe(channel)
+
+    # History
 
     async def history(
         self, channel: str, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -93,20 +104,22 @@ class SQLiteEngine(Engine):
 
     async def tops(self, channels: Sequence[str]) -> Sequence[Top]:
         tops: list[Top] = []
-        for start in range(0, len(channels), TOPS):
-            tops += await self._tops(channels[start : start + TOPS])
+        for some in batched(channels, TOPS):
+            tops += await self._do(lambda store, now, some=some: store.tops(some), writes=False)  # type: ignore[misc]
         return tops
 
     async def remove_history(self, channel: str) -> None:
         await self._do(lambda store, now: store.remove_history(channel, now))
 
+    # Presence
+
     async def update_presence(
         self, lease: str, ttl: float, changes: Sequence[PresenceChange] = (), begin: bool = False
     ) -> bool:
-        is_there: bool = await self._do(
+        exists: bool = await self._do(
             lambda store, now: store.presence.update(lease, ttl, changes, begin, now)
         )
-        return is_there
+        return exists
 
     async def expire_presence(self, grace: float) -> Sequence[PresenceChange]:
         removed: Sequence[PresenceChange] = await self._do(
@@ -115,59 +128,57 @@ class SQLiteEngine(Engine):
         return removed
 
     async def presence(self, channel: str) -> Mapping[str, bytes]:
-        found: Mapping[str, bytes] = await self._do(
-            lambda store, now: store.presence.of(channel), writes=False
+        entries: Mapping[str, bytes] = await self._do(
+            lambda store, now: store.presence.entries(channel), writes=False
         )
-        return found
+        return entries
+
+    # Diagnostics
 
     async def inspect(self) -> Sequence[Diagnosis]:
         self._started()
-        return await asyncio.to_thread(diagnostics.inspect, self._path)
+        return await asyncio.to_thread(diagnostics.inspect, self.path)
 
-    # Inside
+    # Internal
 
-    def _started(self) -> Worker:
-        if self._worker is None:
-            raise HubNotRunning("The SQLite engine has not been started.")
+    def _started_worker(self) -> Worker:
+        self._started()
+        assert self._worker is not None
         return self._worker
 
-    async def _tops(self, channels: Sequence[str]) -> list[Top]:
-        tops: list[Top] = await self._do(lambda store, now: store.tops(channels), writes=False)
-        return tops
-
     async def _do(self, work: Work, writes: bool = True) -> Any:
-        return await self._in_time(self._started().submit(work, writes))
+        return await self._in_time(self._started_worker().submit(work, writes))
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await work
         except TimeoutError:
             raise EngineUnavailable(
-                f"Expected to read and write {self._path!r} within {DEADLINE:g} s, but it is locked, or the "
-                "disk does not answer."
+                f"SQLite at {self.path!r} cannot be used: it is locked, or the disk does not respond, and "
+                f"nothing was read or written within {ANSWER_TIMEOUT:g} s."
             ) from None
 
     async def _end(self, worker: Worker) -> None:
         worker.stop()
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await worker.ended
         except TimeoutError:
-            logger.warning("Left the thread for %r behind: the disk does not answer.", self._path)
+            logger.warning("Left the thread of %r running: the disk does not respond.", self.path)
         else:
             # It has nothing left to do.
             worker.join()
 
 
 def _path(url: str) -> str:
-    """The absolute path in ``url``. What is not understood is not repeated: it may hold a password."""
+    """Return the absolute path in ``url``. Errors do not repeat the URL: it may hold a password."""
     expected = "Expected 'sqlite:///relative.db' or 'sqlite:////absolute/path.db'"
     scheme, separator, path = url.partition(":///")
     if scheme.lower() != "sqlite" or not separator:
         raise InvalidURL(f"{expected}, but got a URL with a host or without a path.")
     if path in ("", ":memory:"):
-        raise InvalidURL(f"{expected}, but got no file. For one process's memory, there is 'memory://'.")
+        raise InvalidURL(f"{expected}, but got no file. For the memory of one process, use 'memory://'.")
     if "?" in path or not path.isprintable():
         raise InvalidURL(f"{expected}, but got a path with a question mark or a control character.")
     if path.endswith("/"):

@@ -1,4 +1,4 @@
-"""Who is in which channel, as the file has it, read and written with plain calls."""
+"""Presence in a file: leases, and the entries under them, with plain calls."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hubbub.engines.base import PresenceChange
 
 
 class Presence:
-    """The leases of a namespace, and what has been entered under them. See :class:`~hubbub.engines.Engine`.
+    """The leases and presence entries of a namespace.
 
-    Whatever changes something is called within a transaction. All times are seconds since 1970: the processes
-    of one machine have one clock.
+    The methods are those of :class:`~hubbub.engines.Engine`; those that write are called within a
+    transaction. All times are those of the file's clock, which all processes share.
     """
 
     def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
@@ -22,7 +22,7 @@ class Presence:
     def update(
         self, lease: str, ttl: float, changes: Sequence[PresenceChange], begin: bool, now: float
     ) -> bool:
-        """Renew ``lease``, or begin it, and make ``changes`` under it; ``False`` if it is not there."""
+        """Renew ``lease``, or begin it, and make ``changes`` under it; ``False`` if it does not exist."""
         namespace = self._namespace
         if begin:
             self._connection.execute(
@@ -35,7 +35,7 @@ class Presence:
             )
             if renewed.rowcount == 0:
                 return False
-        # Of several changes to the same entry, the last one is all that remains.
+        # Of several changes to one entry, only the last one has an effect in the end.
         last = {(channel, connection): data for channel, connection, data in changes}
         self._remove([key for key, data in last.items() if data is None])
         self._connection.executemany(
@@ -45,7 +45,7 @@ class Presence:
         return True
 
     def expire(self, oldest: float) -> Sequence[PresenceChange]:
-        """Remove the leases that lapsed before ``oldest``, and return what was still under them."""
+        """Remove the leases that lapsed before ``oldest``; return the entries that were under them."""
         expired = self._connection.execute(
             "SELECT lease FROM hubbub_leases WHERE namespace = ? AND lapses < ?", (self._namespace, oldest)
         ).fetchall()
@@ -62,16 +62,14 @@ class Presence:
         )
         return [PresenceChange(*key, None) for key in removed]
 
-    def of(self, channel: str) -> Mapping[str, bytes]:
-        """The data of each connection in ``channel``."""
+    def entries(self, channel: str) -> Mapping[str, bytes]:
+        """Return the data of each connection in ``channel``."""
         return dict(
             self._connection.execute(
                 "SELECT connection, data FROM hubbub_presence WHERE namespace = ? AND channel = ?",
                 (self._namespace, channel),
             )
         )
-
-    # Inside
 
     def _remove(self, keys: Sequence[tuple[str, str]]) -> None:
         self._connection.executemany(

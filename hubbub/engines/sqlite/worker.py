@@ -1,9 +1,9 @@
-"""The thread that has the file open. Nothing else touches it, least of all the event loop.
+"""The worker: the thread that has the file open. No other thread uses it, least of all the event loop.
 
-It goes round and round: it takes what it is asked to do and writes all of that in one transaction (so under
-load the transactions grow by themselves), looks for what has been published, by whichever process, and hands
-both over to the event loop in one callback. As one connection both writes and reads, nothing is published by
-a process that cannot hear.
+The thread works in cycles. In each it makes the jobs that have been submitted, all writes in one transaction
+(so that transactions grow with the load), reads new publications of all processes, and hands the results of
+both over to the event loop in one callback. As one connection both writes and reads, a process that cannot
+receive publications does not publish either.
 """
 
 from __future__ import annotations
@@ -14,141 +14,108 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
 from hubbub.core.history import History
-from hubbub.core.publication import Publication, unpack
-from hubbub.engines.base import Sink, Top, hand_over
-from hubbub.engines.sqlite.store import KEEP, Store, is_busy, is_full
+from hubbub.core.publication import Publication
+from hubbub.engines.base import Sink, Top, hand_over, notify
+from hubbub.engines.reconnect import Backoff, Outage
+from hubbub.engines.sqlite.reader import Reader, Subscription
+from hubbub.engines.sqlite.schema import Unusable
+from hubbub.engines.sqlite.store import Store, is_busy, is_full
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidData
 
-logger = logging.getLogger("hubbub.engines.sqlite")
+logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the file: from when something is happening to when nothing has for a while.
-#: What another process publishes is delayed by that much at the most, on average by half of it.
+#: Seconds between two reads of the file: while publications come, and after a while without any. A
+#: publication of another process is delayed by that much at most, on average by half of it.
 POLL_MIN, POLL_MAX = 0.002, 0.025
 
-#: Seconds between two tries to open a file that is not to be had.
-RETRY = 0.25
+#: The limit, in seconds, of the pauses between attempts to open a file that cannot be used.
+RETRY_MAX = 0.25
 
-#: Jobs done in one transaction: other processes wait for its end.
+#: Jobs of one transaction, for whose end other processes wait.
 MAX_JOBS = 200
 
-#: Publications looked at at a time, and bytes handed over in one callback: one publication may have more.
-MAX_NEWS = 500
-MAX_NEWS_BYTES = 1_048_576
-
-#: Seconds between two looks at what may be pruned; and at the streams that may be forgotten.
+#: Seconds between two rounds of pruning, and of forgetting streams.
 PRUNE_EVERY, FORGET_EVERY = 1.0, 60.0
 
-#: What is done in the thread: called with the store and the present time.
+#: The work of a job: called in the thread with the store and the present time.
 Work: TypeAlias = Callable[[Store, float], Any]
 
 
 class Job(NamedTuple):
-    """Something to be done, and who waits for it."""
+    """Work for the thread, and the future of its result."""
 
     work: Work
     writes: bool
     future: asyncio.Future[Any]
 
 
-@dataclass(slots=True)
-class Subscription:
-    """What is to be handed over of a channel: publications with greater ids than ``last_id``, which is
-    ``None`` until the file has been asked where it stands."""
-
-    history: History | None = None
-    last_id: int | None = None
-
-
-#: How a job ended: its result or its error, and who waits for it.
+#: The end of a job: its future, and its result or error.
 Outcome: TypeAlias = tuple[asyncio.Future[Any], Any, BaseException | None]
 
 
 class Worker(Thread):
-    """Made and asked on the event loop; ``opened`` and ``ended`` tell there what became of it.
+    """The thread of one engine. Made and used on the event loop.
 
-    :param path: the file.
-    :param sink: is handed over to on the event loop.
+    ``opened`` is set there when the file has been opened, or cannot be; ``ended`` when the thread has nothing
+    left to do.
+
+    :param path: the path of the file.
+    :param sink: receives publications and outages on the event loop.
+    :param clock: the machine's clock, in seconds since 1970.
     """
 
-    def __init__(self, path: str, namespace: str, sink: Sink) -> None:
+    def __init__(self, path: str, namespace: str, sink: Sink, clock: Callable[[], float] = time.time) -> None:
         super().__init__(name="hubbub-sqlite", daemon=True)
         self._path = path
         self._namespace = namespace
         self._sink = sink
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        # From the loop to the thread. None just wakes it.
+        # From the event loop to the thread. None only wakes the thread.
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._stopping = False
-        # By channel. The loop adds and removes them, the thread fills them in.
-        self._subscriptions: dict[str, Subscription] = {}
-        # From the thread to the loop: whether a callback with publications has not run yet. Until it has, the
-        # file holds what else comes, not the memory.
+        self._reader = Reader(path, namespace)
+        # From the thread to the event loop: whether a callback with publications has not run yet. Until it
+        # has, further publications stay in the file, and not in memory.
         self._handing_over = False
-        # The thread's own
+        # Used by the thread alone
         self._store: Store | None = None
         self._was_open = False
-        self._doubt: Exception | None = None
+        # Why the file is to be opened again.
+        self._suspicion: Exception | None = None
         self._failed = False
-        self._is_lost = False
         self._waiting: list[Job] = []
         self._outcomes: list[Outcome] = []
-        self._last_id = 0
-        self._version = 0
-        self._may_have_news = False
-        self._looked = 0.0
-        # What the sink is to be told, besides publications.
+        # Calls of the sink, besides publications.
         self._events: list[Callable[[], None]] = []
-        # The time of the next pruning and forgetting.
+        self._outage = Outage(
+            f"SQLite at {path!r}",
+            self._disconnected,
+            self._reconnected,
+            backoff=Backoff(RETRY_MAX, RETRY_MAX),
+        )
+        # The times of the next pruning and forgetting.
         self._prune_at = self._forget_at = 0.0
 
     # On the event loop
 
     def submit(self, work: Work, writes: bool = True) -> asyncio.Future[Any]:
-        """Have ``work`` done. If the future is cancelled by then, it is left undone."""
+        """Have ``work`` done in the thread, unless the future is cancelled before."""
         future = self._loop.create_future()
         self._jobs.put(Job(work, writes, future))
         return future
 
-    def stop(self) -> None:
-        """Hand over nothing more, do what has been submitted, if that is possible at once, and end."""
-        self._stopping = True
-        self._jobs.put(None)
-
-    def _hand_over(
-        self, outcomes: list[Outcome], events: list[Callable[[], None]], news: list[Publication]
-    ) -> None:
-        try:
-            if not self._stopping:
-                for event in events:
-                    event()
-                for publication in news:
-                    hand_over(self._sink, publication)
-        finally:
-            for future, result, error in outcomes:
-                if future.done():
-                    continue
-                if error is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(error)
-            if news:
-                self._handing_over = False
-                self._jobs.put(None)
-
-    # Subscriptions
-
     async def subscribe(self, channel: str, history: History | None) -> Top:
-        """Hand over what is published to ``channel`` from now on."""
-        subscription = self._subscriptions.setdefault(channel, Subscription())
+        """Hand over the publications to ``channel`` from now on."""
+        subscription = self._reader.subscriptions.setdefault(channel, Subscription())
         is_new = subscription.last_id is None
 
         def work(store: Store, now: float) -> Top:
@@ -162,24 +129,50 @@ class Worker(Thread):
         try:
             top: Top = await self.submit(work)
         except BaseException:
-            # One that was there before stays: only the history has not been declared again.
-            if is_new and self._subscriptions.get(channel) is subscription:
-                del self._subscriptions[channel]
+            # An earlier subscription stays: only the history has not been declared again.
+            if is_new and self._reader.subscriptions.get(channel) is subscription:
+                del self._reader.subscriptions[channel]
             raise
         return top
 
     def unsubscribe(self, channel: str) -> None:
-        self._subscriptions.pop(channel, None)
+        self._reader.subscriptions.pop(channel, None)
 
-    # In the thread
+    def stop(self) -> None:
+        """End the thread. It hands over nothing more; jobs that it can do at once are still done."""
+        self._stopping = True
+        self._jobs.put(None)
+
+    def _hand_over(
+        self, outcomes: list[Outcome], events: list[Callable[[], None]], publications: list[Publication]
+    ) -> None:
+        try:
+            if not self._stopping:
+                for event in events:
+                    event()
+                for publication in publications:
+                    hand_over(self._sink, publication)
+        finally:
+            for future, result, error in outcomes:
+                if future.done():
+                    continue
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+            if publications:
+                self._handing_over = False
+                self._jobs.put(None)
+
+    # In the thread: cycles
 
     def run(self) -> None:
         delay = 0.0
         try:
             while not self._failed:
                 stopping = self._stopping
-                self._take(0.0 if stopping else delay)
-                delay = self._turn(delay)
+                self._take_jobs(0.0 if stopping else delay)
+                delay = self._cycle(delay)
                 if stopping:
                     break
         except RuntimeError:
@@ -189,15 +182,15 @@ class Worker(Thread):
         finally:
             self._close()
             while not self._jobs.empty():
-                self._take(0.0)
+                self._take_jobs(0.0)
             stopped = EngineUnavailable(f"The SQLite engine on {self._path!r} was stopped.")
             self._outcomes += [(job.future, None, stopped) for job in self._waiting]
             self._outcomes.append((self.ended, None, None))
             with suppress(RuntimeError):
                 self._flush()
 
-    def _take(self, delay: float) -> None:
-        """Wait ``delay`` seconds for jobs, and take those that have come."""
+    def _take_jobs(self, delay: float) -> None:
+        """Wait at most ``delay`` seconds for a job, and take all that have been submitted."""
         with suppress(Empty):
             job = self._jobs.get(timeout=delay) if delay else self._jobs.get_nowait()
             while True:
@@ -207,123 +200,121 @@ class Worker(Thread):
                     break
                 job = self._jobs.get_nowait()
 
-    def _turn(self, delay: float) -> float:
-        """Once round. Returns the seconds to wait before the next."""
+    def _cycle(self, delay: float) -> float:
+        """Do one cycle. Return the seconds to wait before the next one."""
         self._waiting = [job for job in self._waiting if not job.future.done()]
-        has_news = False
+        found_any = False
         try:
             store = self._opened()
-            self._do(store)
-            has_news = self._look(store)
+            self._do_jobs(store)
+            found_any = self._read(store)
             self._prune(store)
         except Exception as exc:
             if self._loop.is_closed():
                 raise
             if not is_busy(exc):
                 self._lose(exc)
-                return RETRY
+                return self._outage.pause()
             if self._store is None and self._was_open:
-                # Closed to be opened again, and now another process is at it. Jobs wait until it works.
-                self._go_away(exc)
+                # It was closed to be opened again, and now another process is writing. Jobs wait.
+                self._outage.lost(str(exc))
         finally:
             self._flush()
-        if has_news or self._waiting:
+        if found_any or self._waiting:
             return POLL_MIN
         return min(max(delay, POLL_MIN) * 1.25, POLL_MAX)
 
+    def _flush(self, publications: list[Publication] | None = None) -> None:
+        """Hand over all outcomes and events, and ``publications``, to the event loop in one callback."""
+        outcomes, self._outcomes = self._outcomes, []
+        events, self._events = self._events, []
+        if outcomes or events or publications:
+            self._handing_over |= bool(publications)
+            self._loop.call_soon_threadsafe(self._hand_over, outcomes, events, publications or [])
+
+    # In the thread: the file, and its outages
+
     def _opened(self) -> Store:
-        """The store; opened again if that is necessary."""
-        if self._store is not None and (self._doubt or self._store.is_replaced()):
-            logger.warning("To open %r again: %s.", self._path, self._doubt or "it was removed or replaced")
+        """Return the store; opened again where that is necessary."""
+        if self._store is not None and (self._suspicion or self._store.is_replaced()):
+            reason = self._suspicion or "it was removed or replaced"
+            logger.warning("Opening %r again (%s).", self._path, reason)
             self._close()
         if self._store is None:
-            store = Store(self._path, self._namespace)
+            store = Store(self._path, self._namespace, self._clock)
             try:
-                self._catch_up(store)
+                self._reader.begin(store)
             except BaseException:
                 store.close()
                 raise
             self._store = store
-            if self._was_open:
-                logger.warning("Opened %r again.", self._path)
-                self._events.append(self._sink.on_reconnect)
-            self._is_lost = False
+            if self._was_open and not self._outage.is_under_way:
+                self._reconnected()
             self._was_open = True
+            self._outage.connected()
             self._outcomes.append((self.opened, None, None))
         return self._store
 
-    def _catch_up(self, store: Store) -> None:
-        """Begin to hear in a file that we have not seen yet, or not of late."""
-        with store.transaction():
-            now = store.tick()
-            for channel, subscription in list(self._subscriptions.items()):
-                if subscription.last_id is not None:
-                    store.subscribe(channel, subscription.history, now)
-                    # Ids begin anew in a new file.
-                    subscription.last_id = 0
-            self._last_id = store.last_id()
-        self._looked = time.monotonic()
-        self._may_have_news = True
-
     def _lose(self, exc: Exception) -> None:
-        """Close the store, if it is open, and let everybody know who waits for it."""
+        """Close the store, and fail all jobs that wait for it."""
         error = self._explained(exc)
         self._close()
-        if not self._was_open:
+        if self._was_open:
+            # Only an error that was not expected is logged with its traceback.
+            self._outage.lost(str(exc) if isinstance(error, EngineUnavailable) else exc)
+        else:
             self._failed = True
             self._outcomes.append((self.opened, None, error))
-        else:
-            self._go_away(error)
         self._outcomes += [(job.future, None, error) for job in self._waiting]
         self._waiting = []
-
-    def _go_away(self, exc: Exception) -> None:
-        """Say, once, that the file is not to be had for now."""
-        if not self._is_lost:
-            self._is_lost = True
-            reason = str(self._explained(exc))
-            logger.error("%s Trying again until it works.", reason)
-            self._events.append(partial(self._sink.on_disconnect, reason))
 
     def _close(self) -> None:
         if self._store is not None:
             self._store.close()
             self._store = None
-        self._doubt = None
+        self._suspicion = None
 
-    def _do(self, store: Store) -> None:
+    def _disconnected(self, reason: str) -> None:
+        self._events.append(partial(notify, self._sink.on_disconnect, reason))
+
+    def _reconnected(self) -> None:
+        self._events.append(partial(notify, self._sink.on_reconnect))
+
+    # In the thread: jobs
+
+    def _do_jobs(self, store: Store) -> None:
         jobs, self._waiting = self._waiting, []
-        self._write(store, [job for job in jobs if job.writes])
+        self._do_writes(store, [job for job in jobs if job.writes])
         for job in jobs:
             if not job.writes:
-                self._read(store, job)
+                self._do_read(store, job)
 
-    def _write(self, store: Store, jobs: list[Job]) -> None:
+    def _do_writes(self, store: Store, jobs: list[Job]) -> None:
         if not jobs:
             return
         try:
             with store.transaction():
-                # Some may have given up while we waited for the lock.
+                # Some may have been cancelled while we waited for the lock.
                 jobs = [job for job in jobs if not job.future.done()]
-                now = store.tick()
+                now = store.clock.tick()
                 results = [job.work(store, now) for job in jobs]
         except Exception as exc:
             if is_busy(exc):
-                # Another process writes. We try again until nobody waits for it any more.
+                # Another process is writing. Each job is tried again until its future is done.
                 self._waiting += jobs
             elif len(jobs) > 1:
-                # Nothing of it has happened. Each alone, it shows whose error it is.
+                # All of it was rolled back. One by one, only the job that caused the error fails.
                 for job in jobs:
-                    self._write(store, [job])
+                    self._do_writes(store, [job])
             elif jobs:
                 self._reject(jobs[0], exc)
         else:
             self._outcomes += [(job.future, result, None) for job, result in zip(jobs, results, strict=True)]
-            self._may_have_news = True
+            self._reader.is_dirty = True
 
-    def _read(self, store: Store, job: Job) -> None:
+    def _do_read(self, store: Store, job: Job) -> None:
         try:
-            result = job.work(store, store.now())
+            result = job.work(store, store.clock.now())
         except Exception as exc:
             if is_busy(exc):
                 self._waiting.append(job)
@@ -334,90 +325,52 @@ class Worker(Thread):
 
     def _reject(self, job: Job, exc: Exception) -> None:
         self._outcomes.append((job.future, None, self._explained(exc)))
-        # A full disk is still readable, and data that does not fit says nothing about the file. After
-        # anything else, it is better to open it again.
+        # The file on a full disk can still be read, and data that does not fit says nothing about the file.
+        # After any other error the file is opened again, which shows whether it can be used.
         if isinstance(exc, sqlite3.DatabaseError) and not (
             is_full(exc) or isinstance(exc, sqlite3.DataError)
         ):
-            self._doubt = exc
+            self._suspicion = exc
 
-    def _look(self, store: Store) -> bool:
-        """Hand over what has been published, a piece at a time. Returns whether there was anything."""
-        version = store.version()
-        if version == self._version and not self._may_have_news:
-            self._looked = time.monotonic()
+    def _explained(self, exc: Exception) -> Exception:
+        """Return the error that callers get for ``exc``."""
+        if isinstance(exc, HubbubError):
+            return exc
+        if isinstance(exc, sqlite3.DataError | OverflowError):
+            return InvalidData(
+                f"Expected values that SQLite can store, but got others ({exc}). Publish less data at once, "
+                "or declare a smaller history."
+            )
+        if isinstance(exc, sqlite3.Error | OSError | Unusable):
+            return EngineUnavailable(f"SQLite at {self._path!r} cannot be used: {exc}.")
+        return exc
+
+    # In the thread: publications and pruning
+
+    def _read(self, store: Store) -> bool:
+        """Hand over some new publications. Return whether there were any, of any channel."""
+        if self._reader.is_up_to_date(store):
             return False
         if self._handing_over:
             return True
-        rows = store.published_after(self._last_id, MAX_NEWS)
-        news, has_more = self._read_news(store, rows)
-        now = time.monotonic()
-        if now - self._looked > KEEP / 2:
-            # So far behind, some may have been pruned unseen.
-            self._events.append(self._sink.on_reconnect)
-        self._looked = now
-        self._version = version
-        self._may_have_news = has_more or len(rows) == MAX_NEWS
-        self._flush(news)
-        return bool(rows)
-
-    def _read_news(
-        self, store: Store, rows: list[tuple[int, str, str, int]]
-    ) -> tuple[list[Publication], bool]:
-        """What of ``rows`` is to be handed over, as much as may be at once, and whether that was not all."""
-        news: list[Publication] = []
-        room = MAX_NEWS_BYTES
-        for id_, namespace, channel, size in rows:
-            subscription = self._subscriptions.get(channel)
-            is_wanted = (
-                namespace == self._namespace
-                and subscription is not None
-                and subscription.last_id is not None
-                and id_ > subscription.last_id
-            )
-            if is_wanted:
-                if news and size > room:
-                    return news, True
-                room -= size
-                packed = store.packed(id_)
-                try:
-                    if packed is not None:
-                        news.append(unpack(packed))
-                except InvalidData as exc:
-                    logger.error("In %r: %s", self._path, exc)
-            self._last_id = id_
-        return news, False
+        reading = self._reader.read(store)
+        if reading.was_behind:
+            self._reconnected()
+        self._flush(reading.publications)
+        return reading.found_any
 
     def _prune(self, store: Store) -> None:
         now = time.monotonic()
         if now < self._prune_at:
             return
         self._prune_at = now + PRUNE_EVERY
-        forget = now >= self._forget_at
-        if store.has_to_prune(store.now()) or forget:
-            # If the file is busy or full just now: the next time will do.
+        is_forgetting = now >= self._forget_at
+        if store.pruner.is_due(store.clock.now()) or is_forgetting:
+            # If the file is locked, or the disk is full, the next round does it.
             with suppress(sqlite3.OperationalError), store.transaction():
-                present = store.tick()
-                if store.prune(present):
+                present = store.clock.tick()
+                if store.pruner.prune(present):
                     self._prune_at = now
-                if forget:
-                    store.forget_streams(present)
+                if is_forgetting:
+                    store.pruner.forget_streams(present)
                     self._forget_at = now + FORGET_EVERY
-
-    def _flush(self, news: list[Publication] | None = None) -> None:
-        """Hand over what there is to the event loop, in one go."""
-        outcomes, self._outcomes = self._outcomes, []
-        events, self._events = self._events, []
-        if outcomes or events or news:
-            self._handing_over |= bool(news)
-            self._loop.call_soon_threadsafe(self._hand_over, outcomes, events, news or [])
-
-    def _explained(self, exc: Exception) -> Exception:
-        """``exc`` as those who wait for a job are to get it."""
-        if isinstance(exc, HubbubError):
-            return exc
-        if isinstance(exc, sqlite3.DataError | OverflowError):
-            return InvalidData(f"Expected a publication that fits into SQLite, but got: {exc}.")
-        if isinstance(exc, sqlite3.Error | OSError):
-            return EngineUnavailable(f"Expected to read and write {self._path!r}, but got: {exc}.")
-        return exc

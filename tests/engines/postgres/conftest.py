@@ -15,7 +15,7 @@ from tests.engines.postgres.nodes import started
 
 @pytest.fixture
 async def other(postgres_url: str) -> AsyncIterator[Any]:
-    """A connection that has nothing to do with Hubbub."""
+    """A connection of another client of the database."""
     connection = await asyncpg.connect(postgres_url)
     yield connection
     await connection.close()

@@ -1,7 +1,7 @@
-"""A real PostgreSQL for tests: ours, to be stopped and started at will, or the one that
-``HUBBUB_TEST_POSTGRES_URL`` names.
+"""A real PostgreSQL server for tests.
 
-Ours comes from a wheel; ``HUBBUB_TEST_POSTGRES_PROGRAMS`` names another folder with the programs, such as
+It is our own, which tests may stop and start, or the one at ``HUBBUB_TEST_POSTGRES_URL``. Our own comes from
+a wheel; ``HUBBUB_TEST_POSTGRES_PROGRAMS`` names another folder with the programs, such as
 ``/usr/lib/postgresql/15/bin``.
 """
 
@@ -50,7 +50,10 @@ class PostgresServer:
         self._run("pg_ctl", "start", "-w", "-l", str(self._folder / "log"), "-o", options)
 
     def stop(self, mode: str = "immediate") -> None:
-        """:param mode: ``"immediate"`` is a crash, ``"fast"`` is not."""
+        """Stop the server.
+
+        :param mode: ``"immediate"`` is a crash, ``"fast"`` is not.
+        """
         self._run("pg_ctl", "stop", "-w", "-m", mode)
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -90,7 +93,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_url(request: pytest.FixtureRequest) -> str:
-    """A database in which everything may be done."""
+    """The URL of a database whose user has all rights."""
     if url := os.environ.get("HUBBUB_TEST_POSTGRES_URL"):
         return url
     server: PostgresServer = request.getfixturevalue("postgres")

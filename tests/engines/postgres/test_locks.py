@@ -1,4 +1,4 @@
-"""Channels that a transaction has locked hold up nothing else."""
+"""Channels that a transaction has locked delay no other channel."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from hubbub.engines.postgres import PostgresEngine, requests
 from hubbub.engines.postgres import engine as module
 from hubbub.engines.postgres.locks import FIRST, LEAST, ROUND, Attempts, Blocked, Locks
 from hubbub.exceptions import EngineUnavailable
-from hubbub.testing.engine_contract import HISTORY, publication
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.postgres.nodes import (
     asyncpg_connection,
     enters,
@@ -23,7 +24,7 @@ from tests.engines.postgres.nodes import (
 
 
 @pytest.mark.parametrize("pool_size", [1, 2, 10])
-async def test_an_open_transaction_holds_up_its_own_channels_only(
+async def test_an_open_transaction_delays_its_own_channels_only(
     pool_size: int, postgres_url: str, namespace: str, other: Any
 ) -> None:
     blocked = [f"blocked:{number}" for number in range(30)]
@@ -47,7 +48,7 @@ async def test_an_open_transaction_holds_up_its_own_channels_only(
         await asyncio.gather(*waiting)
 
 
-async def test_what_waits_for_a_transaction_is_published_in_order_after_it(
+async def test_publications_that_wait_for_a_transaction_are_accepted_in_order(
     postgres_url: str, namespace: str, other: Any
 ) -> None:
     async with started(postgres_url, namespace) as (engine, collector):
@@ -60,7 +61,7 @@ async def test_what_waits_for_a_transaction_is_published_in_order_after_it(
                 "EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query_start > {})"
             )
             await until(other, attempt.format("'-infinity'"))
-            # The first is in vain, and so is the second: the transaction sees another one begin.
+            # The first attempt fails, and so does the second: the transaction sees another one begin.
             for _ in range(2):
                 begun = await other.fetchval("SELECT clock_timestamp()::text")
                 await until(other, attempt.format(f"'{begun}'"))
@@ -69,10 +70,10 @@ async def test_what_waits_for_a_transaction_is_published_in_order_after_it(
         await collector.heard("chat", ["0", *texts])
 
 
-async def test_what_else_locks_a_blocked_channel_is_given_up_in_time(
+async def test_other_requests_to_a_blocked_channel_fail_in_time(
     postgres_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DEADLINE", 1.0)
+    monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 1.0)
     async with started(postgres_url, namespace) as (engine, _):
         await engine.publish(publication("chat", "1"), HISTORY)
         async with asyncpg_connection(postgres_url) as using:
@@ -88,6 +89,25 @@ async def test_what_else_locks_a_blocked_channel_is_given_up_in_time(
         assert (await engine.subscribe("plain", HISTORY)).position.epoch
 
 
+async def test_publishing_waits_for_a_transaction_no_longer_than_the_timeout(
+    node: tuple[PostgresEngine, Collector], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, collector = node
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
+    await engine.subscribe("chat")
+    await engine.subscribe("other")
+    async with asyncpg_connection(postgres_url) as using:
+        await engine.publish_in(publication("chat", "1"), None, None, using)
+        with pytest.raises(EngineUnavailable, match="still open"):
+            await engine.publish(publication("chat", "2"))
+        # Other channels are not affected.
+        await engine.publish(publication("other", "1"))
+    await engine.publish(publication("chat", "3"))
+    await collector.until(lambda: "3" in collector.texts("chat"))
+    # The publication that raised may have been accepted at the moment in which it was given up.
+    assert collector.texts("chat") in (["1", "3"], ["1", "2", "3"])
+
+
 async def attempt(attempts: Attempts, is_blocked: bool) -> float:
     waited = 0.0
     with suppress(Blocked):
@@ -98,7 +118,7 @@ async def attempt(attempts: Attempts, is_blocked: bool) -> float:
     return waited
 
 
-async def test_the_more_channels_are_blocked_the_shorter_each_of_them_waits() -> None:
+async def test_the_more_channels_are_blocked_the_shorter_each_attempt_waits() -> None:
     locks = Locks(pool_size=10)
     several = [locks.attempts() for _ in range(100)]
     assert await attempt(several[0], is_blocked=True) == FIRST
@@ -106,7 +126,7 @@ async def test_the_more_channels_are_blocked_the_shorter_each_of_them_waits() ->
     for each in several[1:]:
         assert LEAST <= await attempt(each, is_blocked=True) < FIRST
     assert LEAST <= await attempt(several[0], is_blocked=True) < FIRST
-    # Neither an attempt that succeeds nor one that is given up counts any more.
+    # Attempts that have succeeded or were given up do not count.
     for each in several[:50]:
         assert await attempt(each, is_blocked=False) > 0
     for each in several[50:]:

@@ -1,4 +1,4 @@
-"""``?notify=off``: publications are looked for, and announced to nobody."""
+"""``?notify=off``: publications are polled for, and not announced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.testing.engine_contract import DEADLINE, HISTORY, Collector, publication
-from tests.engines.postgres.nodes import publish_when_possible, started, with_parameters
+from tests.engines.postgres.nodes import cut_off_listener, publish_when_possible, started, with_parameters
 from tests.engines.postgres.test_transactions import DRIVERS
 
 
@@ -21,7 +21,7 @@ async def silent(postgres_url: str, namespace: str) -> AsyncIterator[tuple[Postg
 
 
 @pytest.mark.parametrize("history", [None, HISTORY])
-async def test_nodes_with_and_without_notifications_hear_one_another_and_sql(
+async def test_nodes_with_and_without_notifications_receive_publications_of_each_other_and_of_sql(
     history: Any,
     node: tuple[PostgresEngine, Collector],
     silent: tuple[PostgresEngine, Collector],
@@ -40,7 +40,7 @@ async def test_nodes_with_and_without_notifications_hear_one_another_and_sql(
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_nothing_is_announced(
+async def test_publications_are_not_announced(
     driver: str,
     silent: tuple[PostgresEngine, Collector],
     other: Any,
@@ -59,19 +59,18 @@ async def test_nothing_is_announced(
     assert position.offset == first.offset == 1
     await collector.heard("published", ["1"])
     await collector.heard("in a transaction", ["1"])
-    # Notifications come in the order of the commits.
+    # Notifications arrive in the order of commits: the first is none of the publications above.
     await other.execute(f"""SELECT "{namespace}".publish('announced', '1')""")
     async with asyncio.timeout(DEADLINE):
         assert await announced.get() == "announced"
 
 
-async def test_a_connection_that_is_cut_off_is_made_again(
+async def test_a_listener_whose_connection_is_terminated_reconnects(
     silent: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, collector = silent
     await engine.subscribe("chat")
-    assert engine._listening is not None
-    await other.execute("SELECT pg_terminate_backend($1)", engine._listening.get_server_pid())
+    await cut_off_listener(other, namespace)
     await other.execute(f"""SELECT "{namespace}".publish('chat', '1')""")
     await collector.until(lambda: collector.reconnects == 1)
     await publish_when_possible(engine, "kept", "1")

@@ -1,4 +1,4 @@
-"""Presence: several who remove the same, enter the same, or die on the way."""
+"""Presence: nodes that remove or enter the same connections concurrently, and one that crashes meanwhile."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from hubbub.engines.base import PresenceChange
 from hubbub.engines.postgres import PostgresEngine
 from hubbub.testing.engine_contract import Collector
 from tests.clients import DEADLINE
-from tests.engines.postgres.nodes import (
-    enters,
-    leaves,
-    started,
-    until,
-)
+from tests.engines.postgres.nodes import enters, leaves, started, until
 
 
-async def test_of_one_who_dies_while_removing_a_lease_another_takes_over(
+async def test_another_node_completes_the_removal_of_a_node_that_crashes(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, _ = node
@@ -26,7 +21,7 @@ async def test_of_one_who_dies_while_removing_a_lease_another_takes_over(
     transaction = other.transaction()
     await transaction.start()
     assert len(await other.fetch(f'SELECT * FROM "{namespace}".expire_presence(-1)')) == 1
-    # It is at it, and nobody waits for it.
+    # The lease is locked, and other nodes do not wait for it.
     assert list(await engine.expire_presence(-1)) == []
     await transaction.rollback()
     assert list(await engine.expire_presence(-1)) == [leaves("chat", "a")]
@@ -46,7 +41,7 @@ async def test_a_lease_that_is_being_renewed_is_not_removed(
     assert list(await engine.presence("chat")) == ["a"]
 
 
-async def test_who_enters_again_while_the_old_lease_is_removed_stays(
+async def test_a_connection_that_enters_under_a_new_lease_stays_while_the_old_one_is_removed(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, _ = node
@@ -62,25 +57,27 @@ async def test_who_enters_again_while_the_old_lease_is_removed_stays(
     assert await engine.presence("chat") == {"b": b"new"}
 
 
-async def test_nobody_waits_for_somebody_who_waits_for_him(
+async def test_concurrent_changes_do_not_deadlock(
     node: tuple[PostgresEngine, Collector], postgres_url: str, other: Any, namespace: str
 ) -> None:
-    """The same connections come and go under leases of several nodes, which are removed meanwhile. PostgreSQL
-    ends one of two that wait for each other with an error."""
+    """The same connections enter and leave under leases of several nodes, which are removed meanwhile.
+
+    PostgreSQL ends one of two transactions that wait for each other with an error.
+    """
     engine, _ = node
     keys = [(f"room:{room}", str(connection)) for room in range(10) for connection in range(10)]
 
-    async def come_and_go(engine: PostgresEngine, name: str) -> None:
+    async def enter_and_leave(engine: PostgresEngine, name: str) -> None:
         random = Random(name)
         for number in range(25):
             changes = [
                 PresenceChange(*key, name.encode() if random.random() < 0.7 else None)
                 for key in random.sample(keys, 60)
             ]
-            # Every other lease lapses at once.
+            # Half of the leases lapse at once.
             lease = f"{name}:{number}"
             assert await engine.update_presence(lease, 60 * (number % 2), changes[:30], begin=True)
-            # It may have been removed already.
+            # The lease may have been removed already.
             await engine.update_presence(lease, 60 * (number % 2), changes[30:])
 
     async def remove(engine: PostgresEngine) -> None:
@@ -89,7 +86,7 @@ async def test_nobody_waits_for_somebody_who_waits_for_him(
 
     async with asyncio.timeout(DEADLINE), started(postgres_url, namespace) as (second, _):
         await asyncio.gather(
-            *(come_and_go(each, f"{number}") for number, each in enumerate([engine, second] * 3)),
+            *(enter_and_leave(each, f"{number}") for number, each in enumerate([engine, second] * 3)),
             *(remove(each) for each in (engine, second)),
         )
         await engine.expire_presence(-1)

@@ -1,4 +1,4 @@
-"""Removing what has expired."""
+"""Pruning: removing expired rows and unused streams."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from hubbub.core.history import History
-from hubbub.engines.postgres import PostgresEngine, schema
+from hubbub.engines.postgres import PostgresEngine, pruning, schema
 from hubbub.engines.postgres import engine as module
 from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.postgres.nodes import asyncpg_connection, started, until
 
 
-async def test_what_has_expired_is_removed_in_steps(
+async def test_expired_rows_are_removed_in_steps(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
     engine, _ = node
@@ -24,7 +24,7 @@ async def test_what_has_expired_is_removed_in_steps(
     async with asyncpg_connection(postgres_url) as using:
         await engine.publish_in(publication("late", "1"), None, None, using)
         seen = await other.fetchval("SELECT pg_current_snapshot()::text")
-    # Published before the snapshot, but committed after it: it has not been handed over for long.
+    # "late" was published before the snapshot, but committed after it: nodes had less time to read it.
     await other.execute(
         f"UPDATE {schema}.publications SET expires = now() - interval '1 min' WHERE channel <> 'kept'"
     )
@@ -44,12 +44,12 @@ async def test_what_has_expired_is_removed_in_steps(
     }
     await other.execute(f"UPDATE {schema}.keys SET expires = now() - interval '1 min'")
     assert await prune(100) == 10
-    # However that is: after an hour it is removed.
+    # After an hour, "late" is removed regardless of the snapshot.
     await other.execute(f"UPDATE {schema}.publications SET expires = now() - interval '2 hours'")
     assert await prune(100) == 2
 
 
-async def test_publishing_removes_what_is_too_much(
+async def test_publishing_removes_publications_beyond_the_size_of_the_history(
     node: tuple[PostgresEngine, Collector], other: Any, namespace: str
 ) -> None:
     engine, _ = node
@@ -58,20 +58,20 @@ async def test_publishing_removes_what_is_too_much(
     assert await other.fetchval(f'SELECT count(*) FROM "{namespace}".publications') < 25
 
 
-async def test_the_engine_prunes_by_itself(
+async def test_a_started_engine_prunes(
     monkeypatch: pytest.MonkeyPatch, other: Any, postgres_url: str, namespace: str
 ) -> None:
-    monkeypatch.setattr(module, "PRUNE", 0.1)
-    for each in (module, schema):
+    monkeypatch.setattr(pruning, "PRUNE", 0.1)
+    for each in (pruning, schema):
         monkeypatch.setattr(each, "HANDOVER", 0.1)
-    monkeypatch.setattr(module, "PRUNE_STREAMS", 0.1)
+    monkeypatch.setattr(pruning, "PRUNE_STREAMS", 0.1)
     async with started(postgres_url, namespace) as (engine, collector):
         await engine.subscribe("chat", HISTORY)
         await engine.publish(publication("plain", "1"))
         await until(other, f'NOT EXISTS (SELECT FROM "{namespace}".publications)')
         await other.execute(f"""UPDATE "{namespace}".streams SET used = now() - interval '1 day'""")
         await until(other, f"""NOT EXISTS (SELECT FROM "{namespace}".streams WHERE channel = 'plain')""")
-        # The stream that is subscribed to stays; the other one begins anew.
+        # The stream that is subscribed to stays; the other one begins again.
         assert (await engine.history("chat")).position.epoch
         await engine.subscribe("plain")
         await engine.publish(publication("plain", "2"))

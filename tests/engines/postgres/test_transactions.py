@@ -1,4 +1,4 @@
-"""Publishing as a part of the caller's transaction."""
+"""Publishing as a part of the application's transaction."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ DRIVERS: dict[str, Callable[[str], AbstractAsyncContextManager[Using]]] = {
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_transaction_publishes_once_with_its_commit_and_nothing_with_a_rollback(
+async def test_a_transaction_publishes_once_with_its_commit_and_not_with_a_rollback(
     driver: str, node: tuple[PostgresEngine, Collector], postgres_url: str
 ) -> None:
     engine, collector = node
@@ -93,7 +93,7 @@ async def test_a_transaction_publishes_once_with_its_commit_and_nothing_with_a_r
     assert [each.exclude for each in history.publications] == [None, "me"]
 
 
-async def test_what_else_the_transaction_does_is_committed_with_it(
+async def test_other_statements_of_the_transaction_are_committed_with_the_publication(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
     engine, collector = node
@@ -114,12 +114,12 @@ async def test_hubs_publish_with_the_transaction(postgres_url: str) -> None:
         assert position == await hub.publish("test", {"a": 1}, using=using)
 
 
-@pytest.mark.parametrize("what", [object(), psycopg.Connection, "postgresql://"])
-async def test_what_cannot_take_part_is_answered_with_what_can(
-    what: object, node: tuple[PostgresEngine, Collector]
+@pytest.mark.parametrize("using", [object(), psycopg.Connection, "postgresql://"])
+async def test_the_error_of_an_unknown_connection_lists_the_known_ones(
+    using: object, node: tuple[PostgresEngine, Collector]
 ) -> None:
     with pytest.raises(TypeError, match=r"asyncpg, an AsyncConnection of psycopg, .* of SQLAlchemy, but got"):
-        await node[0].publish_in(publication("chat", "1"), None, None, what)
+        await node[0].publish_in(publication("chat", "1"), None, None, using)
 
 
 async def test_a_pool_is_not_a_transaction(node: tuple[PostgresEngine, Collector], postgres_url: str) -> None:
@@ -128,7 +128,7 @@ async def test_a_pool_is_not_a_transaction(node: tuple[PostgresEngine, Collector
             await node[0].publish_in(publication("chat", "1"), None, None, pool)
 
 
-async def test_other_engines_say_that_they_cannot() -> None:
+async def test_other_engines_refuse_a_transaction() -> None:
     async with Hub() as hub:
         assert isinstance(hub.engine, MemoryEngine)
         with pytest.raises(TypeError, match=r"'postgresql://'.*MemoryEngine"):

@@ -1,28 +1,20 @@
--- What version 1 of the schema was: what is there when a newer version of Hubbub starts for the first time.
+-- The schema of version 1, as it is when a newer version of Hubbub starts for the first time.
 
 CREATE TABLE {schema}.state (
     version integer NOT NULL,
-    -- Which installation this is: another one after the schema was dropped and made again.
     id text NOT NULL DEFAULT gen_random_uuid()
 );
 
--- A row for each channel. Whoever publishes holds its lock until the transaction ends: so the order of a channel
--- is the order of commits, and a snapshot that shows a publication shows all that come before it.
 CREATE TABLE {schema}.streams (
     channel text COLLATE "C" PRIMARY KEY,
-    -- Rises by one with every publication, kept or not. It starts with the microseconds since 1970: a stream that
-    -- was forgotten and made again goes on above what nodes have seen of the one before.
     sequence bigint NOT NULL,
-    -- The sequence with which the epoch began. A publication's offset is its distance from there.
     base bigint NOT NULL,
     epoch text NOT NULL,
-    -- The history: publications, and seconds. NULL if the channel never had one.
     size bigint,
     ttl double precision,
     used timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- What was published. In channels without history it stays a while, only to be handed over.
 CREATE TABLE {schema}.publications (
     channel text COLLATE "C" NOT NULL,
     sequence bigint NOT NULL,
@@ -53,8 +45,6 @@ CREATE FUNCTION {schema}.new_epoch() RETURNS text LANGUAGE sql VOLATILE AS $$
     SELECT left(gen_random_uuid()::text, 8)
 $$;
 
--- The channel's stream, made if there is none, as it is to be with this history, and locked until the
--- transaction ends. What differs from the table is for the caller to store.
 CREATE FUNCTION {schema}.lock_stream(_channel text, _size bigint, _ttl double precision)
 RETURNS {schema}.streams LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,8 +71,6 @@ BEGIN
 END
 $$;
 
--- Publish, for the engine and for the functions below. Runs with the rights of the schema's owner, so that others
--- need USAGE on the schema and nothing else.
 CREATE FUNCTION {schema}.append(
     _channel text, _data bytea, _kind text, _size bigint, _ttl double precision,
     _key text, _exclude text, _id text,
@@ -107,7 +95,6 @@ BEGIN
         _ttl := coalesce(_ttl, 300);
     END IF;
     _stream := {schema}.lock_stream(_channel, _size, _ttl);
-    -- Not before: later publications are not to seem earlier.
     _now := clock_timestamp();
     IF _key IS NOT NULL THEN
         SELECT k."offset", k.epoch INTO "offset", epoch FROM {schema}.keys k
@@ -140,7 +127,6 @@ BEGIN
         ON CONFLICT ON CONSTRAINT keys_pkey DO UPDATE SET
             "offset" = excluded."offset", epoch = excluded.epoch, expires = excluded.expires;
     END IF;
-    -- What is too much goes in small steps; readers ignore what is still there.
     IF "offset" > 0 AND "offset" % 16 = 0 THEN
         DELETE FROM {schema}.publications p WHERE (p.channel, p.sequence) IN (
             SELECT o.channel, o.sequence FROM {schema}.publications o
@@ -148,12 +134,10 @@ BEGIN
             ORDER BY o.sequence LIMIT 100
         );
     END IF;
-    -- A hint as to what to read. Sent when the transaction commits, once for each channel.
     PERFORM pg_notify({name}, _channel);
 END
 $$;
 
--- Publish from anywhere: SELECT hubbub.publish('chat', 'hello')
 
 CREATE FUNCTION {schema}.publish(
     channel text, data text, kind text DEFAULT 'text',
@@ -195,7 +179,6 @@ CREATE FUNCTION {schema}.publish(
         channel, convert_to(data::text, 'UTF8'), kind, history_size, history_ttl, idempotency_key, exclude, id)
 $$;
 
--- Give a channel a history.
 CREATE FUNCTION {schema}.declare(_channel text, _size bigint, _ttl double precision)
 RETURNS {schema}.streams LANGUAGE plpgsql AS $$
 DECLARE
@@ -209,7 +192,6 @@ BEGIN
 END
 $$;
 
--- Forget what a channel has kept, and begin a new epoch.
 CREATE FUNCTION {schema}.remove_history(_channel text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE {schema}.streams s
@@ -219,10 +201,6 @@ BEGIN
 END
 $$;
 
--- Remove at most _limit rows that have expired; returns how many it removed. Somebody else may be at it: then 0.
--- _seen is a snapshot as old as publications are kept to be handed over: whatever it does not show was committed
--- since, however long before it was published. (An hour later nobody asks: the transaction's number may be of
--- another server, from which the tables were copied.)
 CREATE FUNCTION {schema}.prune(_seen pg_snapshot, _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     _removed bigint;
@@ -247,8 +225,6 @@ BEGIN
 END
 $$;
 
--- Forget at most _limit streams that nobody has used for long; those of _channels are in use. What others have
--- locked is passed over.
 CREATE FUNCTION {schema}.prune_streams(_channels text[], _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     _removed bigint;

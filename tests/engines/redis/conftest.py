@@ -13,14 +13,14 @@ from tests.engines.redis.server import RedisServer, redis_server
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A server of the test's own."""
+    """A server for one test alone."""
     with redis_server() as server:
         yield server
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is noticed sooner."""
+    """An engine that notices sooner that a server does not answer."""
     for module in (connection, supervisor):
         monkeypatch.setattr(module, "ANSWER_TIMEOUT", 1.0)
     for module in (connection, topology, connections):

@@ -1,4 +1,4 @@
-"""Engines around a Redis server, and what is done with them."""
+"""Helpers for tests of engines on a Redis server."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ async def running(url: str, namespace: str = "hubbub") -> AsyncIterator[tuple[Re
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Ask, in this thread, until it is so."""
+    """Wait until ``condition`` is true, which is called in this thread."""
     await Collector().until(lambda: bool(condition()))
 
 
-async def close_for(engine: RedisEngine, channel: str = "chat", history: History | None = None) -> str:
-    """Why a publication is not accepted."""
+async def rejection(engine: RedisEngine, channel: str = "chat", history: History | None = None) -> str:
+    """Publish, and return the message of the error."""
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(EngineUnavailable) as info:
-            await engine.publish(publication(channel, "refused"), history)
+            await engine.publish(publication(channel, "rejected"), history)
     return str(info.value)
 
 
 def is_caught_up(client: Redis) -> bool:
-    """Whether the only replica has everything that its primary has."""
+    """Whether the only replica has all data of its primary."""
     state: Any = client.info("replication")
     return bool(state["slave0"]["offset"] == state["master_repl_offset"])
 
 
 async def accepted(engine: RedisEngine, text: str, history: History | None = None) -> Position:
-    """Publish, as often as it takes."""
+    """Publish, again and again until the engine accepts it."""
     async with asyncio.timeout(DEADLINE):
         while True:
             with suppress(EngineUnavailable):

@@ -1,4 +1,4 @@
-"""Ports that engines connect to, where something else answers than a Redis server."""
+"""Ports for engines to connect to, where the test answers in place of a Redis server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def serving(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]],
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """A port on which connections are handled, until the last of them has ended."""
+    """Handle connections on a port; at the end, wait for the last of them."""
     tasks: set[asyncio.Task[object]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +35,10 @@ async def serving(
 
 
 class Proxy:
-    """Between an engine and its server. Counts what the engine sends, and can swallow what listeners get."""
+    """A proxy between an engine and its server.
+
+    It counts the engine's writes, and can swallow the messages to listening connections.
+    """
 
     def __init__(self, port: int) -> None:
         self.server_port = port

@@ -1,6 +1,6 @@
-"""A Valkey server from a wheel, for the tests of the Redis engine: started, stopped and frozen as they like.
+"""Valkey servers from a wheel, which tests start, stop and freeze.
 
-``HUBBUB_TEST_REDIS_URL`` names another server for the tests that only need one to be there, and
+``HUBBUB_TEST_REDIS_URL`` names another server for the tests that need nothing but a running one, and
 ``HUBBUB_TEST_REDIS_SERVER`` another program to start, such as ``/usr/bin/redis-server``.
 """
 
@@ -31,16 +31,17 @@ def executable() -> str:
 
 
 class RedisServer:
-    """One server on a port of its own that writes what it holds into ``directory``.
+    """One server on a port of its own.
 
-    :param options: such as ``"requirepass", "secret"``, as in its configuration file.
+    :param directory: the directory that it writes its data into.
+    :param options: names and values, such as ``"requirepass", "secret"``, as in its configuration file.
     """
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.port = free_port()
         self.options = options
-        #: What comes first on its command line.
+        #: The first words on its command line.
         self.files: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,9 +58,10 @@ class RedisServer:
         return Redis(port=self.port, password=password, socket_timeout=DEADLINE)
 
     def launch(self) -> None:
-        """Start it, without waiting until it answers."""
+        """Start the server, without waiting until it answers."""
         own = f"--port {self.port} --bind 127.0.0.1 --dir {self.directory}"
-        # Written before it answers, which outlives the process; with "everysec" that may be put off.
+        # With "no" the server writes before it answers, and the data survives the process. With "everysec" it
+        # may write later.
         kept = "--save  --appendonly yes --appendfsync no"
         command = [executable(), *self.files, *own.split(" "), *kept.split(" ")]
         for name, value in zip(self.options[::2], self.options[1::2], strict=True):
@@ -68,7 +70,7 @@ class RedisServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def start(self) -> None:
-        """Start it and wait until it answers, if only that it wants a password."""
+        """Start the server and wait until it answers, if only that it requires a password."""
         self.launch()
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -83,34 +85,34 @@ class RedisServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(DEADLINE)
             self._process = None
 
     def forget(self) -> None:
-        """Remove what it has written; it is not running."""
+        """Remove the data of a server that is not running."""
         for path in self._written():
             path.unlink()
 
     def back_up(self) -> dict[Path, bytes]:
-        """What it has written until now, for :meth:`restore`."""
+        """Return a copy of the data that it has written, for :meth:`restore`."""
         return {path: path.read_bytes() for path in self._written()}
 
     def restore(self, backup: dict[Path, bytes]) -> None:
-        """Set it back to what it was; it is not running."""
+        """Replace the data of a server that is not running."""
         self.forget()
         for path, data in backup.items():
             path.write_bytes(data)
 
     def _written(self) -> list[Path]:
-        # One file, or since Redis 7 some in a folder.
+        # One file; since Redis 7 several, in a directory.
         return [path for path in self.directory.rglob("appendonly.aof*") if path.is_file()]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It is there, and takes connections, but says nothing."""
+        """Suspend the process: the system accepts connections for it, but it answers nothing."""
         pid = self.pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -121,8 +123,10 @@ class RedisServer:
 
 @contextmanager
 def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
-    """A sentinel that knows the server on each of the ports as ``service0`` and so on, and is quick to
-    replace it."""
+    """Run a sentinel that replaces primaries soon after they fail.
+
+    :param monitored: the ports of the primaries, which it knows as ``service0`` and so on.
+    """
     with TemporaryDirectory(prefix="hubbub-sentinel-") as directory:
         lines = []
         for number, port in enumerate(monitored):
@@ -142,8 +146,10 @@ def redis_sentinel(*monitored: int) -> Iterator[RedisServer]:
 
 @contextmanager
 def redis_cluster(size: int = 3, replicas: int = 0) -> Iterator[list[RedisServer]]:
-    """A cluster of primaries that have the same share each. Behind them in the list come the replicas: of the
-    first one, the second, and so on, as many as there are. Needs Redis 7 or newer."""
+    """Run a cluster, whose primaries have equal shares. Needs Redis 7 or newer.
+
+    :return: the primaries, then the replicas: that of the first primary, of the second, and so on.
+    """
     with ExitStack() as stack:
         options = (
             "cluster-enabled",
@@ -179,7 +185,8 @@ def redis_cluster(size: int = 3, replicas: int = 0) -> Iterator[list[RedisServer
 
 @contextmanager
 def redis_server(*options: str) -> Iterator[RedisServer]:
-    with TemporaryDirectory(prefix="hubbub-redis-") as directory:
+    # A child that writes a snapshot outlives its server for a moment, and may still write a file.
+    with TemporaryDirectory(prefix="hubbub-redis-", ignore_cleanup_errors=True) as directory:
         server = RedisServer(Path(directory), *options)
         try:
             server.start()

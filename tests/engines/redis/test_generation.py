@@ -1,4 +1,4 @@
-"""Streams on a server that was restarted or replaced: whether positions of before still hold."""
+"""Streams on a server that was restarted or replaced: whether earlier positions are still valid."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.engines.redis.server import RedisServer, redis_server
 from tests.proxy import Proxy
 from tests.subscriber import Subscriber
 
-#: A server that has a snapshot now and then, and loses what came after it.
+#: Options of a server that only writes snapshots, and loses later changes.
 SNAPSHOTS = ("appendonly", "no")
 
 
 async def publish(engine: RedisEngine, first: int, last: int) -> Position:
-    """Publish numbers."""
+    """Publish the numbers from ``first`` to ``last``."""
     position = START
     for number in range(first, last + 1):
         position = await engine.publish(publication("chat", str(number)), HISTORY)
@@ -39,42 +39,43 @@ def restart(server: RedisServer) -> None:
 
 
 async def resume(url: str, since: Position) -> list[str]:
-    """What a client gets that comes back, on a node that has just been started.
+    """Return the publications for a client that resumes on a new node.
 
-    :raises Unrecoverable: it is told that something is lost.
+    :raises Unrecoverable: publications are lost.
     """
-    node, member = Node(RedisEngine(url), lambda name: ChannelDeclaration(name, HISTORY)), Subscriber()
+    node = Node(RedisEngine(url), lambda name: ChannelDeclaration(name, HISTORY))
+    subscriber = Subscriber()
     await node.start()
     try:
-        await node.join("chat", member, since)
-        return member.received
+        await node.join("chat", subscriber, since)
+        return subscriber.received
     finally:
         await node.stop(1001, "", 0)
 
 
 @asynccontextmanager
 async def late(server: RedisServer) -> AsyncIterator[tuple[RedisEngine, Collector, Proxy]]:
-    """An engine that can be kept from coming back before others do."""
+    """An engine that the test can keep from reconnecting before others do."""
     async with Proxy(server.port) as proxy, running(f"redis://127.0.0.1:{proxy.port}") as (engine, collector):
         yield engine, collector, proxy
 
 
-def go(proxy: Proxy) -> None:
+def disconnect(proxy: Proxy) -> None:
     proxy.refuse()
     proxy.cut()
 
 
-async def come_back(proxy: Proxy, collector: Collector) -> None:
+async def reconnect(proxy: Proxy, collector: Collector) -> None:
     proxy.accept()
     await collector.until(lambda: collector.reconnects == 1)
 
 
-# What is lost is told
+# Losses are reported
 
 
 @pytest.mark.parametrize("first", ["client", "publisher", "worker without the channel"])
-async def test_a_client_that_comes_back_to_an_older_state_is_told(first: str) -> None:
-    """With no worker that has the channel open, whoever uses it first."""
+async def test_a_client_that_resumes_from_an_older_state_is_notified(first: str) -> None:
+    """Also where no worker had the channel open, and whichever is the first to use it."""
     with redis_server(*SNAPSHOTS) as server:
         async with running(server.url) as (bystander, seen):
             async with running(server.url) as (engine, _):
@@ -94,7 +95,7 @@ async def test_a_client_that_comes_back_to_an_older_state_is_told(first: str) ->
             for since in (top, Position(3, top.epoch)):
                 with pytest.raises(Unrecoverable):
                     await resume(server.url, since)
-            # What is left can be read, and is a new beginning.
+            # The remaining publications can be read, in a new epoch.
             page = await bystander.history("chat")
             texts = [each.data.decode() for each in page.publications]
             assert texts[:5] == ["1", "2", "3", "4", "5"]
@@ -102,25 +103,27 @@ async def test_a_client_that_comes_back_to_an_older_state_is_told(first: str) ->
 
 
 @pytest.mark.parametrize("published", [0, 3, 5, 7])
-async def test_a_node_that_knows_of_something_that_is_lost_begins_a_new_epoch(published: int) -> None:
-    """Though the server syncs always: it was given older files. And though others have published meanwhile,
-    so that there is something else now where the node was."""
+async def test_a_node_that_knows_of_a_lost_publication_begins_a_new_epoch(published: int) -> None:
+    """Also on a server that syncs always, whose files were replaced by older ones.
+
+    And also if others have published meanwhile, so that there is another publication at the node's position.
+    """
     with redis_server("appendfsync", "always") as server:
         async with late(server) as (engine, collector, proxy):
             await engine.subscribe("chat", HISTORY)
             await publish(engine, 1, 5)
             older = server.back_up()
             top = await publish(engine, 6, 10)
-            go(proxy)
+            disconnect(proxy)
             server.kill()
             server.restore(older)
             server.start()
             async with running(server.url) as (publisher, _):
                 await publish(publisher, 101, 100 + published)
-                await come_back(proxy, collector)
+                await reconnect(proxy, collector)
                 with pytest.raises(Unrecoverable):
                     await resume(server.url, top)
-                # All that is left is one run, for all.
+                # The remaining publications are one run, for all nodes.
                 offset, epoch = (await engine.history("chat", limit=0)).position
                 assert offset == 5 + published
                 assert epoch != top.epoch
@@ -144,7 +147,7 @@ async def test_a_replica_that_takes_over_without_the_latest_begins_a_new_epoch(s
 
 
 async def test_a_restart_of_a_server_with_a_replica_is_not_trusted() -> None:
-    """The replica may have taken over meanwhile, and may be what answers there."""
+    """The replica may have taken over meanwhile, and may be the server at this address."""
     with ExitStack() as stack:
         server = stack.enter_context(redis_server("appendfsync", "always"))
         stack.enter_context(redis_server("replicaof", f"127.0.0.1 {server.port}"))
@@ -157,7 +160,7 @@ async def test_a_restart_of_a_server_with_a_replica_is_not_trusted() -> None:
             await resume(server.url, top)
 
 
-async def test_a_restart_is_not_trusted_if_something_was_published_while_the_server_did_not_sync() -> None:
+async def test_a_restart_is_not_trusted_after_a_publication_while_the_server_did_not_sync() -> None:
     with redis_server("appendfsync", "always") as server:
         async with running(server.url) as (engine, _):
             await publish(engine, 1, 3)
@@ -172,7 +175,7 @@ async def test_a_restart_is_not_trusted_if_something_was_published_while_the_ser
 
 @pytest.mark.parametrize("is_there", [True, False])
 async def test_a_restart_of_a_server_that_has_had_a_replica_is_not_trusted(is_there: bool) -> None:
-    """The first replica begins another generation; one that comes back does not."""
+    """The first replica begins another generation; a later one does not."""
     with redis_server("appendfsync", "always") as server:
         async with running(server.url) as (engine, _):
             await publish(engine, 1, 3)
@@ -196,11 +199,11 @@ def info(client: Any) -> dict[str, Any]:
     return found
 
 
-# What is there is kept
+# Positions are kept
 
 
 async def test_an_ordinary_restart_of_a_server_that_syncs_always_keeps_positions() -> None:
-    """With nobody there."""
+    """Also without any node."""
     with redis_server("appendfsync", "always") as server:
         async with running(server.url) as (engine, _):
             top = await publish(engine, 1, 3)
@@ -213,23 +216,23 @@ async def test_an_ordinary_restart_of_a_server_that_syncs_always_keeps_positions
 
 @pytest.mark.parametrize("seen", [3, 2, 0])
 async def test_a_node_that_finds_its_last_publication_keeps_positions(server: RedisServer, seen: int) -> None:
-    """Which need not be the newest one. The server syncs now and then, or not at all."""
+    """Also if others have published later. The server syncs sometimes, or never."""
     async with running(server.url) as (other, _), late(server) as (engine, collector, proxy):
         top, _ = await engine.subscribe("chat", HISTORY)
         if seen:
             top = await publish(engine, 1, seen)
-        go(proxy)
+        disconnect(proxy)
         await collector.until(lambda: collector.disconnects == 1)
         await accepted(other, "unheard", HISTORY)
         restart(server)
-        # Before it is back, but only those who read decide whether the stream is what it was.
+        # Published before the node has reconnected. But only readers decide whether the stream is complete.
         await accepted(other, "published first")
-        await come_back(proxy, collector)
+        await reconnect(proxy, collector)
         assert await resume(server.url, top) == ["unheard", "published first"]
         assert (await engine.subscribe("chat", HISTORY)).position.epoch == top.epoch
 
 
-async def test_a_node_that_finds_its_last_publication_though_it_is_too_old_to_be_kept(
+async def test_a_node_whose_last_publication_has_expired_keeps_positions(
     server: RedisServer,
 ) -> None:
     async with running(server.url) as (engine, collector):
@@ -242,27 +245,27 @@ async def test_a_node_that_finds_its_last_publication_though_it_is_too_old_to_be
         assert (await engine.history("chat", limit=0)).position == top
 
 
-# All of them agree
+# All nodes agree
 
 
-async def test_who_comes_back_later_takes_the_epoch_that_was_begun(server: RedisServer) -> None:
+async def test_a_node_that_reconnects_later_takes_the_epoch_that_was_begun(server: RedisServer) -> None:
     async with late(server) as (engine, collector, proxy):
         await engine.subscribe("chat", HISTORY)
         before = await publish(engine, 1, 3)
-        go(proxy)
+        disconnect(proxy)
         restart(server)
         async with running(server.url) as (other, _):
-            # It has nothing to compare with.
+            # This node has nothing to compare with.
             begun, _ = await other.subscribe("chat", HISTORY)
             assert begun.epoch != before.epoch
-            await come_back(proxy, collector)
+            await reconnect(proxy, collector)
             answers = [await each.publish(publication("chat", "new")) for each in (engine, other, engine)]
             assert answers == [(offset, begun.epoch) for offset in (4, 5, 6)]
             for each in (engine, other):
                 assert (await each.history("chat", limit=0)).position == answers[-1]
 
 
-async def test_many_that_come_at_once_begin_one_epoch() -> None:
+async def test_many_nodes_that_start_at_once_begin_one_epoch() -> None:
     with redis_server() as server:
         async with running(server.url) as (engine, _):
             before = await publish(engine, 1, 3)
@@ -279,7 +282,7 @@ async def test_many_that_come_at_once_begin_one_epoch() -> None:
         assert positions != {before}
 
 
-async def test_a_node_that_has_not_noticed_does_not_set_a_stream_back(
+async def test_a_node_that_has_not_noticed_a_new_generation_keeps_the_new_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server may be in another generation although its connections stand."""
@@ -289,7 +292,7 @@ async def test_a_node_that_has_not_noticed_does_not_set_a_stream_back(
             before = await publish(stale, 1, 3)
             with server.client() as client:
                 client.execute_command("DEBUG", "CHANGE-REPL-ID")
-            # Nothing is known to be lost by it, but neither is the opposite.
+            # It is unknown whether a publication was lost by it.
             async with running(server.url) as (fresh, _):
                 begun, _ = await fresh.subscribe("chat", HISTORY)
                 assert begun.epoch != before.epoch
@@ -299,7 +302,7 @@ async def test_a_node_that_has_not_noticed_does_not_set_a_stream_back(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_server_that_changes_while_connections_stand_is_compared_with() -> None:
+async def test_streams_are_compared_if_a_server_changes_while_it_is_connected() -> None:
     with redis_server("enable-debug-command", "yes") as server:
         async with running(server.url) as (engine, collector):
             await engine.subscribe("chat", HISTORY)
@@ -317,21 +320,24 @@ async def test_nodes_that_find_a_stream_set_back_begin_one_epoch(redis_url: str,
         begun = (await engine.history("chat", limit=0)).position
         assert begun.offset == 3
         assert begun.epoch != before.epoch
-        # Too late, or for what is not there.
+        # Too late, or for a channel without a stream.
         await other.renew_epoch("chat", before.epoch)
         await other.renew_epoch("never", before.epoch)
         page = await other.history("chat")
         assert page.position == begun
-        # Nothing that is left is forgotten.
+        # No publication is removed.
         assert [each.position for each in page.publications] == [(n, begun.epoch) for n in (1, 2, 3)]
         assert (await engine.tops(["chat"]))[0].id == page.publications[-1].id
 
 
-# Other versions, other users
+# Older versions, and users with fewer rights
 
 
 async def test_streams_of_older_versions_are_taken_over(redis_url: str, namespace: str) -> None:
-    """Without an id of the newest, until there is another one; also if older workers still publish."""
+    """They have no id of the newest publication, until there is another one.
+
+    Also while older workers still publish.
+    """
     async with running(redis_url, namespace) as (engine, _):
         before = await publish(engine, 1, 3)
         meta = f"{namespace}:{{chat}}:meta"
@@ -343,13 +349,13 @@ async def test_streams_of_older_versions_are_taken_over(redis_url: str, namespac
             newest = publication("chat", "4")
             top = await engine.publish(newest, HISTORY)
             assert await engine.tops(["chat"]) == [(top, newest.id)]
-            # What an older script writes.
+            # As an older script does.
             client.hset(meta, "offset", 5)
             assert await engine.tops(["chat"]) == [((5, top.epoch), "")]
             assert (await engine.subscribe("chat", HISTORY)).id == ""
 
 
-async def test_a_user_who_may_not_ask_for_the_generation_changes_nothing() -> None:
+async def test_a_user_without_the_right_to_read_the_generation_changes_nothing() -> None:
     with redis_server() as server:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-info")
@@ -365,7 +371,7 @@ async def test_a_user_who_may_not_ask_for_the_generation_changes_nothing() -> No
             assert (await engine.subscribe("other", HISTORY)).position.offset == 1
 
 
-async def test_a_stream_that_cannot_be_compared_keeps_no_channel_from_coming_back(
+async def test_a_stream_that_cannot_be_compared_does_not_prevent_reconnecting(
     server: RedisServer,
 ) -> None:
     async with running(server.url) as (engine, collector):
@@ -379,5 +385,5 @@ async def test_a_stream_that_cannot_be_compared_keeps_no_channel_from_coming_bac
         await collector.heard("plain", ["heard"])
         with server.client() as client:
             client.config_set("maxmemory", 0)
-        # What was not compared is not trusted.
+        # A stream that was not compared is not trusted.
         assert (await engine.history("chat", limit=0)).position.epoch != before.epoch

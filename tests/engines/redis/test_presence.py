@@ -1,4 +1,4 @@
-"""How the Redis engine keeps presence: in several places, in several steps, any of which may be the last."""
+"""Presence on Redis: in several keys, changed in several steps, any of which may be the last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hubbub.exceptions import EngineUnavailable
 from hubbub.testing.engine_contract import DEADLINE, Collector
 from tests.engines.redis.server import redis_server
 
-#: Enough for each node of a cluster to have some of them.
+#: Enough channels for each node of a cluster to have some of them.
 CHANNELS = [f"room:{number}" for number in range(30)]
 
 
@@ -47,11 +47,11 @@ class Place:
         if not self.url.startswith("redis+cluster"):
             return Redis.from_url(self.url)
         (host, port), *_ = parse_url(self.url).nodes
-        # It has the same methods.
+        # Not a subclass of Redis, but it has the same methods.
         return cast(Redis, RedisCluster(host=host, port=port))
 
     def ttls(self) -> dict[str, int]:
-        """How many ms each key that is there lives on for."""
+        """Return the milliseconds until each key expires."""
         with self.client() as client:
             return {
                 key.decode().removeprefix(f"{self.namespace}:"): cast(int, client.pttl(key))
@@ -77,30 +77,30 @@ def leaves(channel: str, connection: str = "a") -> PresenceChange:
     return PresenceChange(channel, connection, None)
 
 
-async def there(engine: RedisEngine, channel: str) -> list[str]:
+async def present(engine: RedisEngine, channel: str) -> list[str]:
     return sorted(await engine.presence(channel))
 
 
 class Crash(Exception):
-    """A process that dies in the middle of something."""
+    """The process crashes between two steps."""
 
 
-def dies_at(engine: RedisEngine, monkeypatch: pytest.MonkeyPatch, step: str, after: int = 0) -> None:
-    """Have the engine die when it has come ``after`` times to one of the steps of its presence."""
+def crash_at(engine: RedisEngine, monkeypatch: pytest.MonkeyPatch, step: str, after: int = 0) -> None:
+    """Have the engine crash instead of ``step`` of its presence, after ``after`` calls of it."""
     count = 0
     method: Callable[..., Any] = getattr(engine._presence, step)
 
-    async def dying(*arguments: Any) -> Any:
+    async def crashing(*arguments: Any) -> Any:
         nonlocal count
         count += 1
         if count > after:
             raise Crash
         return await method(*arguments)
 
-    monkeypatch.setattr(engine._presence, step, dying)
+    monkeypatch.setattr(engine._presence, step, crashing)
 
 
-async def test_who_is_there_is_spread_over_all_nodes(place: Place) -> None:
+async def test_entries_are_spread_over_all_nodes_of_a_cluster(place: Place) -> None:
     async with place.nodes(2) as (engine, other):
         assert await engine.update_presence("one", 60, [enters(each) for each in CHANNELS], begin=True)
         assert await other.update_presence("two", 60, [enters(each, "b") for each in CHANNELS], begin=True)
@@ -109,10 +109,10 @@ async def test_who_is_there_is_spread_over_all_nodes(place: Place) -> None:
         assert await engine.update_presence("one", -1)
         assert sorted(await other.expire_presence(0)) == sorted(leaves(each) for each in CHANNELS)
         for channel in CHANNELS:
-            assert await there(engine, channel) == ["b"]
+            assert await present(engine, channel) == ["b"]
 
 
-async def test_everything_expires_unless_it_is_renewed(place: Place) -> None:
+async def test_all_keys_expire_unless_they_are_refreshed(place: Place) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
     ttls = place.ttls()
@@ -121,7 +121,7 @@ async def test_everything_expires_unless_it_is_renewed(place: Place) -> None:
         assert 24 * 3600_000 - 10_000 < ttl <= 24 * 3600_000 + 60_000
 
 
-async def test_nothing_is_left_of_who_has_left(place: Place) -> None:
+async def test_no_keys_are_left_when_all_connections_have_left(place: Place) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters(each) for each in CHANNELS], begin=True)
         assert await engine.update_presence("one", 60, [leaves(each) for each in CHANNELS])
@@ -131,7 +131,7 @@ async def test_nothing_is_left_of_who_has_left(place: Place) -> None:
         assert place.ttls() == {}
 
 
-async def test_a_channel_is_noted_as_long_as_anybody_of_the_node_is_there(single: Place) -> None:
+async def test_a_channel_is_noted_as_long_as_the_lease_has_an_entry_in_it(single: Place) -> None:
     async with single.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat"), enters("chat", "b")], begin=True)
         assert await engine.update_presence("one", 60, [leaves("chat"), enters("chat", "b")])
@@ -140,7 +140,9 @@ async def test_a_channel_is_noted_as_long_as_anybody_of_the_node_is_there(single
         assert "{%leases}:one" not in single.ttls()
 
 
-async def test_a_quiet_channel_lives_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_key_of_a_channel_without_changes_is_refreshed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
         with place.client() as client:
@@ -151,7 +153,7 @@ async def test_a_quiet_channel_lives_on(place: Place, monkeypatch: pytest.Monkey
             monkeypatch.setattr(presence, "REFRESH", 0)
             assert await engine.update_presence("one", 60)
             assert cast(int, client.pttl(key)) > 60_000
-            # What is noted although nobody is there is forgotten on this occasion.
+            # With the next update, the note of a channel without entries is removed.
             client.delete(key)
         assert await engine.update_presence("one", 60)
         assert place.ttls().keys() == {"{%leases}"}
@@ -171,8 +173,8 @@ async def test_updates_at_the_same_time_are_made_in_the_order_of_the_calls(place
             engine.update_presence("one", 60, [enters("room:1", "y"), leaves("room:2", "0")]),
         )
         assert all(answers)
-        assert await there(engine, "room:1") == sorted(["y", *map(str, range(30))])
-        assert "0" not in await there(engine, "room:2")
+        assert await present(engine, "room:1") == sorted(["y", *map(str, range(30))])
+        assert "0" not in await present(engine, "room:2")
 
 
 async def test_a_large_channel_is_cleared_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,16 +184,16 @@ async def test_a_large_channel_is_cleared_in_parts(place: Place, monkeypatch: py
         assert await engine.update_presence("one", 60, mine, begin=True)
         assert await other.update_presence("two", 60, yours, begin=True)
         assert await engine.update_presence("one", -1)
-        monkeypatch.setattr(presence, "CHUNK", 100)
+        monkeypatch.setattr(presence, "SCRIPT_BATCH", 100)
         removed = await other.expire_presence(0)
         assert sorted(removed) == sorted(leaves(*each[:2]) for each in mine)
-        assert await there(engine, "chat") == sorted(each.connection for each in yours)
+        assert await present(engine, "chat") == sorted(each.connection for each in yours)
 
 
-async def test_several_nodes_that_expire_at_once_tell_each_removal_once(
+async def test_several_nodes_that_expire_at_once_return_each_removal_once(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # They do not wait for one another.
+    # No node leaves the removal to another one.
     monkeypatch.setattr(presence, "TURN", -1)
     async with place.nodes(4) as engines:
         entered = [enters(channel, str(number)) for number in range(20) for channel in CHANNELS]
@@ -205,14 +207,14 @@ async def test_several_nodes_that_expire_at_once_tell_each_removal_once(
         assert place.ttls() == {}
 
 
-# Processes that die
+# Processes that crash
 
 
-async def test_a_node_that_dies_before_it_has_entered_anybody(
+async def test_a_node_that_crashes_before_it_has_made_an_entry(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.nodes(2) as (engine, other):
-        dies_at(engine, monkeypatch, "_enter")
+        crash_at(engine, monkeypatch, "_enter")
         with pytest.raises(Crash):
             await engine.update_presence("one", -1, [enters("chat")], begin=True)
         assert await other.expire_presence(0) == []
@@ -220,16 +222,16 @@ async def test_a_node_that_dies_before_it_has_entered_anybody(
 
 
 @pytest.mark.parametrize(("step", "after"), [("_remove", 0), ("_clear", 0), ("_clear", 9), ("_forget", 0)])
-async def test_another_node_goes_on_for_one_that_dies_while_it_removes(
+async def test_another_node_continues_the_removal_of_one_that_crashes(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: str, after: int
 ) -> None:
     async with place.nodes(3) as (engine, other, third):
         entered = [enters(each) for each in CHANNELS]
         assert await engine.update_presence("one", -1, entered, begin=True)
-        dies_at(other, monkeypatch, step, after)
+        crash_at(other, monkeypatch, step, after)
         with pytest.raises(Crash):
             await other.expire_presence(0)
-        # It is too late, whoever removes it; and for now, that is somebody else.
+        # A claimed lease cannot be renewed, and for now no other node may claim it.
         assert not await engine.update_presence("one", 60)
         assert not await engine.update_presence("one", 60, begin=True)
         assert await third.expire_presence(0) == []
@@ -237,7 +239,7 @@ async def test_another_node_goes_on_for_one_that_dies_while_it_removes(
             leases = f"{place.namespace}:{{%leases}}"
             until = cast(float, client.zscore(leases, "one"))
             assert until < 0
-            # Its time is up.
+            # The time of the first node is over.
             client.zadd(leases, {"one": until + 1000 * presence.TURN})
         removed = await third.expire_presence(0)
         left = {"_remove": len(CHANNELS), "_clear": len(CHANNELS) - after, "_forget": 0}[step]
@@ -248,7 +250,7 @@ async def test_another_node_goes_on_for_one_that_dies_while_it_removes(
         assert place.ttls() == {}
 
 
-async def test_what_was_removed_before_the_server_went_is_told(
+async def test_entries_that_were_removed_before_an_error_are_returned(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.nodes() as (engine,):
@@ -256,7 +258,7 @@ async def test_what_was_removed_before_the_server_went_is_told(
 
         async def clearing(channel: str, lease: str, removed: list[PresenceChange]) -> None:
             if channel == "room:7":
-                raise EngineUnavailable("gone")
+                raise EngineUnavailable("lost")
             await clear(channel, lease, removed)
 
         assert await engine.update_presence("one", -1, [enters(each) for each in CHANNELS], begin=True)
@@ -265,13 +267,13 @@ async def test_what_was_removed_before_the_server_went_is_told(
             context.setattr(presence, "TURN", -1)
             removed = await engine.expire_presence(0)
             assert sorted(removed) == sorted(leaves(each) for each in CHANNELS if each != "room:7")
-            with pytest.raises(EngineUnavailable, match="gone"):
+            with pytest.raises(EngineUnavailable, match="lost"):
                 await engine.expire_presence(0)
         assert await engine.expire_presence(0) == [leaves("room:7")]
 
 
 class Worker:
-    """A node whose members come and go. It dies in the middle of things; another one takes its members."""
+    """A node whose connections enter and leave. It crashes between steps, and a new one enters them again."""
 
     def __init__(
         self, name: str, engine: RedisEngine, random: Random, monkeypatch: pytest.MonkeyPatch
@@ -280,27 +282,27 @@ class Worker:
         self.engine = engine
         self.random = random
         #: (channel, connection) -> data.
-        self.members: dict[tuple[str, str], bytes] = {}
-        self.is_mortal = True
+        self.entries: dict[tuple[str, str], bytes] = {}
+        self.may_crash = True
         self.lease = ""
         self._leases = 0
         for step in ("_renew", "_enter", "_forget", "_clear", "_remove"):
-            monkeypatch.setattr(engine._presence, step, self._mortal(getattr(engine._presence, step)))
+            monkeypatch.setattr(engine._presence, step, self._crashing(getattr(engine._presence, step)))
 
-    def _mortal(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        async def dying(*arguments: Any) -> Any:
-            if self.is_mortal and self.random.random() < 0.03:
+    def _crashing(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        async def crashing(*arguments: Any) -> Any:
+            if self.may_crash and self.random.random() < 0.03:
                 raise Crash
             answer = await step(*arguments)
-            if self.is_mortal and self.random.random() < 0.03:
+            if self.may_crash and self.random.random() < 0.03:
                 raise Crash
             return answer
 
-        return dying
+        return crashing
 
     async def begin(self) -> None:
         is_there = False
-        entered = [PresenceChange(*key, data) for key, data in self.members.items()]
+        entered = [PresenceChange(*key, data) for key, data in self.entries.items()]
         while not is_there:
             self._leases += 1
             self.lease = f"{self.name}.{self._leases}"
@@ -313,13 +315,13 @@ class Worker:
             changes = []
             for _ in range(self.random.randrange(10)):
                 key = (f"room:{self.random.randrange(6)}", f"{self.name}:{self.random.randrange(30)}")
-                data = None if key in self.members else str(turn).encode()
+                data = None if key in self.entries else str(turn).encode()
                 changes.append(PresenceChange(*key, data))
                 if data is None:
-                    del self.members[key]
+                    del self.entries[key]
                 else:
-                    self.members[key] = data
-            # Now and then it is late, and somebody else is quicker.
+                    self.entries[key] = data
+            # Sometimes the lease lapses, and another node may remove it.
             ttl = self.random.choice((60, 60, -1))
             try:
                 is_there = await self.engine.update_presence(self.lease, ttl, changes)
@@ -332,10 +334,10 @@ class Worker:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_whoever_dies_wherever_in_the_end_exactly_those_are_there_who_are(
+async def test_wherever_nodes_crash_exactly_the_entries_of_the_others_remain(
     place: Place, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(presence, "CHUNK", 3)
+    monkeypatch.setattr(presence, "SCRIPT_BATCH", 3)
     monkeypatch.setattr(presence, "BATCH", 5)
     monkeypatch.setattr(presence, "TURN", -1)
     async with place.nodes(3) as engines:
@@ -343,7 +345,7 @@ async def test_whoever_dies_wherever_in_the_end_exactly_those_are_there_who_are(
         workers = [Worker(str(number), each, random, monkeypatch) for number, each in enumerate(engines)]
         await asyncio.gather(*(worker.live(40) for worker in workers))
         for worker in workers:
-            worker.is_mortal = False
+            worker.may_crash = False
             if not await worker.engine.update_presence(worker.lease, 60):
                 await worker.begin()
         with place.client() as client:
@@ -352,40 +354,40 @@ async def test_whoever_dies_wherever_in_the_end_exactly_those_are_there_who_are(
                 if lease.decode() not in [worker.lease for worker in workers]:
                     client.zadd(leases, {lease: 1})
         await engines[0].expire_presence(0)
-        there = {
+        present = {
             (f"room:{number}", connection): data
             for number in range(6)
             for connection, data in (await engines[0].presence(f"room:{number}")).items()
         }
-        assert there == {key: data for worker in workers for key, data in worker.members.items()}
+        assert present == {key: data for worker in workers for key, data in worker.entries.items()}
         for worker in workers:
             assert await worker.engine.update_presence(worker.lease, -1)
-        assert sorted(await engines[0].expire_presence(0)) == sorted(leaves(*key) for key in there)
+        assert sorted(await engines[0].expire_presence(0)) == sorted(leaves(*key) for key in present)
         assert place.ttls() == {}
 
 
-# What the server loses
+# Losses of the server
 
 
-async def test_who_is_under_a_lease_that_was_lost_is_not_there_and_removed(place: Place) -> None:
+async def test_entries_under_a_lost_lease_do_not_count_and_are_removed(place: Place) -> None:
     async with place.nodes(2) as (engine, other):
         assert await engine.update_presence("one", 60, [enters("chat"), enters("room")], begin=True)
         assert await other.update_presence("two", 60, [enters("chat", "b")], begin=True)
         with place.client() as client:
             assert client.zrem(f"{place.namespace}:{{%leases}}", "one") == 1
-            assert await there(other, "chat") == ["b"]
-            assert await there(other, "room") == []
+            assert await present(other, "chat") == ["b"]
+            assert await present(other, "room") == []
             kept = client.hkeys(f"{place.namespace}:{{chat}}:presence")
             assert sorted(cast(list[bytes], kept)) == [b"#two", b"=b"]
         assert "{room}:presence" not in place.ttls()
-        # The node learns it when it renews its lease, and enters everybody again.
+        # The node notices it with its next renewal, and enters all its connections again.
         assert not await engine.update_presence("one", 60)
         assert await engine.update_presence("three", 60, [enters("chat"), enters("room")], begin=True)
-        assert await there(other, "chat") == ["a", "b"]
-        assert await there(other, "room") == ["a"]
+        assert await present(other, "chat") == ["a", "b"]
+        assert await present(other, "room") == ["a"]
 
 
-async def test_who_is_entered_by_a_node_that_had_slept_too_long_is_not_there(
+async def test_entries_of_a_node_that_was_suspended_for_too_long_do_not_count(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.nodes(2) as (engine, other):
@@ -398,13 +400,13 @@ async def test_who_is_entered_by_a_node_that_had_slept_too_long_is_not_there(
         monkeypatch.setattr(engine._presence, "_enter", sleeping)
         assert await engine.update_presence("one", -1, [enters("chat")], begin=True)
         assert "{chat}:presence" in place.ttls()
-        assert await there(other, "chat") == []
+        assert await present(other, "chat") == []
         assert place.ttls() == {}
         assert not await engine.update_presence("one", 60)
 
 
 @pytest.mark.parametrize("lost", ["{%leases}:one", "{chat}:presence", "{%leases}"])
-async def test_whatever_was_evicted_nothing_is_left_in_the_end(place: Place, lost: str) -> None:
+async def test_no_keys_are_left_at_the_end_if_one_was_evicted(place: Place, lost: str) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
         with place.client() as client:
@@ -413,23 +415,23 @@ async def test_whatever_was_evicted_nothing_is_left_in_the_end(place: Place, los
         assert is_known == (lost != "{%leases}")
         assert await engine.expire_presence(0) == []
         assert await engine.presence("chat") == {}
-        # Nobody comes to what is noted for a lease that was lost; it expires.
+        # No node reads the notes of a lease that was lost; they expire.
         assert place.ttls().keys() == (set() if is_known else {"{%leases}:one"})
 
 
-async def test_a_server_that_has_forgotten_the_scripts_is_told_them() -> None:
+async def test_scripts_are_sent_again_to_a_server_that_has_lost_them() -> None:
     with redis_server() as server:
         place = Place(server.url)
         async with place.nodes() as (engine,):
             for connection in ("a", "b"):
                 with server.client() as client:
                     client.script_flush()
-                changes = [enters("chat", connection), leaves("chat", "nobody")]
+                changes = [enters("chat", connection), leaves("chat", "absent")]
                 assert await engine.update_presence("one", 60, changes, begin=True)
-            assert await there(engine, "chat") == ["a", "b"]
+            assert await present(engine, "chat") == ["a", "b"]
 
 
-async def test_a_server_without_memory_renews_and_removes_but_enters_nobody() -> None:
+async def test_a_server_without_memory_renews_and_removes_but_makes_no_entries() -> None:
     with redis_server() as server:
         place = Place(server.url)
         async with place.nodes() as (engine,):
@@ -441,25 +443,25 @@ async def test_a_server_without_memory_renews_and_removes_but_enters_nobody() ->
                 with pytest.raises(EngineUnavailable, match="maxmemory"):
                     await engine.update_presence("one", 60, [enters("chat", "c")])
                 assert await engine.update_presence("one", 60, [leaves("chat"), leaves("room")])
-                assert await there(engine, "chat") == ["b"]
+                assert await present(engine, "chat") == ["b"]
                 client.config_set("maxmemory", "0")
             assert await engine.update_presence("one", 60, [enters("chat", "c")])
-            assert await there(engine, "chat") == ["b", "c"]
+            assert await present(engine, "chat") == ["b", "c"]
 
 
-# Servers that go away
+# Outages
 
 
-async def test_a_lease_survives_a_connection(place: Place) -> None:
+async def test_a_lease_survives_a_reconnection(place: Place) -> None:
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters("chat")], begin=True)
-        assert engine._supervisor.session is not None
-        await engine._supervisor.session.close("cut")
+        assert engine._supervisor.connections is not None
+        await engine._supervisor.connections.close("cut")
         assert await engine.update_presence("one", 60, [enters("chat", "b")])
-        assert await there(engine, "chat") == ["a", "b"]
+        assert await present(engine, "chat") == ["a", "b"]
 
 
-async def test_a_server_that_comes_back_with_older_data_is_told_who_is_there() -> None:
+async def test_entries_are_made_again_on_a_server_that_restarts_with_older_data() -> None:
     with redis_server() as server:
         place, collector = Place(server.url), Collector()
         engine = RedisEngine(place.url, place.namespace)
@@ -471,18 +473,18 @@ async def test_a_server_that_comes_back_with_older_data_is_told_who_is_there() -
         server.restore(older)
         server.start()
         await collector.until(lambda: collector.reconnects == 1)
-        assert await there(engine, "chat") == ["a"]
+        assert await present(engine, "chat") == ["a"]
         assert not await engine.update_presence("one", 60)
         assert await engine.update_presence("two", 60, [enters("chat", "b")], begin=True)
-        # Who had left goes with the lease that nobody renews any more.
+        # A connection that had left is removed with the lease, which is not renewed any more.
         with server.client() as client:
             client.zadd(f"{place.namespace}:{{%leases}}", {"one": 1})
         assert await engine.expire_presence(0) == [leaves("chat")]
-        assert await there(engine, "chat") == ["b"]
+        assert await present(engine, "chat") == ["b"]
         await engine.stop()
 
 
-async def test_while_the_server_is_away_all_that_is_asked_fails_in_bounded_time(
+async def test_all_calls_during_an_outage_fail_in_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(presence, "ANSWER_TIMEOUT", 0.5)
@@ -504,29 +506,29 @@ async def test_while_the_server_is_away_all_that_is_asked_fails_in_bounded_time(
         server.start()
         await collector.until(lambda: collector.reconnects == 1)
         assert await engine.update_presence("two", 60, [enters("chat", "b")], begin=True)
-        assert await there(engine, "chat") == ["a", "b"]
+        assert await present(engine, "chat") == ["a", "b"]
         await engine.stop()
 
 
 # Names
 
 
-async def test_channels_of_our_own_are_channels_like_any_other(place: Place) -> None:
+async def test_internal_channels_work_like_all_others(place: Place) -> None:
     channel = "\x01presence:room:1"
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters(channel, "{ü}=#")], begin=True)
-        assert await there(engine, channel) == ["{ü}=#"]
+        assert await present(engine, channel) == ["{ü}=#"]
         assert await engine.presence("presence:room:1") == {}
         assert await engine.update_presence("one", -1)
         assert await engine.expire_presence(0) == [leaves(channel, "{ü}=#")]
 
 
-async def test_a_channel_may_be_called_like_what_holds_the_leases(place: Place) -> None:
+async def test_a_channel_may_have_the_name_of_the_key_of_the_leases(place: Place) -> None:
     names = ["%leases", "%leases}:one", "leases", "{%leases}"]
     async with place.nodes() as (engine,):
         assert await engine.update_presence("one", 60, [enters(each) for each in names], begin=True)
         for name in names:
-            assert await there(engine, name) == ["a"]
+            assert await present(engine, name) == ["a"]
 
 
 async def test_namespaces_and_databases_are_kept_apart(redis_url: str) -> None:
@@ -535,8 +537,8 @@ async def test_namespaces_and_databases_are_kept_apart(redis_url: str) -> None:
     for number, place in enumerate(places):
         async with place.nodes() as (engine,):
             assert await engine.update_presence("one", -1, [enters("chat", str(number))], begin=True)
-            assert await there(engine, "chat") == [str(number)]
+            assert await present(engine, "chat") == [str(number)]
     async with places[0].nodes() as (engine,):
         assert await engine.expire_presence(0) == [leaves("chat", "0")]
     async with places[1].nodes() as (engine,):
-        assert await there(engine, "chat") == ["1"]
+        assert await present(engine, "chat") == ["1"]

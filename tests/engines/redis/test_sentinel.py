@@ -1,4 +1,4 @@
-"""Sentinels, which know where the primary is."""
+"""Sentinels, which know the primary and replace it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.engines.redis.server import RedisServer, redis_sentinel, redis_server
 from tests.uvicorn_process import free_port
 
 
-async def test_when_the_primary_dies_the_one_that_the_sentinels_choose_takes_over(
+async def test_the_replica_that_the_sentinels_choose_takes_over_for_a_killed_primary(
     server: RedisServer,
 ) -> None:
     with redis_server("replicaof", f"127.0.0.1 {server.port}") as replica:
         with replica.client() as client:
             await until(lambda: client.info("replication")["master_link_status"] == "up")
         with redis_sentinel(server.port) as sentinel:
-            # The first one is not there.
+            # The first sentinel does not exist.
             url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/service0/0"
             async with running(url) as (engine, collector):
                 await engine.subscribe("chat", HISTORY)
@@ -35,7 +35,7 @@ async def test_when_the_primary_dies_the_one_that_the_sentinels_choose_takes_ove
                 await collector.heard("chat", ["before", "after"])
 
 
-async def test_sentinels_that_know_no_such_service(server: RedisServer) -> None:
+async def test_a_service_that_the_sentinels_do_not_know_is_refused(server: RedisServer) -> None:
     with redis_sentinel(server.port) as sentinel:
         engine = RedisEngine(f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
         with pytest.raises(EngineUnavailable, match=r"the sentinels at 127\.0\.0\.1:.*other"):

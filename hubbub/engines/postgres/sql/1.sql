@@ -1,30 +1,30 @@
--- Version 1 of what the engine for postgresql:// keeps in a database: one schema, named after the hub's namespace.
--- {schema} is its name as an identifier. PostgreSQL 13 or newer. What a version adds or changes is in the file with
--- its number; none is edited later. Functions are not among it: functions.sql has them all, as they are now.
+-- Version 1 of the tables of the engine for postgresql://: one schema, named after the hub's namespace. {schema} is its
+-- name as an identifier. PostgreSQL 13 or newer. The additions and changes of a version are in the file with its
+-- number, whose statements are not edited later. Functions are in functions.sql, all of them, as they are now.
 
 CREATE TABLE {schema}.state (
     version integer NOT NULL,
-    -- Which installation this is: another one after the schema was dropped and made again.
+    -- The id of the installation: another one after the schema was dropped and created again.
     id text NOT NULL DEFAULT gen_random_uuid()
 );
 
--- A row for each channel. Whoever publishes holds its lock until the transaction ends: so the order of a channel
--- is the order of commits, and a snapshot that shows a publication shows all that come before it.
+-- A row for each channel. A transaction that publishes locks the row until it ends: so the order of a channel is the
+-- order of commits, and a snapshot that shows a publication shows all publications before it.
 CREATE TABLE {schema}.streams (
     channel text COLLATE "C" PRIMARY KEY,
     -- Rises by one with every publication, kept or not. It starts with the microseconds since 1970: a stream that
-    -- was forgotten and made again goes on above what nodes have seen of the one before.
+    -- was forgotten and created again continues above the sequences that nodes have seen of the earlier one.
     sequence bigint NOT NULL,
-    -- The sequence with which the epoch began. A publication's offset is its distance from there.
+    -- The sequence with which the epoch began. A publication's offset is its distance from this sequence.
     base bigint NOT NULL,
     epoch text NOT NULL,
-    -- The history: publications, and seconds. NULL if the channel never had one.
+    -- The history: the number of publications, and seconds. NULL if the channel never had a history.
     size bigint,
     ttl double precision,
     used timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- What was published. In channels without history it stays a while, only to be handed over.
+-- Publications. Those to channels without history are kept for a minute, only for nodes to read them.
 CREATE TABLE {schema}.publications (
     channel text COLLATE "C" NOT NULL,
     sequence bigint NOT NULL,

@@ -1,13 +1,13 @@
--- What is done in the database. When a schema is made or brought to a newer version, all of this is run. Workers of
--- earlier versions may go on meanwhile: what they call is kept, with its parameters. {schema} is the schema's name as
--- an identifier, {name} the same as a string.
+-- The functions of a schema. All of this is run when a schema is created or upgraded. Workers of earlier versions may
+-- use it meanwhile: the functions that they call are kept, with their parameters. {schema} is the schema's name as an
+-- identifier, {name} is its name as a string.
 
 CREATE OR REPLACE FUNCTION {schema}.new_epoch() RETURNS text LANGUAGE sql VOLATILE AS $$
     SELECT left(gen_random_uuid()::text, 8)
 $$;
 
--- The channel's stream, made if there is none, as it is to be with this history, and locked until the
--- transaction ends. What differs from the table is for the caller to store.
+-- Return the channel's stream with this history, created if there is none, and locked until the transaction ends. The
+-- caller stores the differences from the table.
 CREATE OR REPLACE FUNCTION {schema}.lock_stream(_channel text, _size bigint, _ttl double precision)
 RETURNS {schema}.streams LANGUAGE plpgsql AS $$
 DECLARE
@@ -34,7 +34,7 @@ BEGIN
 END
 $$;
 
--- Publish, for the engine alone: also to the channels that hubs have for themselves, whose names begin with \x01.
+-- Publish, for the engine alone: also to the internal channels of hubs, whose names begin with \x01.
 CREATE OR REPLACE FUNCTION {schema}.accept(
     _channel text, _data bytea, _kind text, _size bigint, _ttl double precision,
     _key text, _exclude text, _id text,
@@ -59,7 +59,7 @@ BEGIN
         _ttl := coalesce(_ttl, {default_ttl});
     END IF;
     _stream := {schema}.lock_stream(_channel, _size, _ttl);
-    -- Not before: later publications are not to seem earlier.
+    -- Read after the lock was acquired, so that times rise with offsets.
     _now := clock_timestamp();
     IF _key IS NOT NULL THEN
         SELECT k."offset", k.epoch INTO "offset", epoch FROM {schema}.keys k
@@ -92,7 +92,7 @@ BEGIN
         ON CONFLICT ON CONSTRAINT keys_pkey DO UPDATE SET
             "offset" = excluded."offset", epoch = excluded.epoch, expires = excluded.expires;
     END IF;
-    -- What is too much goes in small steps; readers ignore what is still there.
+    -- Publications beyond the history's size are deleted in small steps; readers ignore those that are left.
     IF "offset" > 0 AND "offset" % 16 = 0 THEN
         DELETE FROM {schema}.publications p WHERE (p.channel, p.sequence) IN (
             SELECT o.channel, o.sequence FROM {schema}.publications o
@@ -100,8 +100,8 @@ BEGIN
             ORDER BY o.sequence LIMIT 100
         );
     END IF;
-    -- A hint as to what to read. Sent when the transaction commits, once for each channel. Without it, nodes find the
-    -- publication when they look by themselves.
+    -- Name the channel to all nodes. Sent when the transaction commits, once for each channel. Without a notification,
+    -- nodes find the publication with their next poll.
     IF current_setting('hubbub.notify', true) IS DISTINCT FROM 'off' THEN
         PERFORM pg_notify({name}, _channel);
     END IF;
@@ -109,8 +109,8 @@ END
 $$;
 REVOKE EXECUTE ON FUNCTION {schema}.accept FROM PUBLIC;
 
--- Publish to a channel of the application's. Runs with the rights of the schema's owner, so that others need USAGE on
--- the schema and nothing else.
+-- Publish to a channel of the application. Runs with the rights of the schema's owner, so that other users need USAGE
+-- on the schema and nothing else.
 CREATE OR REPLACE FUNCTION {schema}.append(
     _channel text, _data bytea, _kind text, _size bigint, _ttl double precision,
     _key text, _exclude text, _id text,
@@ -127,7 +127,7 @@ BEGIN
 END
 $$;
 
--- Publish from anywhere: SELECT hubbub.publish('chat', 'hello')
+-- Publish from any client: SELECT hubbub.publish('chat', 'hello')
 
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data text, kind text DEFAULT 'text',
@@ -183,7 +183,7 @@ BEGIN
 END
 $$;
 
--- Forget what a channel has kept, and begin a new epoch.
+-- Delete the publications of a channel, and begin a new epoch.
 CREATE OR REPLACE FUNCTION {schema}.remove_history(_channel text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE {schema}.streams s
@@ -193,11 +193,11 @@ BEGIN
 END
 $$;
 
--- Presence. Everybody locks in one order, a lease first and then entries by channel and connection: nobody waits for
--- somebody who waits for him.
+-- Presence. All functions lock in one order, a lease first and then entries by channel and connection, so that no two
+-- transactions can wait for each other.
 
--- Renew a lease, or begin it, and make changes under it: NULL for data means that somebody leaves. Of several changes
--- to the same entry, the last one counts. Returns false, and does nothing, if the lease is not there.
+-- Renew a lease, or begin it, and make changes under it: NULL for data means that the connection leaves. Of several
+-- changes to one entry, the last one counts. Returns false, and does nothing, if the lease does not exist.
 CREATE OR REPLACE FUNCTION {schema}.update_presence(
     _lease text, _ttl double precision, _begin boolean, _channels text[], _connections text[], _data bytea[]
 ) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -232,8 +232,8 @@ BEGIN
 END
 $$;
 
--- Remove the leases that lapsed more than _grace seconds ago, and return what was still under them. A lease that is
--- locked is being renewed, or removed by somebody else.
+-- Remove the leases that lapsed more than _grace seconds ago, and return the entries still under them. A lease
+-- that is locked is being renewed, or removed by another node.
 CREATE OR REPLACE FUNCTION {schema}.expire_presence(_grace double precision)
 RETURNS TABLE (channel text, connection text) LANGUAGE plpgsql AS $$
 DECLARE
@@ -256,10 +256,10 @@ BEGIN
 END
 $$;
 
--- Remove at most _limit rows that have expired; returns how many it removed. Somebody else may be at it: then 0.
--- _seen is a snapshot as old as publications are kept to be handed over: whatever it does not show was committed
--- since, however long before it was published. (An hour later nobody asks: the transaction's number may be of
--- another server, from which the tables were copied.)
+-- Remove at most _limit rows that have expired; return how many. While another node prunes, 0. _seen is a snapshot
+-- that is as old as publications are kept for nodes to read: a publication that it does not show was committed later,
+-- however long ago it was published, and is left. (After an hour _seen is ignored: the number of a transaction may be
+-- that of another server, from which the tables were copied.)
 CREATE OR REPLACE FUNCTION {schema}.prune(_seen pg_snapshot, _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     _removed bigint;
@@ -284,8 +284,8 @@ BEGIN
 END
 $$;
 
--- Forget at most _limit streams that nobody has used for long; those of _channels are in use. What others have
--- locked is passed over.
+-- Forget at most _limit streams that have been unused for long; those of _channels are in use. Rows that are locked are
+-- left out.
 CREATE OR REPLACE FUNCTION {schema}.prune_streams(_channels text[], _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     _removed bigint;

@@ -1,6 +1,6 @@
--- Give a stream a new epoch, unless it has another one by now than the caller knows.
+-- Give a stream a new epoch, unless its epoch is not the one any more that the caller knows.
 --
--- ARGV     the server's generation, the new epoch, the one that the caller knows.
+-- ARGV     the server's generation, the new epoch, the epoch that the caller knows.
 
 local generation, epoch, known = unpack(ARGV)
 

@@ -1,8 +1,8 @@
--- Take over the removal of leases that have lapsed: from now on they cannot be renewed.
+-- Claim lapsed leases for removal: from now on they cannot be renewed.
 --
 -- KEYS[1]  see renew.lua.
--- ARGV     ms for which a lease must have been lapsed, ms after which somebody else may go on with it.
--- Returns  the leases.
+-- ARGV     ms for which a lease must have been lapsed, ms after which another process may claim it again.
+-- Returns  the claimed leases.
 
 local grace, turn = ARGV[1], ARGV[2]
 

@@ -1,9 +1,9 @@
--- Remove a channel's entries under a lease, a part of them at a time. Whoever is entered under another lease by
--- now stays.
+-- Remove a channel's entries under a lease, a part of them at a time. Connections that were entered again under
+-- another lease keep their entry.
 --
 -- KEYS[1]  see enter.lua.
--- ARGV     the lease, '0' or the cursor that was returned last, how many entries to look at.
--- Returns  a cursor, '0' when all is done; and the connections that are removed.
+-- ARGV     the lease, the cursor that was returned last ('0' to begin), the number of entries to examine.
+-- Returns  a cursor, '0' when all entries are removed; and the connections whose entries this call has removed.
 
 local lease, cursor, limit = unpack(ARGV)
 local counter, mine = '#' .. lease, lease .. '\0'
@@ -16,7 +16,7 @@ local removed = {}
 for index = 1, #entries, 2 do
   local field, entry = entries[index], entries[index + 1]
   if string.sub(field, 1, 1) == '=' and string.sub(entry, 1, #mine) == mine then
-    -- A scan may come across the same one twice.
+    -- HSCAN may return a field twice.
     if redis.call('HDEL', KEYS[1], field) == 1 then
       table.insert(removed, string.sub(field, 2))
     end

@@ -1,10 +1,10 @@
--- Enter and remove who has come to a channel and left it, and make it live on.
+-- Make and remove presence entries of a channel, and refresh its key.
 --
--- KEYS[1]  hash: '=' and a connection: the lease it is entered under, a zero byte, its data;
---          '#' and a lease: how many entries are under it.
--- ARGV     the lease, ms that the channel's entries live on for; and for each change the connection and what
---          is entered for it, '' if it leaves.
--- Returns  whether there are entries under the lease now (1 or 0).
+-- KEYS[1]  hash: '=' and a connection: its lease, a zero byte, its data;
+--          '#' and a lease: the number of entries under it.
+-- ARGV     the lease, ms until the key expires; and for each change the connection and its entry, '' to remove
+--          it.
+-- Returns  whether the channel has entries under the lease now (1 or 0).
 
 local lease, keep = ARGV[1], ARGV[2]
 

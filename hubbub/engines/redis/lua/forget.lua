@@ -1,9 +1,9 @@
--- Forget channels in which there are no entries under a lease any more; and the lease, if it is being removed and
--- there are no others.
+-- Remove the notes of channels that have no entries under a lease any more; and with the last note the lease, if
+-- it was claimed.
 --
 -- KEYS     see renew.lua.
--- ARGV     the lease, channels.
--- Returns  whether nothing is left of it (1 or 0).
+-- ARGV     the lease, the channels.
+-- Returns  whether the lease has no notes any more (1 or 0).
 
 local lease = ARGV[1]
 

@@ -1,16 +1,17 @@
--- Whether a stream is still the one that it was. Put behind stream.lua.
+-- Notices that a stream may have lost publications. Put behind stream.lua.
 --
--- A *generation* tells the data of a server from what it is after a restart, or on a replica that has taken over:
--- the last of it may be missing then. A "+" at the end: it is not, after a restart. See generation.py.
+-- The *generation* of a server changes when it is restarted or a replica takes over, which may lose the newest
+-- publications. A "+" at the end says that a restart loses none. See generation.py.
 
 local function base(generation)
   return (string.gsub(generation, '%+$', ''))
 end
 
--- What the server says itself. The caller may not know of a change yet, or speak through a proxy to several servers.
+-- The generation as the server knows it itself. The caller may not have noticed a change yet, or may be connected
+-- to several servers through a proxy.
 local function generation_now(generation)
   local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  -- A user who may not ask gets an error, which is a table.
+  -- Where the user may not ask, the answer is an error, which is a table.
   if type(server) ~= 'string' or type(replication) ~= 'string' then
     return generation
   end
@@ -22,13 +23,13 @@ local function generation_now(generation)
   return now == base(generation) and generation or now
 end
 
--- The id of the newest publication; '' if it is not known.
+-- The id of the newest publication; '' if it is unknown.
 local function newest_id(stream)
   local newest = top(text(stream.offset), stream.epoch, stream.newest)
   return string.sub(newest, #text(stream.offset) + #stream.epoch + 3)
 end
 
--- Whether the stream has what the caller knows to be there: true, false, or nil if that cannot be told.
+-- Whether the stream has the publication that the caller knows: true, false, or nil if that cannot be decided.
 local function has(stream, epoch, offset, id)
   if epoch ~= stream.epoch then
     return nil
@@ -45,15 +46,15 @@ local function has(stream, epoch, offset, id)
   if not kept then
     return nil
   end
-  -- As a part of what is packed (core/publication.py): Lua here cannot unpack bytes. Ids are random and long, and
-  -- clients do not get to see them, so it is no part of anything else.
+  -- The id is searched for in the packed publication (core/publication.py), because Lua cannot unpack it here. Ids
+  -- are long, random, and unknown to clients, so no other part of a publication contains one.
   return string.find(kept[2][4], id, 1, true) ~= nil
 end
 
--- Give the stream a new epoch, unless it is known to be complete. What it has kept stays, but no position of the
--- old epoch leads into it.
+-- Give the stream a new epoch, unless it is known to be complete. Its publications are kept, but no position of the
+-- old epoch can be resumed from.
 --
--- is_there: whether it has what the caller knows to be there; nil if that cannot be told.
+-- is_there: whether it has the publication that the caller knows; nil if that cannot be decided.
 local function settle(stream, generation, epoch, is_there)
   doubt(stream, generation)
   local stored = stream.generation
@@ -63,7 +64,7 @@ local function settle(stream, generation, epoch, is_there)
   if generation ~= '' then
     generation = generation_now(generation)
   end
-  -- Without one, it was written by an older version, or by a user who may not ask.
+  -- A stream without a generation was written by an older version, or by a user that may not ask for it.
   local is_same = generation == '' or stored == '' or base(generation) == base(stored)
   local is_durable = string.sub(stored, -1) == '+' and string.sub(generation, -1) == '+'
   if is_there == false or not (is_same or is_there or is_durable) then

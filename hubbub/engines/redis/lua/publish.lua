@@ -1,17 +1,16 @@
--- Accept a publication and announce it, in one step: what is announced first has the lower offset.
+-- Accept a publication and announce it in one step, so that announcements are in the order of the offsets.
 --
--- It does not ask whether the stream is complete (generation.lua): those who read it do, and may know better. Until
--- one has, it goes on in the epoch that it has.
+-- This script does not examine whether the stream is complete (generation.lua). Readers do, and may know of more
+-- publications. Until then the stream stays in its epoch.
 --
--- KEYS[3]  where the position is kept for its idempotency key; left out without one.
+-- KEYS[3]  the position of the publication with this idempotency key; left out without a key.
 -- ARGV     the server's generation, an epoch in case one begins, size and ttl in ms ('' without history), the
---          command that announces, the Redis channel, the publication, its id, ms that the idempotency key is good
---          for.
+--          command to announce with, the topic, the publication, its id, ms until the idempotency key expires.
 -- Returns  the position as "offset epoch".
 
 local generation, epoch, size, ttl, command, channel, publication, id, window = unpack(ARGV)
 
--- Publications that are too old to be kept, dropped for each one that comes, at the most.
+-- The most expired publications that are dropped with each new one.
 local DROPPED = 1000
 
 if KEYS[3] then
@@ -27,7 +26,7 @@ local stream = open(generation, epoch, size, ttl)
 if stream then
   local offset = text(stream.offset + 1)
   position = offset .. ' ' .. stream.epoch
-  -- First of all, for it is what Redis refuses when memory is short: then nothing has happened yet.
+  -- The first write, because Redis refuses it when it is out of memory: then nothing has been changed yet.
   redis.call('XADD', KEYS[2], 'MAXLEN', '=', text(stream.size), offset .. '-0', 't', time, 'p', publication)
   redis.call('HSET', KEYS[1], 'offset', offset, 'newest', position .. ' ' .. id)
   doubt(stream, generation)

@@ -1,8 +1,8 @@
--- Where a channel stands and what it has kept, at one moment.
+-- Read the position of a channel and its publications at one moment.
 --
--- ARGV     the server's generation, an epoch in case one begins, size and ttl in ms ('' for no change), the epoch
---          that is expected ('*' for any), the first offset and the last one in the order of reading, the most that
---          is wanted ('' for all), 'XRANGE' or 'XREVRANGE'.
+-- ARGV     the server's generation, an epoch in case one begins, size and ttl in ms ('' for no change), the
+--          expected epoch ('*' for any), the first and the last offset in the order of reading, the most
+--          publications ('' for all), 'XRANGE' or 'XREVRANGE'.
 -- Returns  "offset epoch id" of the newest publication, and entries of the log.
 
 local generation, epoch, size, ttl, expected, first, last, limit, command = unpack(ARGV)

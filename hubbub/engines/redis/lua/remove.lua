@@ -1,4 +1,4 @@
--- Forget what a channel has kept and give it a new epoch.
+-- Remove the publications of a channel and give it a new epoch.
 --
 -- ARGV     the server's generation, the epoch.
 

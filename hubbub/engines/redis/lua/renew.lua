@@ -1,12 +1,12 @@
--- Renew a lease or begin it, and note where there are about to be entries under it.
+-- Renew a lease or begin it, and note the channels that are about to have entries under it.
 --
--- KEYS[1]  sorted set: when each lease lapses, in ms. Negative while somebody removes what is under it: minus
---          the time from which another one may go on with that.
--- KEYS[2]  sorted set: the channels in which there may be entries under this lease, and when each was last
---          made to live on, in ms.
--- ARGV     the lease, ms until it lapses, whether it begins ('1' or ''), ms that everything lives on for, ms
---          after which a channel is to be made to live on, how many of those to tell, channels to note.
--- Returns  channels that are to be made to live on; or nil if the lease is not there: nothing is done then.
+-- KEYS[1]  sorted set: when each lease lapses, in ms. Negative while a process removes the lease: minus the time
+--          from which another process may continue the removal.
+-- KEYS[2]  sorted set: the channels that may have entries under this lease, and when the key of each was last
+--          refreshed, in ms.
+-- ARGV     the lease, ms until it lapses, whether it begins ('1' or ''), ms until keys expire, ms after which a
+--          channel's key is to be refreshed, the most such channels to return, channels to note.
+-- Returns  channels whose keys are to be refreshed; or nil if the lease does not exist: then nothing is done.
 
 local lease, ttl, begins, keep, refresh, limit = unpack(ARGV, 1, 6)
 
@@ -15,8 +15,8 @@ if lapses and lapses < 0 or not lapses and begins == '' then
   return nil
 end
 local time = now()
--- First of all, for when memory is short, Redis refuses what adds to it only at the beginning of a script.
--- To be renewed, a lease needs no more memory.
+-- PEXPIRE before ZADD: when it is out of memory, Redis refuses a write that needs memory only if it is the first
+-- one of a script. So a lease can be renewed, which needs no more memory.
 redis.call('PEXPIRE', KEYS[1], keep)
 redis.call('ZADD', KEYS[1], time + ttl, lease)
 if not lapses then

@@ -1,11 +1,11 @@
--- A channel's stream, as it lies in Redis. Put in front of every script of streams.
+-- The stream of a channel. Put in front of every script of streams.
 --
 -- KEYS[1]  hash: epoch, offset of the last publication, size, ttl in ms; newest: the position and the id of the last
---          publication; generation: of the server on which the stream is known to be complete. Outlives the log,
---          so that the offsets go on rising when everything that was kept has become too old.
--- KEYS[2]  the log, a Redis stream. An entry's id is its offset; t: when it was accepted; p: the publication.
+--          publication; generation: of the server on which the stream is known to be complete. Expires after the
+--          log, so that offsets continue to rise when all publications have expired.
+-- KEYS[2]  the log, a Redis stream. An entry's id is its offset; t: the time of acceptance; p: the publication.
 
--- Milliseconds that a stream is remembered after the last of its publications is gone.
+-- Milliseconds that a stream is kept after its last publication has expired.
 local STREAM_TTL = 3600000
 
 local function text(number)
@@ -20,7 +20,7 @@ local function clock()
   return now, tonumber(now)
 end
 
--- Both keys live on for as long as they would after a publication.
+-- Refresh both keys, as after a publication.
 local function keep(stream)
   redis.call('PEXPIRE', KEYS[1], text(stream.ttl + STREAM_TTL))
   redis.call('PEXPIRE', KEYS[2], text(stream.ttl))
@@ -43,7 +43,7 @@ local function open(generation, epoch, size, ttl)
     end
     stream.generation = generation
     redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'size', size, 'ttl', ttl, 'generation', generation)
-    -- What may be left of an earlier epoch has offsets that come again.
+    -- Entries of an earlier epoch, if any are left, have offsets that will be given out again.
     redis.call('DEL', KEYS[2])
     keep(stream)
   elseif size ~= '' and (stored[3] ~= size or stored[4] ~= ttl) then
@@ -54,8 +54,8 @@ local function open(generation, epoch, size, ttl)
   return stream
 end
 
--- Take the "+" from the stream's generation (generation.lua), for something may be lost now that is in use without
--- one: the server is set up otherwise by now, or has replicas.
+-- Take the "+" from the stream's generation (generation.lua), if the server has none any more: its configuration was
+-- changed, or it has replicas, so that a restart may lose publications.
 local function doubt(stream, generation)
   if string.sub(stream.generation, -1) == '+' and generation ~= '' and string.sub(generation, -1) ~= '+' then
     stream.generation = string.sub(stream.generation, 1, -2)
@@ -63,22 +63,22 @@ local function doubt(stream, generation)
   end
 end
 
--- A stream that is looked at is in use. A write for every look would be many.
+-- Refresh a stream's key because it is used; but not for every read, which would be many writes.
 local function touch(key, ttl)
   if redis.call('PTTL', key) < (ttl + STREAM_TTL) / 2 then
     redis.call('PEXPIRE', key, text(ttl + STREAM_TTL))
   end
 end
 
--- Where a stream stands, as "offset epoch id". The id is empty if nothing was published yet, or if an older version
--- of these scripts, which does not write it, has published since.
+-- The end of a stream, as "offset epoch id". The id is empty if there was no publication yet, or if the last one was
+-- published by an older version of these scripts, which does not write it.
 local function top(offset, epoch, newest)
   local position = offset .. ' ' .. epoch .. ' '
   return string.sub(newest, 1, #position) == position and newest or position
 end
 
--- The first entry from an offset on: its offset and when it was accepted, or nil. One at a time, for each is copied
--- with its payload.
+-- The first entry from an offset on: its offset and its time of acceptance, or nil. One entry at a time, because
+-- each is copied with its payload.
 local function entry(offset)
   local found = redis.call('XRANGE', KEYS[2], text(offset), '+', 'COUNT', 1)[1]
   if found then
@@ -86,14 +86,14 @@ local function entry(offset)
   end
 end
 
--- Drop what is too old, at most `limit` entries. If the oldest one is not, no other is looked at.
+-- Drop expired entries, at most `limit`. If the oldest one is not expired, no other is read.
 local function forget(stream, now, limit)
   local oldest = now - stream.ttl / 1000
   local first, time = entry(0)
   if not first or time >= oldest then
     return
   end
-  -- The last entry that is known to be too old, and the first offset that is known not to be, or is too far.
+  -- The last entry that is known to be expired, and the first offset that is known not to be, or is beyond `limit`.
   local last, beyond = first, math.min(stream.offset + 1, first + limit)
   while beyond - last > 1 do
     local middle = math.floor((last + beyond) / 2)

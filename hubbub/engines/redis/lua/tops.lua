@@ -1,4 +1,4 @@
--- Where channels stand, without a look at what they have kept.
+-- Read the ends of streams, without their publications.
 --
 -- KEYS     the hash of each channel's stream, see stream.lua.
 -- Returns  "offset epoch id" of the newest publication of each.

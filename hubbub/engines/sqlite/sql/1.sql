@@ -1,7 +1,7 @@
--- Version 1 of the tables of a file, which are shared by all namespaces in it. Statements are told apart by their
--- semicolons alone. What a version adds or changes is in the file with its number, and none is edited later.
+-- Version 1 of the tables of a file, which all its namespaces share. Statements are separated at semicolons, wherever
+-- they are. The additions and changes of a version are in the file with its number, and no statement is edited later.
 
--- One row per channel that has a history. top is the offset of its last publication, used when that was.
+-- One row per channel with history. top is the offset of its last publication, used the time of its last use.
 CREATE TABLE hubbub_streams (
     namespace TEXT NOT NULL,
     channel TEXT NOT NULL,
@@ -13,8 +13,8 @@ CREATE TABLE hubbub_streams (
     PRIMARY KEY (namespace, channel)
 ) WITHOUT ROWID;
 
--- What was published, in the order of ids: histories, and what is on its way to other processes. AUTOINCREMENT
--- never gives out an id twice, also after rows are deleted.
+-- Publications in the order of ids: histories, and publications that other processes have yet to read. AUTOINCREMENT
+-- never gives out an id twice, even after rows were deleted.
 CREATE TABLE hubbub_publications (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     namespace TEXT NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE hubbub_publications (
 CREATE UNIQUE INDEX hubbub_history ON hubbub_publications (namespace, channel, offset) WHERE offset > 0;
 CREATE INDEX hubbub_publications_expires ON hubbub_publications (expires);
 
--- Idempotency keys, and the position of what was published with each.
+-- Idempotency keys, and the position of the publication with each.
 CREATE TABLE hubbub_keys (
     namespace TEXT NOT NULL,
     channel TEXT NOT NULL,

@@ -1,6 +1,6 @@
 -- Version 2: presence.
 
--- What nodes enter somebody under, and when that lapses unless it is renewed.
+-- Leases of nodes, and when each lapses unless it is renewed.
 CREATE TABLE hubbub_leases (
     namespace TEXT NOT NULL,
     lease TEXT NOT NULL,
@@ -8,7 +8,7 @@ CREATE TABLE hubbub_leases (
     PRIMARY KEY (namespace, lease)
 ) WITHOUT ROWID;
 
--- Who is in a channel, and under which lease.
+-- Presence entries, each under a lease.
 CREATE TABLE hubbub_presence (
     namespace TEXT NOT NULL,
     channel TEXT NOT NULL,

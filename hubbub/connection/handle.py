@@ -1,0 +1,107 @@
+"""A connection as its node and its writer see it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from hubbub.codes import CloseCode, clip_reason
+from hubbub.connection.limits import Limits
+from hubbub.connection.receiving import Receiver
+from hubbub.core.forms import Form
+from hubbub.core.frames import Frame
+from hubbub.core.publication import Position
+from hubbub.core.subscriber import Start
+from hubbub.node.node import Node
+from hubbub.transports.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class Handle:
+    """The part of a connection that its node and its writer use; a :class:`hubbub.node.node.NodeConnection`
+    and an :class:`~hubbub.transports.writer.Owner`.
+
+    It does not refer to the :class:`~hubbub.connection.connection.Connection`, so that a connection that has
+    ended is freed without the cyclic garbage collector.
+
+    :param node: the node that has the connection.
+    :param connection_id: unique among all connections of the hub.
+    :param receiver: ended together with the connection.
+    :param limits: of the connection.
+    """
+
+    __slots__ = ("_gone_since", "_limits", "_node", "_receiver", "id", "user", "writer")
+
+    def __init__(self, node: Node, connection_id: str, receiver: Receiver, limits: Limits) -> None:
+        self.id = connection_id
+        self.user: str | None = None
+        #: The way out; ``None`` until the socket is accepted.
+        self.writer: Writer | None = None
+        self._node = node
+        self._receiver = receiver
+        self._limits = limits
+        # When the writer found the client gone, on the loop's clock; the handler may learn it later.
+        self._gone_since: float | None = None
+
+    # For the node
+
+    @property
+    def backlog(self) -> int:
+        return self.writer.backlog if self.writer else 0
+
+    @property
+    def dropped(self) -> int:
+        return self.writer.dropped if self.writer else 0
+
+    def end(self, code: int, reason: str) -> None:
+        reason = clip_reason(reason)
+        if self.writer is not None:
+            self.writer.end(code, reason)
+        self._receiver.end(code, reason)
+
+    def tick(self, now: float) -> None:
+        """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""
+        writer = self.writer
+        if writer is None or self._receiver.ended is not None:
+            return
+        if (seconds := writer.stalled(now)) > self._limits.send_timeout:
+            reason = f"slow: nothing taken for {seconds:.0f} s"
+            writer.end(CloseCode.SLOW, reason, discard=True)
+            self.slow(reason)
+        elif writer.is_gone:
+            # The server tells the handler as soon as all that had arrived is read. Not all servers do so
+            # while the client's last bytes are still on their way out.
+            self._gone_since = now if self._gone_since is None else self._gone_since
+            if now - self._gone_since > self._limits.close_timeout:
+                self._receiver.client_left = True
+                self._receiver.end(CloseCode.ABNORMAL, "")
+
+    # For the writer
+
+    def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
+        """Write where the client begins, if the form has a message for it, then the missed publications."""
+        messages = [frame.encoded(form.codec) for frame in missed]
+        if (opening := form.opening(channel, start)) is not None:
+            messages.insert(0, opening)
+        if messages and self.writer is not None:
+            self.writer.send(form.reply(*messages))
+
+    def broken(self, channel: str, position: Position) -> bool:
+        """End the connection with 3010, so that the client reconnects and starts again."""
+        reason = f"insufficient state: {channel!r} continues from {position.offset}"
+        self._disconnect(CloseCode.INSUFFICIENT_STATE, reason)
+        return True
+
+    def slow(self, reason: str) -> None:
+        """End the connection with 3008."""
+        self._node.slow_disconnects += 1
+        self._disconnect(CloseCode.SLOW, reason)
+
+    # Internal
+
+    def _disconnect(self, code: int, reason: str) -> None:
+        # Called in the middle of a feed's flush, during which no subscriber may join or leave: the connection
+        # leaves its channels later, when its block ends.
+        logger.info("Closing connection %s with %d (%s).", self.id, code, reason)
+        self.end(code, reason)

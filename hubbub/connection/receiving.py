@@ -1,0 +1,103 @@
+"""Receiving: the messages of one client, until its connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from hubbub.codes import CloseCode
+from hubbub.exceptions import InvalidMessage
+
+T = TypeVar("T")
+
+
+class Receiver:
+    """Receives from one socket, in one task at a time.
+
+    :param websocket: an accepted socket.
+    """
+
+    __slots__ = ("_loops", "_task", "_websocket", "client_left", "ended")
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        # The task that is waiting for a message.
+        self._task: asyncio.Task[Any] | None = None
+        # ``iter_*`` loops that are running.
+        self._loops = 0
+        #: The code and reason with which the connection ended; ``None`` while it is open.
+        self.ended: tuple[int, str] | None = None
+        #: Whether the client has ended the connection, so that no close frame can be sent.
+        self.client_left = False
+
+    @property
+    def is_iterating(self) -> bool:
+        """Whether a loop is receiving, which ends by itself when the connection ends."""
+        return self._loops > 0
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message.
+
+        :raises WebSocketDisconnect: the connection has ended, or ends.
+        :raises RuntimeError: another task is waiting already.
+        """
+        if self.ended is not None:
+            raise WebSocketDisconnect(*self.ended)
+        if self._task is not None:
+            raise RuntimeError("Expected one task at a time to receive, but another one is waiting already.")
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            message = await self._websocket.receive()
+        except asyncio.CancelledError:
+            # end() stops the wait as asyncio.timeout() does: by a cancellation that is taken back here. So it
+            # costs nothing where it does not happen.
+            if self.ended is not None and task.uncancel() <= cancelling:
+                raise WebSocketDisconnect(*self.ended) from None
+            raise
+        finally:
+            self._task = None
+        if message["type"] == "websocket.disconnect":
+            self.client_left = True
+            self.ended = (message.get("code", CloseCode.NORMAL), message.get("reason") or "")
+            raise WebSocketDisconnect(*self.ended)
+        text: str | None = message.get("text")
+        data: str | bytes = message["bytes"] if text is None else text
+        return data
+
+    async def iterate(
+        self,
+        receive: Callable[[], Awaitable[str | bytes]],
+        decode: Callable[[str | bytes], T],
+        answer: Callable[[InvalidMessage], Awaitable[None]],
+    ) -> AsyncIterator[T]:
+        """Yield decoded messages until the connection ends.
+
+        :param receive: waits for the next message, as :meth:`receive` does.
+        :param decode: raises :class:`InvalidMessage` for a message that does not fit.
+        :param answer: sends the client an error message for it.
+        """
+        self._loops += 1
+        try:
+            while True:
+                try:
+                    message = decode(await receive())
+                except InvalidMessage as exc:
+                    await answer(exc)
+                else:
+                    yield message
+        except WebSocketDisconnect:
+            pass
+        finally:
+            self._loops -= 1
+
+    def end(self, code: int, reason: str) -> None:
+        """Receive no more; a waiting task gets ``WebSocketDisconnect``. Only the first call counts."""
+        if self.ended is None:
+            self.ended = (code, reason)
+            if self._task is not None:
+                self._task.cancel()

@@ -1,0 +1,42 @@
+"""The clock of a node: the event loop's, or a fake one in tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """A callback that is due later."""
+
+    def cancel(self) -> None:
+        """Do not call it."""
+
+
+class Clock(Protocol):
+    """Seconds, and callbacks after some of them. An event loop is a clock."""
+
+    def time(self) -> float:
+        """Return the time in seconds, from any beginning. It never goes back."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call ``callback`` in ``delay`` seconds."""
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait for ``seconds`` of ``clock``."""
+    await wait(clock, asyncio.Event(), seconds)
+
+
+async def wait(clock: Clock, event: asyncio.Event, seconds: float) -> None:
+    """Wait until ``event`` is set, for at most ``seconds`` of ``clock``. It may be set afterwards anyway."""
+    if seconds <= 0:
+        # At least one turn of the loop, so that a task that waits again and again does not keep it to itself.
+        await asyncio.sleep(0)
+        return
+    timer = clock.call_later(seconds, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
