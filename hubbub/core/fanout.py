@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from hubbub.core.forms import Form
-from hubbub.core.frames import Batch, Frame, last_position
+from hubbub.core.frames import Frame, last_position
 from hubbub.core.publication import Position
 from hubbub.core.subscriber import Subscriber, deliver, is_kept_after_break
 
@@ -69,8 +69,7 @@ class FanOut:
 
         :param position: where the channel continues.
         """
-        for subscribers in list(self._subscribers.values()):
-            self._break(subscribers.values(), position)
+        self._break([each for some in self._subscribers.values() for each in some.values()], position)
 
     # Frames
 
@@ -91,42 +90,44 @@ class FanOut:
             return
         frames, self._pending = self._pending, []
         excluded, self._excluded = self._excluded, {}
-        # A copy: a form goes with its last subscriber, which may be dropped here.
-        for form, subscribers in list(self._subscribers.items()):
+        broken: list[Subscriber] = []
+        for form, subscribers in self._subscribers.items():
+            failed: Iterable[Subscriber]
             try:
-                self._write(frames, excluded, form, subscribers)
+                if excluded:
+                    failed = self._write_parts(frames, excluded, form, subscribers)
+                else:
+                    batch = form.batch(frames, self.channel, lossless=self.lossless)
+                    failed = deliver(batch, subscribers.values())
             except Exception:
                 logger.exception("Could not write %d publications to %r.", len(frames), self.channel)
-                if self.lossless:
-                    self._break(subscribers.values(), last_position(frames))
+                failed = subscribers.values()
+            if failed and self.lossless:
+                broken += failed
+        if broken:
+            # Not before: a form goes with its last subscriber.
+            self._break(broken, last_position(frames))
 
     # Internal
 
-    def _write(
+    def _write_parts(
         self,
         frames: Sequence[Frame],
         excluded: Mapping[str, set[Frame]],
         form: Form,
         subscribers: Mapping[str, Subscriber],
-    ) -> None:
+    ) -> list[Subscriber]:
+        """Write to each connection the frames that do not exclude it; see :func:`deliver`."""
         batch = form.batch(frames, self.channel, lossless=self.lossless)
-        if not excluded:
-            if (failed := deliver(batch, subscribers.values())) and batch.lossless:
-                self._break(failed, last_position(frames))
-            return
-        self._deliver(batch, [each for each in subscribers.values() if each.id not in excluded], frames)
+        failed = [*deliver(batch, [each for each in subscribers.values() if each.id not in excluded])]
         for id_, without in excluded.items():
             rest = [frame for frame in frames if frame not in without]
             if rest and (subscriber := subscribers.get(id_)) is not None:
-                self._deliver(form.batch(rest, self.channel, lossless=self.lossless), (subscriber,), rest)
+                failed += deliver(form.batch(rest, self.channel, lossless=self.lossless), (subscriber,))
+        return failed
 
-    def _deliver(self, batch: Batch, subscribers: Iterable[Subscriber], frames: Sequence[Frame]) -> None:
-        failed = deliver(batch, subscribers)
-        if failed and batch.lossless:
-            self._break(failed, last_position(frames))
-
-    def _break(self, subscribers: Iterable[Subscriber], position: Position) -> None:
-        for subscriber in list(subscribers):
+    def _break(self, subscribers: Sequence[Subscriber], position: Position) -> None:
+        for subscriber in subscribers:
             if not is_kept_after_break(subscriber, self.channel, position):
                 self._drop(subscriber)
 

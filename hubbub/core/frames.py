@@ -127,7 +127,7 @@ class Batch(bytes):
 
     messages: Sequence[Message]
     channel: str | None
-    lossless: bool
+    lossless: bool = False
     #: Bytes that the batch counts for while it waits in an outbox.
     cost: int
 
@@ -138,7 +138,8 @@ class Batch(bytes):
         batch.cost = messages[0].cost if len(messages) == 1 else sum([each.cost for each in messages])
         batch.messages = messages
         batch.channel = channel
-        batch.lossless = lossless
+        if lossless:
+            batch.lossless = True
         return batch
 
     @staticmethod

@@ -50,7 +50,7 @@ class Resume:
         self._frames: Sequence[Frame] = ()
         # Whether the engine itself has not come as far as ``since``.
         self._is_beyond = False
-        #: Whether the subscriber has been told that it joins, so that it cannot be refused any more.
+        #: Whether the subscriber has got its first piece, so that it cannot be refused any more.
         self.has_begun = False
         #: Whether the subscriber has joined, or was dropped because its run is broken. There are no more
         #: steps.
@@ -127,6 +127,8 @@ class Resume:
             reached = self._reached = self._fit(reached, limit)
             if at.offset + len(frames) == feed.position.offset:
                 break
+        # The frames may have been encoded just now.
+        feed.trim()
         missed = [frame for frame in gathered if frame.publication.exclude != self._subscriber.id]
         feed.join(self._subscriber, self._form, self._start(reached), missed)
         self._complete()

@@ -9,6 +9,7 @@ from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -251,5 +252,8 @@ def _send_of(websocket: WebSocket) -> Callable[[Any], Awaitable[None]] | None:
     The check takes longer than all else here. An object whose ``send`` is not Starlette's has none.
     """
     if type(websocket).send is WebSocket.send and "send" not in vars(websocket):
-        return getattr(websocket, "_send", None)
+        send = getattr(websocket, "_send", None)
+        # Another callable may raise before it returns an awaitable, or return one that cannot be continued.
+        if iscoroutinefunction(send):
+            return send
     return None

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import WebSocket
 
-from hubbub.core import frames
 from hubbub.core.compression import deflate
+from hubbub.protocols import websocket
 from tests.apps import slow
 from tests.apps.slow import app, hub
 
@@ -23,8 +23,7 @@ def counted_deflate(data: bytes | bytearray | memoryview) -> bytes | None:
     return deflate(data)
 
 
-frames.deflate = counted_deflate  # type: ignore[attr-defined]
-
+websocket.deflate = counted_deflate  # type: ignore[attr-defined]
 
 MAKE: dict[str, Callable[[str], Any]] = {
     "text": str,

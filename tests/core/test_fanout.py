@@ -105,7 +105,7 @@ def test_a_subscriber_that_is_dropped_gets_no_partial_batch_either(loop: Loop) -
         fan_out.put_aside(frame)
     loop.turn()
     assert ann.received == ["1", "3"]
-    assert leaving.breaks == [("chat", Position(2, "e"))]
+    assert leaving.breaks == [("chat", Position(3, "e"))]
     assert len(fan_out) == 1
 
 

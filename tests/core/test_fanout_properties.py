@@ -1,7 +1,7 @@
-"""Feeds and outboxes together: whatever happens in whatever order, everyone gets what they should.
+"""Feeds and outboxes together: in any order of events, every client gets the messages that it should.
 
-The machine plays the event loop, the sockets and the users. For every client it writes down, without
-looking at the code under test, what that client is owed; what arrives is compared with it.
+The machine plays the event loop, the sockets and the users. For every client it records, without looking at
+the code under test, the messages that the client is owed; the messages that arrive are compared with them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def no_repair(feed: Feed) -> None:
 
 
 class Client:
-    """A connection and its socket, together with what is owed to it and what arrived."""
+    """A connection and its socket, with the messages that are owed to it and those that arrived."""
 
     recovers_in_pieces = True
 
@@ -80,20 +80,20 @@ class Client:
         self.outbox = Outbox(limit, policy)
         self.channels: set[str] = set()
         self.stalled = False
-        # Nothing arrives any more: the socket broke, or the client was let go.
+        # Nothing arrives any more: the socket broke, or the client was disconnected as slow.
         self.gone = False
         self.raises = False
         self.sending: Batch | None = None
         self.failure: Exception | None = None
 
-        # By channel; under None what was sent directly. An empty message is told from another by identity.
+        # By channel; under None the direct messages. Empty messages are distinguished by identity.
         self.owed: dict[str | None, list[Message]] = defaultdict(list)
         self.got: dict[str | None, list[Message]] = defaultdict(list)
-        # How many frames the feeds have written.
+        # How many messages the feeds have written.
         self.written = 0
         # Bytes of direct sends that wait.
         self.direct = 0
-        # By channel, the newest frame that nothing can have made give way.
+        # By channel, the newest message that no policy can have dropped.
         self.promised: dict[str | None, Message] = {}
 
     # The connection
@@ -106,7 +106,7 @@ class Client:
         try:
             self._push(batch)
         except Exception as exc:
-            # The feed would log it and go on.
+            # The feed would log it and continue.
             self.failure = exc
         return len(batch)
 
@@ -165,7 +165,7 @@ class Client:
     # The socket
 
     def begin(self) -> bool:
-        """Start to send what is next, unless something is being sent already."""
+        """Start to send the next batch, unless one is being sent already."""
         if self.sending is None:
             self.sending = self.outbox.take()
             if self.sending is not None and self.sending.channel is None:
@@ -173,7 +173,7 @@ class Client:
         return self.sending is not None
 
     def finish(self) -> Batch:
-        """The socket takes what is being sent."""
+        """The socket takes the batch that is being sent."""
         assert self.sending is not None
         batch, self.sending = self.sending, None
         size = self.outbox.size
@@ -199,10 +199,10 @@ class Client:
             waited = [batch.channel for batch in sent[late:] if batch.channel is not None]
             assert len(waited) == len(set(waited))
 
-    # What must hold
+    # Invariants
 
     def check_order(self) -> None:
-        """Nothing came twice, out of order, or to whom it was not meant for."""
+        """No message came twice, out of order, or to a wrong client."""
         if self.failure is not None:
             raise self.failure
         for channel, got in self.got.items():
@@ -213,7 +213,7 @@ class Client:
                 assert is_subsequence(got, owed)
 
     def check_nothing_waits(self) -> None:
-        """Everything that was written has arrived, but for what the policy dropped."""
+        """Everything that was written has arrived, except for the messages that the policy dropped."""
         self.check_order()
         assert self.got[None] == self.owed[None]
         arrived = sum(len(got) for channel, got in self.got.items() if channel is not None)
@@ -223,7 +223,7 @@ class Client:
             assert self.got[channel][-1:] == [newest]
 
     def check_everything_arrived(self) -> None:
-        """The same, once the feeds have nothing left to write."""
+        """Everything has arrived, once the feeds have nothing left to write."""
         self.check_nothing_waits()
         owed = sum(len(frames) for channel, frames in self.owed.items() if channel is not None)
         assert self.written == owed
@@ -296,7 +296,7 @@ class FanOut(RuleBasedStateMachine):
 
     @rule(client=clients)
     def depart(self, client: int) -> None:
-        """The handler ends, and somebody else connects."""
+        """The handler ends, and another client connects."""
         leaving = self.clients[client]
         for channel in sorted(leaving.channels):
             self.unsubscribe(client, channel)
@@ -348,10 +348,10 @@ class FanOut(RuleBasedStateMachine):
         if not dying.gone:
             dying.die()
 
-    # What must hold
+    # Invariants
 
     @invariant()
-    def all_is_well(self) -> None:
+    def everything_is_in_order(self) -> None:
         for client in self.clients:
             client.check_order()
         for channel, feed in self.feeds.items():
@@ -363,13 +363,13 @@ class FanOut(RuleBasedStateMachine):
             self.depart(number)
         for feed in self.feeds.values():
             assert len(feed) == 0
-        # No feed holds on to what it has written: the frame is in the list, in the loop and in the call.
+        # No feed keeps a frame that it has written: it is in the list, in the loop and in the call.
         assert all(sys.getrefcount(frame) == 3 for frame in self.frames)
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what feeds log about members that raise out of the thousands of runs."""
+    """Keep the log lines about subscribers that raise out of the thousands of runs."""
     monkeypatch.setattr(logging.getLogger("hubbub.core.subscriber"), "disabled", True)
 
 

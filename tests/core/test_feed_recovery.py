@@ -1,9 +1,8 @@
-"""A feed in a channel with history: whatever the engine loses, doubles, mixes up or forgets, each member gets
-a contiguous run, or is told that the run is broken.
+"""A feed in a channel with history: every run is contiguous, or its subscriber is notified that it is broken.
 
-The machine plays the engine, the network between it and the feed, and the members. What the engine announces
-goes into a network that drops, doubles, delays and reorders. What the feed asks for is answered late. The
-engine can be restarted without its data, or with data that is older than what it had announced. The feed
+The machine plays the engine, the network between it and the feed, and the subscribers. Announcements of the
+engine go into a network that drops, doubles, delays and reorders. Questions of the feed are answered late.
+The engine can be restarted without its data, or with data that is older than its last announcements. The feed
 begins somewhere in the life of the channel, and may have seen no publication when that happens.
 """
 
@@ -30,7 +29,7 @@ KEPT = 8
 
 
 class Engine:
-    """One channel's stream. Every publication that ever was has another payload."""
+    """The stream of one channel. Every publication has another payload."""
 
     def __init__(self, size: int = KEPT) -> None:
         self.size = size
@@ -67,15 +66,15 @@ class Engine:
 
 
 class Subscriber:
-    """Someone in the channel, who counts: after ``position`` comes the next, unless told otherwise."""
+    """A subscriber that counts: the publication after ``position`` comes next, unless its run is broken."""
 
     recovers_in_pieces = True
 
     def __init__(self, number: int, position: Position) -> None:
-        self.id = f"member{number}"
+        self.id = f"subscriber{number}"
         self.position = position
-        # Whether it has got what the engine has lost since.
-        self.is_to_be_told = False
+        # Whether it has received publications that the engine has lost since.
+        self.must_be_notified = False
         self.is_broken = False
         self.received: list[bytes] = []
 
@@ -94,13 +93,13 @@ class Subscriber:
         self.received += [frame.encoded(form.codec).data for frame in missed]
 
     def broken(self, channel: str, position: Position) -> bool:
-        # As a connection does: it takes nothing more, and leaves in a while.
+        # As a connection does: it takes no more, and leaves in a while.
         self.is_broken = True
         return True
 
 
 class Sentinel(Subscriber):
-    """Notices when the feed tells its members that their run is broken."""
+    """Records that the feed has notified its subscribers that their run is broken."""
 
     def __init__(self, on_broken: Callable[[], None]) -> None:
         super().__init__(0, START)
@@ -115,41 +114,41 @@ class Recovery(RuleBasedStateMachine):
     @initialize(before=st.integers(0, KEPT + 3))
     def begin(self, before: int) -> None:
         self.engine = Engine()
-        self.asked: list[Callable[[], None]] = []
+        self.scheduled: list[Callable[[], None]] = []
         self.repairs: list[tuple[Sequence[Publication], Position] | None] = []
         # Whether the engine is yet to be asked where the channel stands.
         self.is_held = False
         self.network: list[Publication] = []
-        self.members: list[Subscriber] = []
+        self.subscribers: list[Subscriber] = []
         self.count = 0
         # Every publication in the order of its epoch, as the engine accepted it; an engine that is set back
-        # goes on from there with other ones.
+        # continues from there with other ones.
         self.accepted: dict[str, list[bytes]] = {}
         self.was_set_back = False
-        # Whether the feed stands where the engine has forgotten, and has not told anybody yet.
+        # Whether the feed stands where the engine has forgotten, and has not notified its subscribers yet.
         self.is_stale = False
         # The engine has forgotten the publication at which the feed could have seen that.
         self.is_blind = False
         for _ in range(before):
             self.accepted.setdefault(self.engine.epoch, []).append(self.engine.publish().data)
-        self.feed = Feed("chat", self.asked.append, self.ask)
+        self.feed = Feed("chat", self.scheduled.append, self.ask)
         self.feed.hold()
         self.feed.opened(self.engine.top, self.engine.top_id)
-        self.feed.join(Sentinel(self.has_told), PLAIN)
+        self.feed.join(Sentinel(self.has_notified), PLAIN)
 
-    def has_told(self) -> None:
+    def has_notified(self) -> None:
         self.is_stale = False
 
     # The loop and the engine
 
     def ask(self, feed: Feed) -> None:
-        # What is read is read now or later, before it is answered; see read().
+        # The history is read now or later, before the answer; see read().
         self.repairs.append(None)
 
     @rule()
     def turn(self) -> None:
-        asked, self.asked[:] = list(self.asked), []
-        for callback in asked:
+        scheduled, self.scheduled[:] = list(self.scheduled), []
+        for callback in scheduled:
             callback()
 
     @precondition(lambda self: self.repairs and self.repairs[0] is None)
@@ -192,10 +191,10 @@ class Recovery(RuleBasedStateMachine):
         self.restart()
 
     @precondition(lambda self: len(self.engine.kept) > 1)
-    @rule(lost=st.integers(1, KEPT - 1), unheard=st.integers(0, KEPT))
-    def set_back(self, lost: int, unheard: int) -> None:
-        """A restart from an older snapshot: the same epoch, and offsets that are given out again, some
-        of them before this node can hear."""
+    @rule(lost=st.integers(1, KEPT - 1), missed=st.integers(0, KEPT))
+    def set_back(self, lost: int, missed: int) -> None:
+        """A restart from an older snapshot: the same epoch, and offsets that are given out again, some of
+        them before this node is connected again."""
         lost = min(lost, len(self.engine.kept) - 1)
         self.engine.offset -= lost
         self.engine.kept = self.engine.kept[:-lost]
@@ -203,15 +202,15 @@ class Recovery(RuleBasedStateMachine):
         self.was_set_back = True
         if self.feed.position.epoch == self.engine.epoch and self.feed.position.offset > self.engine.offset:
             self.is_stale = True
-            for member in self.members:
-                member.is_to_be_told = True
-        if unheard:
-            self.publish(unheard, arrive=False)
+            for subscriber in self.subscribers:
+                subscriber.must_be_notified = True
+        if missed:
+            self.publish(missed, arrive=False)
         self.restart()
 
     def restart(self) -> None:
         self.network.clear()
-        # Its connections are gone, so what was asked is asked again.
+        # Its connections are gone, so all questions are asked again.
         self.repairs = [None for _ in self.repairs]
         if not self.is_held:
             self.is_held = self.feed.hold()
@@ -251,75 +250,76 @@ class Recovery(RuleBasedStateMachine):
     def check_the_tail(self) -> None:
         self.feed.verify()
 
-    # The members
+    # The subscribers
 
     @rule()
     def join(self) -> None:
         self.count += 1
-        member = Subscriber(self.count, self.feed.position)
-        member.is_to_be_told = self.is_stale
-        self.feed.join(member, PLAIN)
-        self.members.append(member)
+        subscriber = Subscriber(self.count, self.feed.position)
+        subscriber.must_be_notified = self.is_stale
+        self.feed.join(subscriber, PLAIN)
+        self.subscribers.append(subscriber)
 
-    @precondition(lambda self: self.members)
+    @precondition(lambda self: self.subscribers)
     @rule(data=st.data())
-    def leave_and_come_back(self, data: st.DataObject) -> None:
-        member = self.members.pop(data.draw(st.integers(0, len(self.members) - 1)))
-        self.feed.leave(member)
-        if not member.is_broken:
-            self.resume(self.reached(member))
+    def leave_and_resume(self, data: st.DataObject) -> None:
+        subscriber = self.subscribers.pop(data.draw(st.integers(0, len(self.subscribers) - 1)))
+        self.feed.leave(subscriber)
+        if not subscriber.is_broken:
+            self.resume(self.reached(subscriber))
 
     @rule(offset=st.integers(0, 30))
-    def come_from_somewhere(self, offset: int) -> None:
+    def resume_from_somewhere(self, offset: int) -> None:
         self.resume(Position(offset, self.engine.epoch) if offset else START)
 
     def resume(self, since: Position) -> None:
         self.count += 1
-        member = Subscriber(self.count, since)
-        member.is_to_be_told = self.is_stale
+        subscriber = Subscriber(self.count, since)
+        subscriber.must_be_notified = self.is_stale
         try:
-            resumed = self.resume_from(member, since) is not None
+            resumed = self.resume_from(subscriber, since) is not None
             if not resumed and not self.feed.is_repairing:
                 history, top = self.engine.read(since)
                 self.feed.remember(history, top)
                 frames = [Frame(each) for each in history]
-                resumed = self.resume_from(member, since, frames) == self.feed.position
+                resumed = self.resume_from(subscriber, since, frames) == self.feed.position
         except Unrecoverable:
             resumed = False
         if resumed:
-            if member.position == START:
-                member.position = Position(0, self.feed.position.epoch)
-            self.members.append(member)
+            if subscriber.position == START:
+                subscriber.position = Position(0, self.feed.position.epoch)
+            self.subscribers.append(subscriber)
         else:
-            assert member.received == []
+            assert subscriber.received == []
 
     def resume_from(
-        self, member: Subscriber, since: Position, history: Sequence[Frame] = ()
+        self, subscriber: Subscriber, since: Position, history: Sequence[Frame] = ()
     ) -> Position | None:
-        return self.feed.resume(member, since, PLAIN, history, start=Start(since, recovered=True))
+        return self.feed.resume(subscriber, since, PLAIN, history, start=Start(since, recovered=True))
 
-    # What must hold
+    # Invariants
 
-    def reached(self, member: Subscriber) -> Position:
-        return Position(member.position.offset + len(member.received), member.position.epoch)
+    def reached(self, subscriber: Subscriber) -> Position:
+        return Position(subscriber.position.offset + len(subscriber.received), subscriber.position.epoch)
 
     @invariant()
     def a_restart_from_an_older_snapshot_is_noticed(self) -> None:
-        # What comes waits from the restart on until that is known.
+        # Publications wait from the restart on until that is known.
         if hasattr(self, "feed") and not self.feed.is_repairing and not self.is_blind:
             assert not self.is_stale
 
     @invariant()
     def every_run_is_contiguous(self) -> None:
-        for member in getattr(self, "members", ()):
-            offset, epoch = member.position
-            run = self.accepted.get(epoch, [])[offset : offset + len(member.received)]
-            # After a restart from an older snapshot the past is another one than the member has seen.
+        for subscriber in getattr(self, "subscribers", ()):
+            offset, epoch = subscriber.position
+            run = self.accepted.get(epoch, [])[offset : offset + len(subscriber.received)]
+            # After a restart from an older snapshot, the past is not the one that the subscriber has
+            # received.
             if not self.was_set_back:
-                assert member.received == run
+                assert subscriber.received == run
 
     def teardown(self) -> None:
-        """Once the network is calm, everybody who was not told otherwise has everything."""
+        """Once the network is calm, every subscriber whose run is not broken has everything."""
         if not hasattr(self, "feed"):
             return
         for _ in range(20):
@@ -332,14 +332,17 @@ class Recovery(RuleBasedStateMachine):
                 self.answer()
             self.turn()
         assert self.feed.position == self.engine.top
-        for member in self.members:
-            if member.is_broken:
+        for subscriber in self.subscribers:
+            if subscriber.is_broken:
                 continue
-            assert self.reached(member).epoch in (self.engine.epoch, "")
-            assert self.reached(member).offset == self.engine.offset
+            assert self.reached(subscriber).epoch in (self.engine.epoch, "")
+            assert self.reached(subscriber).offset == self.engine.offset
             if not self.is_blind:
-                assert not member.is_to_be_told
-                assert member.received == self.accepted.get(self.engine.epoch, [])[member.position.offset :]
+                assert not subscriber.must_be_notified
+                assert (
+                    subscriber.received
+                    == self.accepted.get(self.engine.epoch, [])[subscriber.position.offset :]
+                )
 
 
 TestRecovery = Recovery.TestCase
@@ -359,19 +362,19 @@ def resume(feed: Feed, subscriber: Subscriber) -> Position | None:
     return feed.resume(subscriber, subscriber.position, PLAIN, start=start)
 
 
-def test_a_storm_of_clients_that_missed_the_same_is_served_from_memory() -> None:
+def test_many_clients_that_missed_the_same_publications_are_served_from_memory() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     for _ in range(5):
         feed.publish(engine.publish())
-    members = [Subscriber(number, Position(2, engine.epoch)) for number in range(5000)]
-    for member in members:
-        assert resume(feed, member)
-    assert {tuple(member.received) for member in members} == {(b"4", b"5", b"6")}
+    subscribers = [Subscriber(number, Position(2, engine.epoch)) for number in range(5000)]
+    for subscriber in subscribers:
+        assert resume(feed, subscriber)
+    assert {tuple(subscriber.received) for subscriber in subscribers} == {(b"4", b"5", b"6")}
     assert asked == []
 
 
-def test_what_was_read_for_one_client_is_there_for_the_next() -> None:
+def test_history_that_was_read_for_one_client_is_kept_for_the_next() -> None:
     engine = Engine()
     for _ in range(5):
         engine.publish()
@@ -386,25 +389,25 @@ def test_what_was_read_for_one_client_is_there_for_the_next() -> None:
     assert first.received == second.received == [b"3", b"4", b"5", b"6"]
 
 
-def test_an_engine_that_was_set_back_is_noticed_even_when_it_has_caught_up_again() -> None:
+def test_an_engine_that_was_set_back_is_detected_even_when_it_has_caught_up_again() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     for _ in range(3):
         feed.publish(engine.publish())
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     engine.offset, engine.kept = 1, engine.kept[:1]
     for _ in range(4):
         engine.publish()
     feed.verify()
     assert asked == [feed]
     feed.repaired(*engine.read(feed.since))
-    assert member.is_broken
+    assert subscriber.is_broken
     assert feed.position == engine.top
 
 
 @pytest.mark.parametrize("since", [Position(9, "e1"), Position(1, "another")])
-def test_a_position_that_never_was_is_unrecoverable(since: Position) -> None:
+def test_a_position_that_never_existed_is_unrecoverable(since: Position) -> None:
     engine = Engine()
     feed, _, _ = feed_at(engine.top)
     feed.publish(engine.publish())
@@ -415,55 +418,55 @@ def test_a_position_that_never_was_is_unrecoverable(since: Position) -> None:
 def test_more_than_may_wait_for_a_repair_is_read_again_afterwards() -> None:
     engine = Engine(size=2000)
     feed, asked, callbacks = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     engine.publish()
     feed.publish(engine.publish())
     page = engine.read(feed.since)
     for _ in range(1005):
         feed.publish(engine.publish())
     feed.repaired(*page)
-    # The tail that did not fit is asked for, though nothing else comes.
+    # The tail that did not fit is read, though no other publication arrives.
     assert len(asked) == 2
     assert feed.is_repairing
     feed.repaired(*engine.read(feed.since))
     callbacks.pop()()
-    assert len(member.received) == 1007
+    assert len(subscriber.received) == 1007
     assert feed.position == engine.top
 
 
-def test_a_duplicate_is_dropped_without_a_question() -> None:
+def test_a_duplicate_is_dropped_without_a_repair() -> None:
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     publication = engine.publish()
     for _ in range(3):
         feed.publish(publication)
     callbacks.pop()()
-    assert member.received == [publication.data]
+    assert subscriber.received == [publication.data]
     assert asked == []
 
 
 def test_the_next_offset_of_another_epoch_is_not_the_next() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     feed.publish(engine.publish())
     engine.begin()
     engine.publish()
     feed.publish(engine.publish())
     assert asked == [feed]
     feed.repaired(*engine.read(feed.since))
-    assert member.is_broken
+    assert subscriber.is_broken
 
 
-def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
+def test_a_gap_among_publications_that_arrived_during_a_repair_is_repaired_next() -> None:
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     engine.publish()
     feed.publish(engine.publish())
     page = engine.read(feed.since)
@@ -473,12 +476,12 @@ def test_a_gap_among_what_came_during_a_repair_is_repaired_next() -> None:
     assert len(asked) == 2
     feed.repaired(*engine.read(feed.since))
     callbacks.pop()()
-    assert len(member.received) == 4
-    assert not member.is_broken
+    assert len(subscriber.received) == 4
+    assert not subscriber.is_broken
 
 
 @pytest.mark.parametrize("learned", ["at subscribe", "from a repair", "for a client", "by comparing"])
-def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_back(learned: str) -> None:
+def test_a_feed_that_has_seen_no_publication_detects_that_the_engine_was_set_back(learned: str) -> None:
     engine = Engine()
     for _ in range(3):
         engine.publish()
@@ -494,8 +497,8 @@ def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_bac
         feed.remember(*engine.read(Position(1, engine.epoch)))
     else:
         assert feed.stands_at(engine.top, engine.top_id)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     engine.offset, engine.kept = 2, engine.kept[:2]
     for _ in range(2):
         engine.publish()
@@ -504,10 +507,10 @@ def test_a_feed_that_has_seen_no_publication_notices_that_the_engine_was_set_bac
     assert asked == [feed]
     assert feed.contradicts(*engine.read(feed.since))
     feed.repaired(*engine.read(feed.since))
-    assert member.is_broken
+    assert subscriber.is_broken
 
 
-def test_a_feed_whose_run_is_broken_knows_what_stands_at_the_top() -> None:
+def test_a_feed_whose_run_is_broken_knows_the_newest_publication() -> None:
     engine = Engine()
     feed, _, _ = feed_at(engine.top)
     feed.publish(engine.publish())
@@ -527,35 +530,35 @@ def test_another_publication_with_the_same_offset_is_no_duplicate() -> None:
     assert asked == [feed]
 
 
-def test_a_publication_without_a_position_tells_that_the_engine_has_lost_the_history() -> None:
+def test_a_publication_without_a_position_reveals_that_the_engine_has_lost_the_history() -> None:
     engine = Engine()
     feed, asked, callbacks = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     feed.publish(Publication("chat", b"lost", "text"))
     # There is no other chance to deliver it.
     callbacks.pop()()
-    assert member.received == [b"lost"]
+    assert subscriber.received == [b"lost"]
     assert asked == [feed]
     feed.repaired((), START)
-    assert member.is_broken
+    assert subscriber.is_broken
 
 
-def test_a_history_that_is_lost_during_a_repair_is_noticed() -> None:
+def test_a_history_that_is_lost_during_a_repair_is_detected() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
-    member = Subscriber(1, feed.position)
-    feed.join(member, PLAIN)
+    subscriber = Subscriber(1, feed.position)
+    feed.join(subscriber, PLAIN)
     feed.verify()
     page = engine.read(feed.since)
     feed.publish(Publication("chat", b"lost", "text"))
     feed.repaired(*page)
     assert asked == [feed, feed]
     feed.repaired((), START)
-    assert member.is_broken
+    assert subscriber.is_broken
 
 
-def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
+def test_a_verification_that_is_requested_during_a_repair_follows_it() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     feed.verify()
@@ -569,7 +572,7 @@ def test_what_is_to_be_verified_during_a_repair_is_verified_after_it() -> None:
     assert not feed.is_repairing
 
 
-def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
+def test_publications_that_were_removed_are_not_handed_to_clients_that_resume() -> None:
     engine = Engine()
     feed, asked, _ = feed_at(engine.top)
     for _ in range(3):
@@ -579,7 +582,7 @@ def test_what_was_removed_is_not_handed_to_clients_that_come_back() -> None:
     feed.forget()
     assert asked == [feed]
     assert resume(feed, Subscriber(1, since)) is None
-    # What was read before the removal does not bring it back.
+    # A read from before the removal does not bring them back.
     feed.forget()
     feed.publish(Publication("chat", b"4", "text", None, "id4", 4, engine.epoch))
     feed.repaired(*before)

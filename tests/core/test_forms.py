@@ -49,13 +49,15 @@ class JSONLines:
 
 
 class EventBatch(Batch):
+    """Each message in an event of an event stream."""
+
     @staticmethod
     def on_wire(messages: Sequence[Message]) -> bytes:
         return b"".join([b"data: %b\n" % message.data for message in messages])
 
 
 class Events(JSONLines):
-    """Another carrier of the same codec: each line in an event of an event stream."""
+    """Another carrier of the same codec."""
 
     def batch(self, frames: Sequence[Frame], channel: str, *, lossless: bool) -> Batch:
         messages = [frame.encoded(self.codec) for frame in frames]

@@ -1,8 +1,8 @@
-"""Subscribers that join a feed in pieces, while anything may happen to it.
+"""Subscribers that join a feed in pieces, or with a single reply, while anything may happen to it.
 
-The machine of ``test_feed_recovery`` goes on: its engine loses, doubles, forgets and is set back. To its feed
-come clients that take what they missed piece by piece, with any of that in between. What they are told by
-envelopes and ids must be true.
+This continues the machine of ``test_feed_recovery``: its engine loses, doubles, forgets and is set back.
+Clients join its feed that take missed publications piece by piece, with any of that in between, and sessions
+that take them at once. Envelopes, ids and replies must be true.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.core.test_feed_recovery import Engine, Recovery, Subscriber
 
 
 class Client(Subscriber):
-    """A member that keeps ids. Its ``position`` is where it was told that it begins."""
+    """A subscriber that keeps ids. Its ``position`` is the one in the opening that it got."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, START)
         self.opening: dict[str, Any] = {}
         self.ids: list[Position] = []
-        #: What is neither; a feed would only log what ``write`` raises.
+        #: Messages that must not come in this state; a feed would only log an exception of ``write``.
         self.wrong: list[dict[str, Any]] = []
 
     def write(self, batch: Batch) -> int:
@@ -51,9 +51,9 @@ class Client(Subscriber):
 
     def take(self, *messages: Message) -> None:
         for message in messages:
-            self.hears(json.loads(message.data))
+            self.receive(json.loads(message.data))
 
-    def hears(self, message: dict[str, Any]) -> None:
+    def receive(self, message: dict[str, Any]) -> None:
         position = Position.parse(message["id"])
         if message["type"] == "subscribed" and not self.opening:
             self.opening, self.position = message, position
@@ -65,7 +65,7 @@ class Client(Subscriber):
 
 
 class Session(Subscriber):
-    """A protocol session: it writes one reply, with everything it missed in it, or has not recovered.
+    """A protocol session: it writes one reply, with all missed publications in it, or has not recovered.
 
     When its run is broken it forgets the channel at once, and nothing of the channel may follow.
     """
@@ -75,10 +75,10 @@ class Session(Subscriber):
     def __init__(self, number: int) -> None:
         super().__init__(number, START)
         self.reply: Start | None = None
-        #: Where it stood when its run was broken.
+        #: Whether its run is broken.
         self.has_ended = False
         self.ids: list[Position] = []
-        #: Calls that must not come in this state; a feed would only log what they raise.
+        #: Calls that must not come in this state; a feed would only log an exception.
         self.wrong: list[str] = []
 
     def write(self, batch: Batch) -> int:
@@ -110,43 +110,43 @@ class Session(Subscriber):
 
 
 class Arrival:
-    """A client on its way in, and the read that it waits for."""
+    """A client that is joining, and the read that it waits for."""
 
-    def __init__(self, client: Client | Session, joining: Resume) -> None:
+    def __init__(self, client: Client | Session, resume: Resume) -> None:
         self.client = client
-        self.joining = joining
+        self.resume = resume
         self.wanted: Position | None = None
         self.page: tuple[Sequence[Publication], Position] | None = None
 
 
-class InPieces(Recovery):
+class Resuming(Recovery):
     def __init__(self) -> None:
         super().__init__()
         self.arrivals: list[Arrival] = []
 
     @rule(history=st.integers(0, 12))
     def arrive_new(self, history: int) -> None:
-        self.come(None, history)
+        self.begin_resume(None, history)
 
     @rule(offset=st.integers(0, 30))
     def arrive_from_somewhere(self, offset: int) -> None:
-        self.come(Position(offset, self.engine.epoch) if offset else START, 0)
+        self.begin_resume(Position(offset, self.engine.epoch) if offset else START, 0)
 
     @rule(offset=st.integers(0, 30), history=st.integers(0, 12), is_new=st.booleans())
     def session_arrives(self, offset: int, history: int, is_new: bool) -> None:
         since = Position(offset, self.engine.epoch) if offset else START
-        self.come(None if is_new else since, history if is_new else 0, is_session=True)
+        self.begin_resume(None if is_new else since, history if is_new else 0, is_session=True)
 
-    @precondition(lambda self: any(isinstance(each, Client | Session) for each in self.members))
+    @precondition(lambda self: any(isinstance(each, Client | Session) for each in self.subscribers))
     @rule(data=st.data())
     def arrive_again(self, data: st.DataObject) -> None:
-        clients = [each for each in self.members if isinstance(each, Client | Session)]
-        member = data.draw(st.sampled_from(clients))
-        self.members.remove(member)
-        self.feed.leave(member)
-        self.come(self.reached(member), 0, is_session=isinstance(member, Session))
+        clients = [each for each in self.subscribers if isinstance(each, Client | Session)]
+        subscriber = data.draw(st.sampled_from(clients))
+        self.subscribers.remove(subscriber)
+        self.feed.leave(subscriber)
+        self.begin_resume(self.reached(subscriber), 0, is_session=isinstance(subscriber, Session))
 
-    def come(self, since: Position | None, history: int, *, is_session: bool = False) -> None:
+    def begin_resume(self, since: Position | None, history: int, *, is_session: bool = False) -> None:
         self.count += 1
         client = Session(self.count) if is_session else Client(self.count)
         self.arrivals.append(Arrival(client, Resume(self.feed, client, ENVELOPE, since, history)))
@@ -154,20 +154,20 @@ class InPieces(Recovery):
     @precondition(lambda self: self.arrivals)
     @rule(data=st.data(), limit=st.integers(1, 1500))
     def step(self, data: st.DataObject, limit: int) -> None:
-        self.go_on(data.draw(st.sampled_from(self.arrivals)), limit)
+        self.step_once(data.draw(st.sampled_from(self.arrivals)), limit)
 
-    def go_on(self, arrival: Arrival, limit: int) -> None:
+    def step_once(self, arrival: Arrival, limit: int) -> None:
         if arrival.wanted is not None:
             return
-        arrival.wanted = arrival.joining.step(limit)
+        arrival.wanted = arrival.resume.step(limit)
         if isinstance(arrival.client, Session):
             # One reply, in the same step in which it joins.
-            assert (arrival.client.reply is not None) == arrival.joining.is_complete
-        if arrival.joining.is_complete:
+            assert (arrival.client.reply is not None) == arrival.resume.is_complete
+        if arrival.resume.is_complete:
             self.arrivals.remove(arrival)
-            self.members.append(arrival.client)
+            self.subscribers.append(arrival.client)
             if not arrival.client.is_broken:
-                assert arrival.joining.position == self.feed.position == self.reached(arrival.client)
+                assert arrival.resume.position == self.feed.position == self.reached(arrival.client)
 
     @precondition(lambda self: any(each.wanted is not None for each in self.arrivals))
     @rule(data=st.data(), limit=st.integers(1, 5))
@@ -188,15 +188,15 @@ class InPieces(Recovery):
             return
         self.feed.remember(history, top)
         if not self.feed.is_repairing:
-            arrival.joining.take([Frame(each) for each in history])
+            arrival.resume.take([Frame(each) for each in history])
             arrival.wanted = None
 
     @invariant()
     def only_sessions_whose_run_is_broken_are_dropped(self) -> None:
         if hasattr(self, "feed"):
-            dropped = sum(isinstance(each, Session) and each.has_ended for each in self.members)
+            dropped = sum(isinstance(each, Session) and each.has_ended for each in self.subscribers)
             # The sentinel is in the feed as well.
-            assert len(self.feed) == len(self.members) + 1 - dropped
+            assert len(self.feed) == len(self.subscribers) + 1 - dropped
 
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
@@ -205,7 +205,7 @@ class InPieces(Recovery):
 
     @invariant()
     def ids_are_contiguous_and_true(self) -> None:
-        clients = [each for each in self.members if isinstance(each, Client | Session)]
+        clients = [each for each in self.subscribers if isinstance(each, Client | Session)]
         for client in [*clients, *(each.client for each in self.arrivals)]:
             assert client.wrong == []
             offset, epoch = client.position
@@ -227,19 +227,19 @@ class InPieces(Recovery):
                     self.read()
                 self.answer()
             for arrival in list(self.arrivals):
-                self.go_on(arrival, 1000)
+                self.step_once(arrival, 1000)
                 if arrival.wanted is not None:
                     history, top = self.engine.read(arrival.wanted)
                     self.feed.remember(history[:4], top)
                     if not self.feed.is_repairing:
-                        arrival.joining.take([Frame(each) for each in history[:4]])
+                        arrival.resume.take([Frame(each) for each in history[:4]])
                         arrival.wanted = None
-        assert not self.arrivals, "Expected every client to have joined, or to have been told."
+        assert not self.arrivals, "every client has joined, or was notified"
         super().teardown()
 
 
-TestInPieces = InPieces.TestCase
-TestInPieces.settings = test_feed_recovery.TestRecovery.settings
+TestResuming = Resuming.TestCase
+TestResuming.settings = test_feed_recovery.TestRecovery.settings
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def feed(engine: Engine) -> Feed:
-    """In a channel of ten publications, none of which it has seen."""
+    """A feed of a channel with ten publications, none of which it has seen."""
     for _ in range(10):
         engine.publish()
     return Feed("chat", lambda callback: None, lambda feed: None, engine.top)
@@ -260,101 +260,101 @@ class Plain(Subscriber):
         super().__init__(number, START)
 
 
-def read(engine: Engine, feed: Feed, joining: Resume, after: Position, limit: int) -> None:
+def read(engine: Engine, feed: Feed, resume: Resume, after: Position, limit: int) -> None:
     history, top = engine.read(after)
     feed.remember(history[:limit], top)
-    joining.take([Frame(each) for each in history[:limit]])
+    resume.take([Frame(each) for each in history[:limit]])
 
 
-def test_what_was_missed_goes_out_in_pieces_and_the_last_one_joins(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
-    after = joining.step(600)
+def test_missed_publications_go_out_in_pieces_and_the_last_one_joins(engine: Engine, feed: Feed) -> None:
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    after = resume.step(600)
     assert after == Position(4, engine.epoch)
-    read(engine, feed, joining, after, 100)
+    read(engine, feed, resume, after, 100)
     sizes = []
-    while not joining.is_complete:
-        before = len(member.received)
-        assert joining.step(600) is None
-        sizes.append(len(member.received) - before)
-        assert len(feed) == joining.is_complete
+    while not resume.is_complete:
+        before = len(subscriber.received)
+        assert resume.step(600) is None
+        sizes.append(len(subscriber.received) - before)
+        assert len(feed) == resume.is_complete
     assert sizes == [2, 2, 2]
     feed.publish(engine.publish())
     feed.flush()
-    assert member.received == [each.data for each in engine.kept[4:]]
+    assert subscriber.received == [each.data for each in engine.kept[4:]]
 
 
 def test_a_piece_is_one_publication_at_least(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(8, engine.epoch), 0)
-    read(engine, feed, joining, joining.step(1) or START, 100)
-    joining.step(1)
-    assert len(member.received) == 1
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(8, engine.epoch), 0)
+    read(engine, feed, resume, resume.step(1) or START, 100)
+    resume.step(1)
+    assert len(subscriber.received) == 1
 
 
-def test_what_is_published_between_two_pieces_comes_once(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(8, engine.epoch), 0)
-    read(engine, feed, joining, joining.step(1) or START, 100)
-    while not joining.is_complete:
-        joining.step(1)
+def test_a_publication_between_two_pieces_comes_once(engine: Engine, feed: Feed) -> None:
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(8, engine.epoch), 0)
+    read(engine, feed, resume, resume.step(1) or START, 100)
+    while not resume.is_complete:
+        resume.step(1)
         if engine.offset < 14:
             feed.publish(engine.publish())
     feed.flush()
-    assert member.received == [each.data for each in engine.kept[8:]]
+    assert subscriber.received == [each.data for each in engine.kept[8:]]
 
 
 def test_history_that_is_trimmed_before_the_first_piece_is_unrecoverable(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
-    after = joining.step(1000)
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    after = resume.step(1000)
     engine.kept = engine.kept[-2:]
-    read(engine, feed, joining, after or START, 100)
+    read(engine, feed, resume, after or START, 100)
     with pytest.raises(Unrecoverable):
-        joining.step(1000)
-    assert member.received == []
+        resume.step(1000)
+    assert subscriber.received == []
     assert len(feed) == 0
 
 
 def test_history_that_is_trimmed_after_the_first_piece_breaks_the_run(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
-    read(engine, feed, joining, joining.step(1000) or START, 2)
-    assert joining.step(1000) is None
-    assert not joining.is_complete
-    after = joining.step(1000)
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, resume, resume.step(1000) or START, 2)
+    assert resume.step(1000) is None
+    assert not resume.is_complete
+    after = resume.step(1000)
     engine.kept = engine.kept[-2:]
-    read(engine, feed, joining, after or START, 100)
-    joining.step(1000)
-    # As a member: it is told, and leaves in a while.
-    assert member.is_broken
-    assert joining.is_complete
+    read(engine, feed, resume, after or START, 100)
+    resume.step(1000)
+    # Like a subscriber that has joined: it is notified, and leaves in a while.
+    assert subscriber.is_broken
+    assert resume.is_complete
     assert len(feed) == 1
-    assert member.received == [b"6", b"7"]
+    assert subscriber.received == [b"6", b"7"]
 
 
 def test_a_new_epoch_after_the_first_piece_breaks_the_run(engine: Engine, feed: Feed) -> None:
-    member = Plain()
-    joining = Resume(feed, member, PLAIN, Position(4, engine.epoch), 0)
-    read(engine, feed, joining, joining.step(1000) or START, 2)
-    joining.step(1000)
+    subscriber = Plain()
+    resume = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, resume, resume.step(1000) or START, 2)
+    resume.step(1000)
     engine.begin()
     feed.repaired(*engine.read(feed.since))
-    joining.step(1000)
-    assert member.is_broken
+    resume.step(1000)
+    assert subscriber.is_broken
 
 
 @pytest.mark.parametrize("since", [Position(4, "another"), Position(99, "e1")])
-def test_a_client_with_envelopes_is_told_that_its_position_is_of_no_use(
+def test_a_client_with_envelopes_is_sent_that_it_has_not_recovered(
     engine: Engine, feed: Feed, since: Position
 ) -> None:
     client = Client(1)
-    joining = Resume(feed, client, ENVELOPE, since, 0)
-    if (after := joining.step(1000)) is not None:
-        # It may have been on a node that was further on.
-        read(engine, feed, joining, after, 100)
-        joining.step(1000)
-    assert joining.is_complete
+    resume = Resume(feed, client, ENVELOPE, since, 0)
+    if (after := resume.step(1000)) is not None:
+        # The client may have been on a node that was further on.
+        read(engine, feed, resume, after, 100)
+        resume.step(1000)
+    assert resume.is_complete
     assert client.opening == {
         "type": "subscribed",
         "channel": "chat",
@@ -366,64 +366,64 @@ def test_a_client_with_envelopes_is_told_that_its_position_is_of_no_use(
     assert client.ids == [engine.top]
 
 
-def test_what_a_member_was_excluded_from_is_left_out(engine: Engine, feed: Feed) -> None:
-    member = Plain()
+def test_publications_that_exclude_the_subscriber_are_left_out(engine: Engine, feed: Feed) -> None:
+    subscriber = Plain()
     top = feed.position
-    for exclude in (member.id, None, "another", member.id):
+    for exclude in (subscriber.id, None, "another", subscriber.id):
         feed.publish(Publication("chat", b"x", "text", exclude, "id", engine.offset + 1, engine.epoch))
         engine.publish()
-    joining = Resume(feed, member, PLAIN, top, 0)
-    assert joining.step(10_000) is None
-    assert joining.is_complete
-    assert joining.position == engine.top
-    assert member.received == [b"x", b"x"]
+    resume = Resume(feed, subscriber, PLAIN, top, 0)
+    assert resume.step(10_000) is None
+    assert resume.is_complete
+    assert resume.position == engine.top
+    assert subscriber.received == [b"x", b"x"]
 
 
-def test_a_client_that_is_far_ahead_of_a_node_costs_no_member_its_run(engine: Engine, feed: Feed) -> None:
-    """The history does not lead from the node to the client: the rest may be on its way to the members."""
-    there = Plain()
-    feed.join(there, PLAIN)
+def test_a_client_that_is_far_ahead_of_a_node_breaks_no_run(engine: Engine, feed: Feed) -> None:
+    """The history does not lead from the node to the client: the rest may be on its way."""
+    other = Plain()
+    feed.join(other, PLAIN)
     announced = [engine.publish() for _ in range(20)]
     engine.kept = engine.kept[-5:]
-    joining = Resume(feed, Plain(2), PLAIN, engine.top, 0)
-    after = joining.step(1000)
+    resume = Resume(feed, Plain(2), PLAIN, engine.top, 0)
+    after = resume.step(1000)
     assert after == feed.position
-    read(engine, feed, joining, after, 16)
+    read(engine, feed, resume, after, 16)
     assert not feed.is_repairing
     with pytest.raises(Unrecoverable):
-        joining.step(1000)
+        resume.step(1000)
     for publication in announced:
         feed.publish(publication)
     feed.flush()
-    assert len(there.received) == 20
-    assert not there.is_broken
+    assert len(other.received) == 20
+    assert not other.is_broken
 
 
-def test_a_position_that_never_was_is_found_out_with_one_read(engine: Engine, feed: Feed) -> None:
+def test_a_position_that_never_existed_is_detected_with_one_read(engine: Engine, feed: Feed) -> None:
     """However much is published, so that the feed is further on after each read."""
-    joining = Resume(feed, Plain(), PLAIN, Position(10**15, engine.epoch), 0)
-    after = joining.step(1000)
+    resume = Resume(feed, Plain(), PLAIN, Position(10**15, engine.epoch), 0)
+    after = resume.step(1000)
     assert after is not None
     history, top = engine.read(after)
     feed.publish(engine.publish())
-    joining.take([Frame(each) for each in history], top)
+    resume.take([Frame(each) for each in history], top)
     with pytest.raises(Unrecoverable):
-        joining.step(1000)
+        resume.step(1000)
 
 
 # Sessions, which are handed everything at once
 
 
 def session_joins(
-    engine: Engine, feed: Feed, joining: Resume, limit: int, page: int = 100, steps: int = 50
+    engine: Engine, feed: Feed, resume: Resume, limit: int, page: int = 100, steps: int = 50
 ) -> int:
     """Read ``page`` publications at a time until the session has joined. Returns the number of reads."""
     for number in range(steps):
-        after = joining.step(limit)
-        if joining.is_complete:
+        after = resume.step(limit)
+        if resume.is_complete:
             return number
         assert after is not None
-        read(engine, feed, joining, after, page)
+        read(engine, feed, resume, after, page)
     raise AssertionError("has not joined")
 
 
@@ -432,14 +432,14 @@ def cost_of(engine: Engine, count: int) -> int:
 
 
 @pytest.mark.parametrize("page", [1, 2, 100])
-def test_a_session_gets_all_that_it_missed_with_its_reply(engine: Engine, feed: Feed, page: int) -> None:
+def test_a_session_gets_all_missed_publications_with_its_reply(engine: Engine, feed: Feed, page: int) -> None:
     since = Position(4, engine.epoch)
     session = Session(1)
-    joining = Resume(feed, session, PLAIN, since, 0)
-    session_joins(engine, feed, joining, cost_of(engine, 6), page)
+    resume = Resume(feed, session, PLAIN, since, 0)
+    session_joins(engine, feed, resume, cost_of(engine, 6), page)
     assert session.reply == Start(since, recovered=True)
     assert session.received == [each.data for each in engine.kept[4:]]
-    assert joining.position == engine.top
+    assert resume.position == engine.top
     feed.publish(engine.publish())
     feed.flush()
     assert session.received == [each.data for each in engine.kept[4:]]
@@ -447,13 +447,13 @@ def test_a_session_gets_all_that_it_missed_with_its_reply(engine: Engine, feed: 
 
 
 @pytest.mark.parametrize("page", [1, 100])
-def test_a_session_has_not_recovered_if_what_it_missed_does_not_fit(
+def test_a_session_has_not_recovered_if_the_missed_publications_do_not_fit(
     engine: Engine, feed: Feed, page: int
 ) -> None:
     session = Session(1)
-    joining = Resume(feed, session, ENVELOPE, Position(4, engine.epoch), 0)
+    resume = Resume(feed, session, ENVELOPE, Position(4, engine.epoch), 0)
     limit = sum(Frame(each).encoded(ENVELOPE.codec).cost for each in engine.kept[-6:]) - 1
-    reads = session_joins(engine, feed, joining, limit, page)
+    reads = session_joins(engine, feed, resume, limit, page)
     # It does not read on once that is known.
     assert reads <= 6
     assert session.reply == Start(engine.top, recovered=False)
@@ -466,17 +466,17 @@ def test_a_session_has_not_recovered_if_what_it_missed_does_not_fit(
 
 def test_a_session_whose_form_cannot_report_that_does_not_join(engine: Engine, feed: Feed) -> None:
     session = Session(1)
-    joining = Resume(feed, session, PLAIN, Position(4, engine.epoch), 0)
+    resume = Resume(feed, session, PLAIN, Position(4, engine.epoch), 0)
     with pytest.raises(Unrecoverable):
-        session_joins(engine, feed, joining, cost_of(engine, 6) - 1)
+        session_joins(engine, feed, resume, cost_of(engine, 6) - 1)
     assert session.reply is None
     assert len(feed) == 0
 
 
 def test_a_new_session_gets_the_last_publications_that_fit(engine: Engine, feed: Feed) -> None:
     session = Session(1)
-    joining = Resume(feed, session, PLAIN, None, 8)
-    session_joins(engine, feed, joining, cost_of(engine, 3), page=2)
+    resume = Resume(feed, session, PLAIN, None, 8)
+    session_joins(engine, feed, resume, cost_of(engine, 3), page=2)
     assert session.reply == Start(Position(7, engine.epoch), recovered=None)
     assert session.ids == [each.position for each in engine.kept[7:]]
 
@@ -486,9 +486,9 @@ def test_publications_that_exclude_a_session_take_no_room(engine: Engine, feed: 
     for exclude in (session.id, None, session.id):
         feed.publish(Publication("chat", b"x" * 100, "text", exclude, "id", engine.offset + 1, engine.epoch))
         engine.publish()
-    joining = Resume(feed, session, PLAIN, top, 0)
-    assert joining.step(100 + FRAME_OVERHEAD) is None
-    assert joining.is_complete
+    resume = Resume(feed, session, PLAIN, top, 0)
+    assert resume.step(100 + FRAME_OVERHEAD) is None
+    assert resume.is_complete
     assert session.reply == Start(top, recovered=True)
     assert session.ids == [Position(top.offset + 2, engine.epoch)]
 
@@ -512,12 +512,12 @@ def test_a_subscriber_that_does_not_stay_after_a_break_between_two_pieces_does_n
             return False
 
     subscriber = Leaving()
-    joining = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
-    read(engine, feed, joining, joining.step(1000) or START, 2)
-    joining.step(1000)
+    resume = Resume(feed, subscriber, PLAIN, Position(4, engine.epoch), 0)
+    read(engine, feed, resume, resume.step(1000) or START, 2)
+    resume.step(1000)
     engine.begin()
     feed.repaired(*engine.read(feed.since))
-    joining.step(1000)
+    resume.step(1000)
     assert subscriber.is_broken
-    assert joining.is_complete
+    assert resume.is_complete
     assert len(feed) == 0

@@ -343,6 +343,26 @@ async def test_nothing_is_sent_on_a_socket_that_the_application_has_closed() -> 
     assert server.sent == ["websocket.close"]
 
 
+async def test_a_send_that_is_not_a_coroutine_function_is_called_by_starlette() -> None:
+    server = Server()
+
+    class Callable:
+        def __call__(self, message: Any) -> Any:
+            if server.error is not None:
+                raise server.error
+            return server.send(message)
+
+    scope = server.websocket.scope
+    server.websocket = WebSocket(scope, server.receive, Callable())
+    server.websocket.application_state = WebSocketState.CONNECTED
+    writer = server.writer()
+    writer.send(batch("0"))
+    server.error = OSError("reset")
+    writer.send(batch("1"))
+    assert writer.is_gone
+    assert server.sent == ["0"]
+
+
 async def test_a_send_that_the_application_has_wrapped_is_used() -> None:
     """By a method of its own class, or of the object itself."""
     seen: list[str] = []
