@@ -53,7 +53,7 @@ class HubNotRunning(HubbubError, RuntimeError):
 
 
 class InvalidChannel(HubbubError, ValueError):
-    """The channel cannot have this name, or is not declared with what the call needs, such as a history.
+    """The channel cannot have this name, or is declared without a feature that the call needs.
 
     Names have 1 to 255 characters, none of them a control character.
     """

@@ -95,7 +95,7 @@ def test_every_module_has_its_place() -> None:
     homeless = {room(module) for module in MODULES} - DEPTH.keys()
     assert not homeless, (
         f"{sorted(homeless)} are in no layer. Add each to LAYERS in {Path(__file__).name}, "
-        "as low as what it imports allows."
+        "as low as its imports allow."
     )
     gone = DEPTH.keys() - {room(module) for module in MODULES}
     assert not gone, f"{sorted(gone)} do not exist. Remove them from LAYERS in {Path(__file__).name}."

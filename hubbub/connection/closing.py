@@ -39,7 +39,7 @@ def close_for(exc: BaseException) -> fastapi.WebSocketException | None:
                              has no status any more, so its detail becomes the reason
     =======================  ==============================================================
 
-    Reasons are cut to what fits into a close frame.
+    Reasons are cut to the bytes that fit into a close frame.
     """
     match exc:
         case WebSocketException():

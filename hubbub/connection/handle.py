@@ -70,7 +70,7 @@ class Handle:
             writer.end(CloseCode.SLOW, reason, discard=True)
             self.slow(reason)
         elif writer.is_gone:
-            # The server tells the handler as soon as all that had arrived is read. Not all servers do so
+            # The server notifies the handler as soon as all that had arrived is read. Not all servers do so
             # while the client's last bytes are still on their way out.
             self._gone_since = now if self._gone_since is None else self._gone_since
             if now - self._gone_since > self._limits.close_timeout:

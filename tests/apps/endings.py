@@ -150,7 +150,7 @@ async def caught(websocket: WebSocket) -> None:
 
 @app.websocket("/log")
 async def log(websocket: WebSocket) -> None:
-    """Receives what endpoints publish after their block, where it has ended without an exception."""
+    """Receives a message from each endpoint whose block has ended without an exception."""
     async with hub.connection(websocket) as client:
         await client.subscribe("log")
         await client.send_text("ready")
