@@ -193,8 +193,10 @@ class Recovery(RuleBasedStateMachine):
     @precondition(lambda self: len(self.engine.kept) > 1)
     @rule(lost=st.integers(1, KEPT - 1), missed=st.integers(0, KEPT))
     def set_back(self, lost: int, missed: int) -> None:
-        """A restart from an older snapshot: the same epoch, and offsets that are given out again, some of
-        them before this node is connected again."""
+        """Restart from an older snapshot, with the same epoch.
+
+        Offsets are given out a second time, some of them before this node is connected again.
+        """
         lost = min(lost, len(self.engine.kept) - 1)
         self.engine.offset -= lost
         self.engine.kept = self.engine.kept[:-lost]
