@@ -52,7 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: frozenset[str] = frozenset() if config.option.benchmarks else frozenset({"benchmark"})
     if config.option.fast:
         left_out = tiers.NOT_FAST
-    selected, deselected = [], []
+    selected: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
     for item in items:
         if isinstance(item, pytest.Function):
             for marker in tiers.needs(item):

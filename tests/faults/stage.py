@@ -47,8 +47,8 @@ class Stage:
         self._workers = workers
         self._server: Server | None = None
         self._serving = AsyncExitStack()
-        # An act begins with publishing. The number of this one, the position of the channel at its beginning, and
-        # messages of earlier acts that may still arrive.
+        # An act begins with publishing. These are the number of this one, the position of the channel at its
+        # beginning, and messages of earlier acts that may still arrive.
         self._acts = 0
         self._begun = Position(0, "")
         self._unknown: list[Message] = []
