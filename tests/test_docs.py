@@ -20,6 +20,8 @@ from tests.commands import hubbub, running
 from tests.uvicorn_process import ROOT, serve
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+# It is about earlier versions, too.
+PAGES.remove(ROOT / "CHANGELOG.md")
 EXAMPLES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.html")]
 
 #: All commands in the docs, and the place where each is run.
