@@ -122,7 +122,7 @@ class ProcessStarted(AssertionError):
 
 
 def forbid_processes() -> None:
-    """Fail whatever starts a process from now on. There is no way back."""
+    """Refuse to start processes from now on. An audit hook stays until this process ends."""
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"):
