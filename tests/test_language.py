@@ -9,9 +9,9 @@ import pytest
 
 from tests.uvicorn_process import ROOT
 
-VAGUE = re.compile(r"\b(?:nobody|somebody|everybody|whoever)\b", re.IGNORECASE)
+VAGUE = re.compile(r"\b(?:nobody|somebody|everybody|anybody|whoever|whatever|anew)\b", re.IGNORECASE)
 
-PATHS = [ROOT / "README.md", *(ROOT / folder for folder in ("hubbub", "docs", "examples"))]
+PATHS = [*ROOT.glob("*.md"), *(ROOT / folder for folder in ("hubbub", "docs", "examples"))]
 FILES = [file for path in PATHS for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
 TEXTS = [file for file in FILES if file.suffix in (".py", ".md", ".html", ".lua", ".sql", ".svg")]
 
