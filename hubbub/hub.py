@@ -408,7 +408,7 @@ class Hub:
         :raises TypeError: a parameter has the wrong type.
         :raises ValueError: ``idempotency_key`` is empty or too long.
         :raises HubNotRunning: the hub has not started, or has stopped, or stops meanwhile.
-        :raises RuntimeError: an event loop is running in this thread, which would have to wait.
+        :raises RuntimeError: an event loop is running in this thread, and would be blocked.
         """
         refuse_event_loop("hub.publish_sync()", "'await hub.publish(…)'")
         publication = self._publication(channel, data, exclude)

@@ -125,7 +125,7 @@ class Publisher:
         :raises HubNotRunning: the publisher has been closed.
         :raises TypeError: another parameter is of the wrong type.
         :raises ValueError: ``idempotency_key`` has no valid length.
-        :raises RuntimeError: an event loop is running in this thread, and would stand still meanwhile.
+        :raises RuntimeError: an event loop is running in this thread, and would be blocked.
         """
         kind, encoded = encode(data)
         check_channel(channel)

@@ -1,4 +1,4 @@
-"""Threads: whether one may wait, or has an event loop that would stand still meanwhile."""
+"""Threads: a check that a thread has no event loop, which a wait would block."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def refuse_event_loop(call: str, instead: str) -> None:
 
     :param call: the call that waits, for the error message.
     :param instead: the call to use on an event loop, for the error message.
-    :raises RuntimeError: an event loop is running in this thread, and would stand still meanwhile.
+    :raises RuntimeError: an event loop is running in this thread, and would be blocked.
     """
     if running_loop() is not None:
         raise RuntimeError(
             f"Expected {call} in a thread without an event loop, but got a call in a thread whose event loop "
-            f"would stand still meanwhile. Use {instead}."
+            f"it would block. Use {instead}."
         )

@@ -167,7 +167,7 @@ class Connection:
         info: object = None,
         join_leave: JoinLeave | None = None,
     ) -> Position:
-        """Send the client the publications of ``channel`` from now on. Subscribing twice is subscribing once.
+        """Send the client the publications of ``channel`` from now on. A second call changes nothing.
 
         A client that reconnects can resume. With ``positions=True`` it gets the id of each publication; it
         keeps the last one and sends it back, to be given as ``since``. It first gets all publications after

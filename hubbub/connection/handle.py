@@ -80,7 +80,7 @@ class Handle:
     # For the writer
 
     def joined(self, channel: str, form: Form, start: Start, missed: Sequence[Frame]) -> None:
-        """Write where the client begins, if the form has a message for it, then the missed publications."""
+        """Write the opening message, if the form has one, then the missed publications."""
         messages = [frame.encoded(form.codec) for frame in missed]
         if (opening := form.opening(channel, start)) is not None:
             messages.insert(0, opening)

@@ -5,7 +5,7 @@ of the current turn of the event loop. The flush makes one batch of all frames f
 have, and writes it to each subscriber of that form. Under load the batches grow by themselves, and when idle
 nothing is delayed.
 
-One rule makes that safe: **changes of membership flush first.** A subscriber that joins gets no frame from
+One rule makes that safe: **joining and leaving flush first.** A subscriber that joins gets no frame from
 before it; a subscriber that leaves has been handed every frame from before it left.
 """
 
@@ -54,7 +54,7 @@ class FanOut:
     # Subscribers
 
     def add(self, subscriber: Subscriber, form: Form) -> None:
-        """Deliver to ``subscriber`` the frames from now on. Adding it twice is adding it once."""
+        """Deliver to ``subscriber`` the frames from now on. A second call has no effect."""
         self.flush()
         self._drop(subscriber)
         self._subscribers.setdefault(form, {})[subscriber.id] = subscriber
@@ -105,7 +105,7 @@ class FanOut:
             if failed and self.lossless:
                 broken += failed
         if broken:
-            # Not before: a form goes with its last subscriber.
+            # After the loop over the forms: a form is removed together with its last subscriber.
             self._break(broken, last_position(frames))
 
     # Internal

@@ -38,7 +38,7 @@ class Feed:
     :param schedule: called with a callback when there is something to flush; see :class:`FanOut`.
     :param repair: called when publications are missing, or may be. It reads the channel's history since
         :attr:`since` and answers with :meth:`repaired`, once.
-    :param position: where the channel stands.
+    :param position: the position of the channel.
     :param history: how many publications the channel is declared to keep, if any.
     :param clock: returns seconds that never go back.
     """
@@ -94,7 +94,7 @@ class Feed:
     def publish(self, publication: Publication) -> Frame | None:
         """Take a publication from the engine.
 
-        :return: the frame that subscribers are sent; ``None`` if it is not known yet whether they are.
+        :return: the frame that is sent to subscribers; ``None`` if that is not decided yet.
         """
         if publication.offset == 0:
             frame = Frame(publication)
@@ -123,7 +123,7 @@ class Feed:
     def join(
         self, subscriber: Subscriber, form: Form, start: Start | None = None, missed: Sequence[Frame] = ()
     ) -> None:
-        """Add ``subscriber``. Joining twice is joining once.
+        """Add ``subscriber``. A second call has no effect.
 
         :param form: how it is written to.
         :param start: passed to :meth:`Subscriber.joined`; by default the subscriber begins at the feed's
@@ -172,7 +172,7 @@ class Feed:
             offset += 1
             if frame.publication.exclude != subscriber.id:
                 piece.append(frame)
-        # Its frames may have been encoded just now.
+        # Its frames may have been encoded just now, and so have grown.
         self.trim()
         reached = Position(offset, self.position.epoch)
         if start is not None:
@@ -185,7 +185,7 @@ class Feed:
         return reached
 
     def missed(self, since: Position, history: Sequence[Frame] = ()) -> Sequence[Frame] | None:
-        """Return the frames after ``since``, up to the feed's position or as far as they are at hand.
+        """Return the frames after ``since``, up to the feed's position or the last that is in memory.
 
         :param history: frames in order, without a gap, which the recent buffer may not hold.
         :return: ``None`` if neither the recent buffer nor ``history`` has them.
@@ -221,7 +221,7 @@ class Feed:
     # Repair
 
     def opened(self, position: Position, last_id: str = "") -> None:
-        """Continue from where the channel stood when the node subscribed to it, after :meth:`hold`.
+        """Continue from the channel's position when the node subscribed to it, after :meth:`hold`.
 
         :param last_id: the id of the publication there, if there is one.
         """
@@ -285,7 +285,7 @@ class Feed:
         of this epoch have two meanings.
 
         :param history: the publications that the channel has kept after :attr:`since`, in order.
-        :param top: where the channel stood when that was read.
+        :param top: the channel's position at the time of the read.
         """
         offset, epoch = self.position
         if epoch != top.epoch:
@@ -300,7 +300,7 @@ class Feed:
         """Continue after a repair.
 
         :param history: the publications that the channel has kept after :attr:`since`, in order.
-        :param top: where the channel stood when that was read.
+        :param top: the channel's position at the time of the read.
         """
         self.is_repairing = False
         self._catch_up(history, top)
@@ -323,7 +323,7 @@ class Feed:
         contradicts the frames that subscribers have been handed, the feed repairs first.
 
         :param history: publications in order, without a gap.
-        :param top: where the channel stood when they were read.
+        :param top: the channel's position at the time of the read.
         """
         if self.is_repairing:
             return

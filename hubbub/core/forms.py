@@ -29,8 +29,8 @@ class Codec(Protocol):
 class Form(Protocol):
     """How publications are written to a subscriber: a codec and a carrier. Forms are constants.
 
-    A form belongs to a membership: a subscriber may be in one feed in one form and in another feed in
-    another.
+    A form belongs to a subscription: a subscriber may have one form in one channel and another
+    form in another channel.
     """
 
     @property
@@ -54,4 +54,4 @@ class Form(Protocol):
         """Return encoded messages in one batch, to be sent to one client directly."""
 
     def opening(self, channel: str, start: Start) -> Message | None:
-        """Return the message that says where the client begins; ``None`` if the form has none."""
+        """Return the message with the position at which the client begins; ``None`` if the form has none."""

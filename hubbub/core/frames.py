@@ -1,4 +1,4 @@
-"""Frames, messages and batches: publications on their way to clients, encoded once however many there are.
+"""Frames, messages and batches: publications on their way to clients, encoded once for all of them.
 
 A *frame* is one publication in a feed. A *message* is a frame in one codec, or something else that is sent to
 a client. A *batch* is messages in one carrier, to be written in one go.

@@ -40,7 +40,7 @@ class HistoryPage(NamedTuple):
     """A piece of a channel's history, read in one go.
 
     :param publications: in the order that was asked for, without a gap.
-    :param position: the channel's position at the moment of the read. It may be further on than the last
+    :param position: the channel's position at the moment of the read. It may be after the last
         publication.
     """
 

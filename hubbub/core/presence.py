@@ -3,8 +3,8 @@
 Nodes send one another *diffs*: connections that joined, connections that left. A diff may be late, come twice
 or be lost. So a node also reads all presence entries of the channel from the engine now and then, and *syncs*
 its state with them. From diffs and syncs, :class:`PresenceState` makes joins and leaves that add up: a
-connection joins only if it was not there, it leaves only if it was there, and when no diff is under way the
-state equals the entries in the engine.
+connection joins only if it was not present, it leaves only if it was present, and when no diff is under way
+the state equals the entries in the engine.
 
 The state has no engine and no clock. It is driven by calls, and each call returns the changes.
 """

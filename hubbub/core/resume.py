@@ -2,8 +2,7 @@
 
 Missed publications go out in pieces. The last piece and joining the feed are one step, so nothing can be
 published in between. Changes of the feed between two pieces are detected with the next one: if the
-publications after the last piece are gone by then, the subscriber is notified as one that has joined would
-be.
+publications after the last piece are missing by then, the subscriber is notified like one that has joined.
 
 A subscriber that does not recover in pieces is handed everything when it joins, or else begins at the feed's
 position and has not recovered.
@@ -40,7 +39,8 @@ class Resume:
         self._form = form
         self._since = since
         self._history = history
-        # Up to where the subscriber has everything; ``None`` until that is computed from ``history``.
+        # The position up to which the subscriber has everything; ``None`` until that is computed from
+        # ``history``.
         self._reached = since
         # The frames after that, for a subscriber that is handed everything at once.
         self._gathered: list[Frame] = []
@@ -48,7 +48,7 @@ class Resume:
         self._wanted: Position | None = None
         self._read_after: Position | None = None
         self._frames: Sequence[Frame] = ()
-        # Whether the engine itself has not come as far as ``since``.
+        # Whether ``since`` is after the engine's own position.
         self._is_beyond = False
         #: Whether the subscriber has got its first piece, so that it cannot be refused any more.
         self.has_begun = False
@@ -67,7 +67,7 @@ class Resume:
         :param limit: bytes that may be handed over.
         :return: the position after which history must be read for :meth:`take` before the next step; ``None``
             if that is not needed.
-        :raises Unrecoverable: not everything since ``since`` is there, and the form cannot report that.
+        :raises Unrecoverable: publications after ``since`` are missing, and the form cannot report that.
             Nothing has been handed over.
         """
         feed = self._feed
@@ -75,8 +75,8 @@ class Resume:
         if self._reached is None:
             self._reached = Position(max(0, feed.position.offset - self._history), feed.position.epoch)
         if self._is_ahead(self._reached) and not self._is_beyond and self._read_after != feed.position:
-            # The client was on a node that was further on. The feed catches up with the history that is read.
-            # A position that never existed is detected with the first read, however much is published
+            # The client was on a node with a later position. The feed catches up with the history that is
+            # read. A position that never existed is detected with the first read, however much is published
             # meanwhile.
             self._wanted = feed.position
             return self._wanted
@@ -91,7 +91,7 @@ class Resume:
     def take(self, frames: Sequence[Frame], top: Position | None = None) -> None:
         """Take the history that was read: frames in order, without a gap, up to any point.
 
-        :param top: where the channel stood when that was read; ``None`` if it was read before the step.
+        :param top: the channel's position at the time of the read; ``None`` if it was read before the step.
         """
         self._read_after, self._frames = self._wanted, frames
         if top is not None and self._reached is not None and top.epoch == self._reached.epoch:
@@ -161,7 +161,7 @@ class Resume:
     def _read(self, after: Position) -> Position:
         """Ask for the history after ``after``.
 
-        :raises Unrecoverable: it has been read, and the next publication was not there.
+        :raises Unrecoverable: it has been read, and the next publication was not in it.
         """
         if self._read_after == after:
             raise Unrecoverable(self._feed.channel, *self._feed.position)
@@ -169,14 +169,14 @@ class Resume:
         return after
 
     def _give_up(self) -> None:
-        """Continue from another position, because publications are gone, and report that."""
+        """Continue from another position, because publications are missing, and report that."""
         feed, subscriber = self._feed, self._subscriber
         self._gathered = []
         if self.has_begun:
             if is_kept_after_break(subscriber, feed.channel, feed.position):
                 feed.add(subscriber, self._form)
         elif self._since is None:
-            # The last publications are those that are there.
+            # The last publications are those that the history still has.
             self._reached = self._first_kept()
             self._read_after = None
             return

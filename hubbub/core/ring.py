@@ -1,9 +1,9 @@
 """A ring: the recent buffer of a feed, from which clients that reconnect are served without a read.
 
-It keeps no more than the channel itself keeps, and nothing for longer: a publication that is gone from the
-history is gone from here. The age of a publication that was handed over live is the time since it arrived.
-The age of one that was read from the history is not known here, since the server's clock may differ from
-ours. So it is kept only for as long as clients reconnect all at once.
+It keeps no more than the channel itself keeps, and nothing for longer: a publication that was removed from
+the history is removed from the buffer. The age of a publication that was handed over live is the time since
+it arrived. The age of one that was read from the history is not known here, since the server's clock may
+differ from ours. So it is kept for a few seconds, in which many clients may reconnect at once.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Rotation(Generic[T]):
         self._items[item] = None
 
     def discard(self, item: T) -> None:
-        """Remove ``item``, if it is there."""
+        """Remove ``item``, if it is in the rotation."""
         self._items.pop(item, None)
 
     def take(self, now: float, interval: float) -> list[T]:

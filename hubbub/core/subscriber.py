@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
-    """Where a subscriber begins.
+    """The position at which a subscriber begins.
 
     :param position: the position before the first publication that it gets.
     :param recovered: whether everything follows that was published after the position that the subscriber
@@ -92,7 +92,7 @@ def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> Sequence[Subscri
         try:
             taken = subscriber.write(batch)
         except OSError:
-            # The socket has no room, or the client is gone.
+            # The socket has no room, or the client has left.
             taken = 0
         except Exception:
             _log_failure(subscriber)

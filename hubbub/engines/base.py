@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-#: Seconds until a connection to a server must stand.
+#: Seconds within which a connection to a server must be established.
 CONNECT_TIMEOUT = 5.0
 
 #: Seconds until a call of an engine must have an answer. Then it raises :class:`EngineUnavailable`.
@@ -267,7 +267,7 @@ class Engine(StreamEngine, PresenceEngine):
     An engine reconnects by itself, subscribes again, and then calls ``sink.on_reconnect``. It never accepts
     publications while it cannot receive any.
 
-    :param url: the URL given to ``Hub``, which tells the engine how to connect.
+    :param url: the URL given to ``Hub``, with all that the engine needs to connect.
     :param namespace: separates hubs that share a server; prefixed to every name that the engine uses there.
     """
 

@@ -270,7 +270,7 @@ class Reconnector:
 
 
 def _phrase(reason: str | Exception) -> str:
-    """``reason`` as it stands between parentheses."""
+    """Return ``reason`` as it is written between parentheses."""
     if isinstance(reason, Exception):
         text = str(reason)
         reason = f"{type(reason).__name__}: {text}" if text else type(reason).__name__

@@ -283,7 +283,7 @@ class PresenceTracker:
         self._last_round = now
 
     async def _update(self, *, renew: bool = False) -> None:
-        """Make the changes in the engine that are there now, and renew the lease.
+        """Make the pending changes in the engine, and renew the lease.
 
         Changes that come meanwhile are left to the next round: otherwise a round would never end where
         connections come and go all the time.

@@ -1,7 +1,7 @@
 """Presence events: the joins and leaves of a channel, sent to the subscribers that ask for them.
 
-:class:`NodePresenceEvents` opens and closes them for the channels of a node, :class:`PresenceEvents` are
-    those of one.
+:class:`NodePresenceEvents` opens and closes the events of all channels of a node, :class:`PresenceEvents` has
+those of one channel.
 """
 
 from __future__ import annotations

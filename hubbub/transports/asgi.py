@@ -221,7 +221,7 @@ class ASGITransport(Transport):
             if self._close is not None:
                 await self._websocket.close(*self._close)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
-            # The client is gone, or the server has closed the socket by itself (a failed ping, a protocol
+            # The client has left, or the server has closed the socket by itself (a failed ping, a protocol
             # error) and reports that by refusing to send. The handler learns it when it receives.
             self._fail(exc)
         except asyncio.CancelledError:
@@ -239,7 +239,7 @@ class ASGITransport(Transport):
             source.flow()
 
     def _fail(self, exc: BaseException) -> None:
-        logger.debug("Could not send to a client, since it is gone: %r", exc)
+        logger.debug("Could not send to a client, because it has left: %r", exc)
         if isinstance(exc, OSError):
             # As Starlette's own send does.
             self._websocket.application_state = WebSocketState.DISCONNECTED

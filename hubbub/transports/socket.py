@@ -158,7 +158,7 @@ class SocketTransport(Transport):
         try:
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError, OSError) as exc:
-            logger.debug("Could not send a close frame, since the client is gone: %r", exc)
+            logger.debug("Could not send a close frame, because the client has left: %r", exc)
 
     def _detach(self) -> None:
         if self._socket is not None:

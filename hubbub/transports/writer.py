@@ -151,7 +151,7 @@ class Writer(_Front):
         self._close_if_empty()
 
     async def ended(self, timeout: float) -> None:
-        """Wait until the close frame is out or the client is gone. Nothing of the writer is left afterwards.
+        """Wait until the close frame is out or the client has left. Nothing of the writer is left afterwards.
 
         :param timeout: seconds after which the connection is given up.
         """

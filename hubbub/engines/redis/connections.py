@@ -93,7 +93,7 @@ class Connections:
     ) -> None:
         """Connect, and subscribe to ``topics``, which may change meanwhile.
 
-        Nothing is awaited between the last look at ``topics`` and the return.
+        Nothing is awaited between the last read of ``topics`` and the return.
 
         :param prepare: called before any message is received, when scripts can be run already.
         :raises EngineUnavailable: a connection could not be made, or has broken; all are closed.

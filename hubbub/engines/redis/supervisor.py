@@ -150,7 +150,7 @@ class Supervisor:
         )
         self._latest = connections
         await connections.open(self._channels.keys(), self._prepare)
-        # Nothing is awaited between the last look at the topics, in open(), and this: a topic that is added
+        # Nothing is awaited between the last read of the topics, in open(), and this: a topic that is added
         # from now on is subscribed to by subscribe().
         self.connections = connections
         self._lost = asyncio.get_running_loop().create_future()
