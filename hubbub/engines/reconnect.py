@@ -141,7 +141,7 @@ class Outage:
         """
         if isinstance(exc, EngineUnavailable):
             self.error = str(exc)
-            logger.info("%s Retrying.", exc)
+            logger.info("%s; retrying.", self.error.rstrip("."))
         else:
             self.error = f"Could not reconnect to {self._server} ({_phrase(exc)})."
             logger.error("Could not reconnect to %s; retrying.", self._server, exc_info=exc)

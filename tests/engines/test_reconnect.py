@@ -83,7 +83,8 @@ def test_an_outage_is_reported_once_however_many_attempts_fail(caplog: pytest.Lo
         assert (outage.is_under_way, outage.error) == (True, "Lost Nowhere (connection reset).")
         outage.lost("again")
         assert outage.error == "Lost Nowhere (connection reset)."
-        for _ in range(3):
+        outage.failed(EngineUnavailable("Nowhere cannot be used: connection refused"))
+        for _ in range(2):
             outage.failed(REFUSED)
         assert outage.error == str(REFUSED)
         reports.clock.advance(3.25)
@@ -92,7 +93,8 @@ def test_an_outage_is_reported_once_however_many_attempts_fail(caplog: pytest.Lo
     assert reports.reported == ["Lost Nowhere (connection reset); reconnecting.", "back"]
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "Lost Nowhere (connection reset); reconnecting."),
-        *[("INFO", "Could not connect to Nowhere (refused). Retrying.")] * 3,
+        ("INFO", "Nowhere cannot be used: connection refused; retrying."),
+        *[("INFO", "Could not connect to Nowhere (refused); retrying.")] * 2,
         ("INFO", "Reconnected to Nowhere after 3.2 s."),
     ]
 

@@ -232,7 +232,7 @@ async def test_the_beginning_and_the_end_of_an_outage_are_reported_once(
         with caplog.at_level(logging.INFO):
             caplog.clear()
             # Attempts to reconnect have failed.
-            await node.until(lambda: caplog.text.count("Retrying.") >= 2)
+            await node.until(lambda: caplog.text.count("; retrying.") >= 2)
         server.start()
         await node.until(lambda number=number: node.reconnects == number)  # type: ignore[misc]
         await engine.publish(publication("chat", "taken"))
