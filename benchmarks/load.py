@@ -17,28 +17,28 @@ from benchmarks.server import Server
 
 
 class LoadFailed(Exception):
-    """The load generator gave up, or lost clients. The message says which, and what the server did."""
+    """The load generator gave up, or lost clients. The message says which, with the server's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the clients do.
+    """The work of the clients.
 
     :param mode: ``"fanout"``: client 0 publishes, all receive. ``"echo"``: each sends and waits for its own
-        message. ``"idle"``: they are connected, nothing else. ``"resume"``: all come back at once, and get
+        message. ``"idle"``: they are connected, nothing else. ``"resume"``: all reconnect at once, and get
         ``messages`` messages each that the server has kept.
     :param path: instead of the peer's.
     :param clients: how many there are.
-    :param outstanding: messages on their way at a time: the next is sent when everyone has the oldest. Always
-        1 in an echo.
+    :param outstanding: messages on their way at a time: the next is sent when all clients have the oldest.
+        Always 1 in an echo.
     :param size: bytes of a payload; at least 16.
     :param connecting: handshakes under way at a time.
-    :param settle: seconds to wait once all are connected; some servers make them members a while later.
+    :param settle: seconds to wait once all are connected; some servers let them join a while later.
     :param seconds: how long to measure, after ``warmup`` seconds that do not count.
-    :param messages: instead of a time: stop when everyone has this many, or nothing has come for
+    :param messages: instead of a time: stop when all clients have this many, or nothing has come for
         ``patience`` seconds.
     :param rate: instead of ``outstanding``: messages per second, whether or not the server keeps up.
-    :param stalled: of the clients, how many never read. Nobody waits for them.
+    :param stalled: of the clients, how many never read. They are not waited for.
     :param channels: ``{}`` in the path counts from 0 to this, client by client, over and over.
     :param patience: seconds without any message after which those that are missing count as lost.
     :param deadline: seconds that connecting may take, and then the rest, before the run ends in any case.
@@ -63,7 +63,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """All clients are members.
+    """All clients have joined.
 
     :param clients: how many there are.
     :param seconds: how long it took them.
@@ -75,7 +75,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the load generator saw while it measured.
+    """The result of a run of the load generator.
 
     :param deliveries: messages that arrived, those of all clients together.
     :param messages: messages of which every client that reads has got its own.
@@ -93,7 +93,7 @@ class Result:
     :param own_p50_us: the same for the client that publishes, if it is connected to a server of its own; it
         does not count for the others then.
     :param stalled_ended: of the clients that never read, how many found their connection ended.
-    :param stalled_bytes: what they found waiting for them.
+    :param stalled_bytes: bytes that waited for them.
     """
 
     deliveries: int
@@ -139,7 +139,7 @@ class Clients:
         return Result(**_answer(self._process))
 
     def leave(self) -> int:
-        """End what ``"idle"`` clients do: at once, or if messages have come, when none has for ``patience``
+        """Disconnect ``"idle"`` clients: at once, or if messages have come, when none has for ``patience``
         seconds. Returns how many came.
 
         :raises LoadFailed: they were not all connected any more.
@@ -159,7 +159,7 @@ def connect(
 
     :param core: the CPU to run on.
     :param publisher: another server of the peer, to which the client that publishes is connected.
-    :raises LoadFailed: not all of them became members.
+    :raises LoadFailed: not all of them joined.
     """
     command = [
         str(build("load")),

@@ -1,7 +1,7 @@
 """PostgreSQL with notifications and without: ``python -m benchmarks.notify [SECONDS]`` prints a table.
 
-The two are measured in turns, on one server, whose commits are on the disk when they return. What is printed
-is the median of the turns.
+The two are measured in turns, on one server, whose commits are on the disk when they return. The table
+has the medians of the turns.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ async def rate(engine: Engine, channels: int, seconds: float) -> float:
 
 
 async def way(engine: Engine, other: Node, seconds: float) -> list[float]:
-    """Milliseconds from the call of ``publish`` at one node to the arrival at another: the median, and what
-    99 of 100 stay below."""
+    """Milliseconds from the call of ``publish`` at one node to the arrival at another: the median, and the
+    limit below which 99 of 100 stay."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:

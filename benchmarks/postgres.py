@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-#: Who runs PostgreSQL when this process is root's: it refuses to run as root.
+#: The user for PostgreSQL when this process is root's: PostgreSQL refuses to run as root.
 USER = "nobody"
 
 
@@ -42,7 +42,7 @@ def programs() -> Path:
         return _programs_in(package)
     folder = Path(tempfile.mkdtemp(prefix="hubbub-postgres-programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # Side by side, as they were: the programs look for the libraries from where they are themselves.
+    # Side by side, as they were: the programs find the libraries by a path relative to their own.
     libraries = package.with_name(f"{package.name}.libs")
     for source in (package, libraries):
         if source.exists():
@@ -58,7 +58,7 @@ def _programs_in(package: Path) -> Path:
 
 
 def _is_reachable(package: Path) -> bool:
-    """Whether ``USER`` can run the programs, and read what they read."""
+    """Whether ``USER`` can run the programs, and read their files."""
     try:
         for command in (
             [str(_programs_in(package) / "initdb"), "--version"],

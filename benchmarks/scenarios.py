@@ -1,4 +1,4 @@
-"""What is measured: the scenarios, and what each of them compares."""
+"""The scenarios: the measurements, and the peers that each of them compares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.peers import HISTORY, MORE, PUBLISH, QUEUED, RESUME, ROOM, WORKE
 class Baseline:
     """Another peer that a peer is compared with.
 
-    :param title: what it is called in tables.
+    :param title: its name in tables.
     :param name_for: the name of the one to compare a peer with.
     """
 
@@ -38,11 +38,11 @@ class Scenario:
     :param title: for charts.
     :param column: for the column of a table.
     :param unit: of the value.
-    :param load: what the clients do.
+    :param load: the work of the clients.
     :param measure: runs it once.
     :param less_is_better: for a time or for memory.
-    :param needs: what a peer must offer.
-    :param baselines: what it is compared with.
+    :param needs: the feature that a peer must offer.
+    :param baselines: the peers that it is compared with.
     :param rounds: at the most; some take long.
     :param quick_rounds: the same for the short run; 0 if it is not part of that.
     :param lasts: times as long as others.

@@ -1,4 +1,4 @@
-"""Hubbub: a hub with one channel, an echo, and one with many channels; and for clients that come back."""
+"""Hubbub: a hub with one channel, an echo, and one with many channels; and for clients that reconnect."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -52,7 +52,7 @@ async def publishing() -> AsyncIterator[Callable[[str], Awaitable[Position]]]:
         yield partial(hub.publish, "bench")
 
 
-# Clients that come back
+# Clients that reconnect
 
 
 @app.websocket("/resume")

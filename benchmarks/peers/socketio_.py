@@ -21,5 +21,5 @@ async def bench(sid: str, text: str) -> None:
 
 @asynccontextmanager
 async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
-    # What its documentation has for processes that are no server.
+    # As its documentation does it in processes that are no server.
     yield partial(socketio.AsyncRedisManager(store, write_only=True).emit, "bench")
