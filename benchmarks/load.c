@@ -1,10 +1,10 @@
 /* The load: any number of WebSocket clients in one thread, on epoll.
  *
  * Client 0 publishes and all clients receive (fan-out), each client sends and waits for its own message
- * (echo), or all come back at once for messages that the server has kept (resume). Payloads begin with
- * "bench:" and a number that rises by one, so that a message that is lost, doubled or out of order is noticed. One line of JSON tells when all clients are members, and a second one
- * what was measured. load.py starts this program and describes the options; they all have the form
- * --name=value.
+ * (echo), or all reconnect at once for messages that the server has kept (resume). Payloads begin with
+ * "bench:" and a number that rises by one, so that a message that is lost, doubled or out of order is noticed. One
+ * line of JSON is printed when all clients are members, a second one with the measurements. load.py starts this
+ * program and describes the options; they all have the form --name=value.
  */
 #include "websocket.h"
 
@@ -49,16 +49,16 @@ static Client *clients;
 static size_t started, opening, joined, lost, stalled_ended;
 static char buffer[1 << 20];
 
-static char *message; /* a payload, and what the template puts around it */
+static char *message; /* a payload inside the template */
 static size_t message_size, number_at;
 
-static uint64_t next_number, oldest;       /* the next to be published, the oldest that not everyone has */
+static uint64_t next_number, oldest;       /* the next to be published, the oldest that some client lacks */
 static uint64_t sent, arrived;             /* by all clients and at all clients, from the beginning */
 static uint64_t last_arrival, waited;      /* when, and how long for events, in ns */
 static uint64_t misordered, stalled_bytes; /* from the beginning */
 static uint64_t sent_at[RING];
 static uint64_t receivers[RING];
-static bool is_incomplete[RING]; /* somebody will never have it */
+static bool is_incomplete[RING]; /* some client will never have it */
 
 static bool measuring, is_ending;
 static uint64_t deliveries, completed; /* while measuring, like all below */
@@ -99,8 +99,8 @@ static void watch(Client *client, int operation) {
     epoll_ctl(epoll, operation, client->link.fd, &event);
 }
 
-/* What the socket does not take at once is sent when it does: a server may be waiting for us to read first.
- * If the connection has ended, reading will tell. */
+/* Data that the socket does not take at once is sent when it does: a server may be waiting for us to read first.
+ * If the connection has ended, reading finds out. */
 static void send_to_server(Client *client, const char *data, size_t size) {
     const bool was_empty = !client->link.out.size;
     if (send_or_keep(&client->link, data, size) && was_empty && client->link.out.size)
@@ -200,7 +200,7 @@ static void send_receipt(Client *client, const Frame *frame) {
     free(text);
 }
 
-/* What comes before `number` the client has lost, or will get out of order: nobody waits for that. */
+/* Messages before `number` are lost to the client, or will come out of order: they are not waited for. */
 static void skip(Client *client, uint64_t number) {
     for (; client->received < number; client->received++) {
         client->skipped++;
@@ -219,7 +219,7 @@ static void deliver(Client *client, const Frame *frame, uint64_t now) {
     if (options.receipt) send_receipt(client, frame);
     const uint64_t number = number_in(frame->payload + client->mark + MARK_SIZE);
     if (number != client->received) misordered++;
-    if (number >= (echoes ? client->sent : next_number)) return; /* nobody has sent it */
+    if (number >= (echoes ? client->sent : next_number)) return; /* it was never sent */
     if (number < client->received) {
         /* It is late, and not lost; or doubled, which is no delivery. A client that waits for some is taken to
          * have got one of those. */
@@ -347,7 +347,7 @@ static void request(Client *client) {
     free(text);
 }
 
-/* One round: wait for at most `wait` ns, then handle what has come. */
+/* One round: wait for at most `wait` ns, then handle the events. */
 static void turn(uint64_t wait) {
     struct epoll_event events[1024];
     int ready = epoll_wait(epoll, events, 1024, 0);
@@ -392,7 +392,7 @@ static void connect_all(void) {
     fflush(stdout);
 }
 
-/* Which messages everybody has; each client gets them in order, so the oldest is the first to be complete. */
+/* Which messages all clients have; each client gets them in order, so the oldest is the first to be complete. */
 static void complete(void) {
     while (oldest < next_number && receivers[oldest % RING] >= options.clients - options.stalled) {
         if (measuring && !is_incomplete[oldest % RING]) completed++;
@@ -400,7 +400,7 @@ static void complete(void) {
     }
 }
 
-/* Publish what may be published now. How long to wait for what comes back. */
+/* Publish the messages that are due. Return how long to wait for deliveries. */
 static uint64_t refill(uint64_t now) {
     static uint64_t next; /* when, if there is a rate */
     uint64_t count = options.outstanding - (options.rate > 0 ? 0 : next_number - oldest);
@@ -473,7 +473,7 @@ static void run(void) {
     const Clocks to = read_clocks();
     const uint64_t outstanding = echoes ? sent - arrived : next_number - oldest;
 
-    /* What is still on its way is not measured any more, but waited for, to know whether it was lost. */
+    /* Messages still on their way are not measured any more, but waited for, to know whether they were lost. */
     const uint64_t expected = sent * (echoes ? 1 : options.clients - options.stalled);
     measuring = false;
     is_ending = true;
@@ -484,7 +484,7 @@ static void run(void) {
     print_result(&from, &to, expected, outstanding);
 }
 
-/* All clients come back at once, and each is to get the messages that it has missed. */
+/* All clients reconnect at once, and each is to get the messages that it has missed. */
 static void resume(void) {
     const Clocks from = read_clocks();
     const uint64_t expected = options.clients * options.messages;
@@ -502,7 +502,7 @@ static void resume(void) {
     print_result(&from, &to, expected, 0);
 }
 
-/* Read at last what waits for the clients that did not, to see whether their connections have ended: until
+/* Read at last the data that wait for the clients that did not read, to see whether their connections have ended: until
  * nothing has come for 2 s. */
 static void read_stalled(void) {
     for (size_t i = options.clients - options.stalled; i < options.clients; i++)
@@ -610,7 +610,7 @@ static void check_options(void) {
         die("expected --outstanding from 1 to %d, but got %llu", RING, (unsigned long long)options.outstanding);
     if (options.messages && options.warmup > 0) die("expected --warmup=0 with --messages, for all of them count");
     if (!options.receipt != !options.receipt_after || (options.receipt && !strstr(options.receipt, "{}")))
-        die("expected --receipt with {} for what stands behind --receipt_after");
+        die("expected --receipt with {} for the text behind --receipt_after");
     for (size_t i = 0; i < options.replies.size; i++)
         if (!strchr(options.replies.values[i], '=')) die("expected --reply=received=answer");
 }

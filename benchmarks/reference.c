@@ -1,8 +1,8 @@
-/* The limit: what one core can do when nothing stands between the sockets and the kernel.
+/* The limit of one core when nothing stands between the sockets and the kernel.
  *
- * A WebSocket server on epoll that does what the bench does to every server. On /echo it sends back what
- * comes; on any other path it sends what comes to every client on such a path. What arrives in one round of
- * epoll is framed once and leaves in one write for each client.
+ * A WebSocket server on epoll with the features that the bench uses. On /echo it sends each message back; on
+ * any other path it sends each message to every client on such a path. Messages that arrive in one round of
+ * epoll are framed once and leave in one write for each client.
  *
  * Usage: reference PORT
  */
@@ -20,7 +20,7 @@ static int epoll;
 static Client **members;
 static size_t member_count, member_space;
 static char buffer[1 << 20];
-static Bytes outgoing; /* what the members are sent at the end of this round */
+static Bytes outgoing; /* sent to the members at the end of this round */
 
 /* SHA-1 (FIPS 180-4) of fewer than 120 bytes: the handshake needs nothing longer. */
 static void sha1(const char *text, size_t size, unsigned char digest[20]) {
@@ -124,7 +124,7 @@ static size_t open_client(Client *client, char *data, size_t size) {
     return (size_t)(end + 4 - data);
 }
 
-/* False when the client has gone. */
+/* False when the client has left. */
 static bool receive(Client *client) {
     const ssize_t available = read_link(&client->link, buffer, sizeof buffer);
     if (available <= 0) return available == 0;
