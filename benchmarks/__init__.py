@@ -1,1 +1,1 @@
-"""Hubbub beside the servers one would choose instead, in one run on one core. Run: scripts/bench"""
+"""Hubbub beside other servers, one core for each side. Run: scripts/bench."""

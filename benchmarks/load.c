@@ -38,9 +38,9 @@ typedef struct {
     State state;
     bool is_stalled;
     uint64_t sent, received; /* numbers of the next message; a client sends one only in an echo */
-    uint64_t skipped;        /* messages that it has not got although it has later ones */
+    uint64_t skipped;        /* messages that it lacks although it has later ones */
     uint64_t sent_at;
-    size_t mark; /* where in a frame the payload was found last */
+    size_t mark; /* offset of the payload in the last frame */
 } Client;
 
 static bool echoes, idles, resumes; /* the mode */
@@ -49,16 +49,16 @@ static Client *clients;
 static size_t started, opening, joined, lost, stalled_ended;
 static char buffer[1 << 20];
 
-static char *message; /* a payload inside the template */
+static char *message; /* a payload within the template */
 static size_t message_size, number_at;
 
-static uint64_t next_number, oldest;       /* the next to be published, the oldest that some client lacks */
+static uint64_t next_number, oldest;       /* the next to be published, the oldest that a client still lacks */
 static uint64_t sent, arrived;             /* by all clients and at all clients, from the beginning */
-static uint64_t last_arrival, waited;      /* when, and how long for events, in ns */
+static uint64_t last_arrival, waited;      /* time of the last one, and time spent waiting, in ns */
 static uint64_t misordered, stalled_bytes; /* from the beginning */
 static uint64_t sent_at[RING];
 static uint64_t receivers[RING];
-static bool is_incomplete[RING]; /* some client will never have it */
+static bool is_incomplete[RING]; /* a client has lost it */
 
 static bool measuring, is_ending;
 static uint64_t deliveries, completed; /* while measuring, like all below */
@@ -67,7 +67,7 @@ typedef struct {
     uint64_t histogram[BUCKETS], longest;
 } Latencies;
 
-static Latencies own, others; /* of the client that publishes, if it is at a server of its own; of the others */
+static Latencies own, others; /* of the client that publishes, if it has a server of its own; of the others */
 
 /* Latencies: 64 buckets for each power of two, so that a bucket is off by 1.6 % at the most. */
 static void record(Latencies *latencies, uint64_t ns) {
@@ -183,7 +183,7 @@ static uint64_t number_in(const char *digits) {
     return number;
 }
 
-/* Some protocols want an answer to each message, with an id that stands in it. */
+/* Some protocols want an answer to each message, with the id that the message has. */
 static void send_receipt(Client *client, const Frame *frame) {
     const size_t length = strlen(options.receipt_after);
     const char *id = memmem(frame->payload, frame->size, options.receipt_after, length);
@@ -200,7 +200,7 @@ static void send_receipt(Client *client, const Frame *frame) {
     free(text);
 }
 
-/* Messages before `number` are lost to the client, or will come out of order: they are not waited for. */
+/* Messages before `number` are lost, or will arrive out of order: the run does not wait for them. */
 static void skip(Client *client, uint64_t number) {
     for (; client->received < number; client->received++) {
         client->skipped++;
@@ -219,7 +219,7 @@ static void deliver(Client *client, const Frame *frame, uint64_t now) {
     if (options.receipt) send_receipt(client, frame);
     const uint64_t number = number_in(frame->payload + client->mark + MARK_SIZE);
     if (number != client->received) misordered++;
-    if (number >= (echoes ? client->sent : next_number)) return; /* it was never sent */
+    if (number >= (echoes ? client->sent : next_number)) return; /* no client has sent it */
     if (number < client->received) {
         /* It is late, and not lost; or doubled, which is no delivery. A client that waits for some is taken to
          * have got one of those. */
@@ -277,7 +277,7 @@ static void take(Client *client, const Frame *frame, uint64_t now) {
     }
 }
 
-/* Read the answer to the handshake. How many bytes it took, or 0 if it is not whole yet. */
+/* Read the answer to the handshake. Returns its length, or 0 if it is not complete. */
 static size_t open_client(Client *client, const char *data, size_t size) {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end) return 0;
@@ -392,7 +392,7 @@ static void connect_all(void) {
     fflush(stdout);
 }
 
-/* Which messages all clients have; each client gets them in order, so the oldest is the first to be complete. */
+/* Count the messages that all clients have. Each client gets them in order, so the oldest is complete first. */
 static void complete(void) {
     while (oldest < next_number && receivers[oldest % RING] >= options.clients - options.stalled) {
         if (measuring && !is_incomplete[oldest % RING]) completed++;
@@ -400,9 +400,9 @@ static void complete(void) {
     }
 }
 
-/* Publish the messages that are due. Return how long to wait for deliveries. */
+/* Publish the messages that are due. Returns the time to wait for events. */
 static uint64_t refill(uint64_t now) {
-    static uint64_t next; /* when, if there is a rate */
+    static uint64_t next; /* its time, if there is a rate */
     uint64_t count = options.outstanding - (options.rate > 0 ? 0 : next_number - oldest);
     uint64_t wait = 20 * MS;
     if (options.rate > 0) {
@@ -473,7 +473,7 @@ static void run(void) {
     const Clocks to = read_clocks();
     const uint64_t outstanding = echoes ? sent - arrived : next_number - oldest;
 
-    /* Messages still on their way are not measured any more, but waited for, to know whether they were lost. */
+    /* Wait for messages that are under way, without measuring them, to know whether they are lost. */
     const uint64_t expected = sent * (echoes ? 1 : options.clients - options.stalled);
     measuring = false;
     is_ending = true;
@@ -484,7 +484,7 @@ static void run(void) {
     print_result(&from, &to, expected, outstanding);
 }
 
-/* All clients reconnect at once, and each is to get the messages that it has missed. */
+/* All clients resume at once, and each gets the messages that it has missed. */
 static void resume(void) {
     const Clocks from = read_clocks();
     const uint64_t expected = options.clients * options.messages;
@@ -516,7 +516,7 @@ static void read_stalled(void) {
            (unsigned long long)options.stalled, stalled_ended, (unsigned long long)stalled_bytes);
 }
 
-/* Stay connected until the other side of stdin is closed; and if messages come, until no more do. */
+/* Stay connected until stdin is closed, and then as long as messages arrive. */
 static void idle(void) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event);

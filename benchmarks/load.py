@@ -17,31 +17,31 @@ from benchmarks.server import Server
 
 
 class LoadFailed(Exception):
-    """The load generator gave up, or lost clients. The message says which, with the server's output."""
+    """The load generator failed, or lost clients. The message has the output of the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The work of the clients.
+    """The behaviour of the clients.
 
     :param mode: ``"fanout"``: client 0 publishes, all receive. ``"echo"``: each sends and waits for its own
-        message. ``"idle"``: they are connected, nothing else. ``"resume"``: all reconnect at once, and get
-        ``messages`` messages each that the server has kept.
-    :param path: instead of the peer's.
-    :param clients: how many there are.
-    :param outstanding: messages on their way at a time: the next is sent when all clients have the oldest.
-        Always 1 in an echo.
+        message. ``"idle"``: they stay connected. ``"resume"``: all resume at once, and each receives
+        ``messages`` messages of the history.
+    :param path: replaces that of the peer.
+    :param clients: their number.
+    :param outstanding: messages under way at a time: the next is sent when all clients have the oldest. It
+        is 1 in an echo.
     :param size: bytes of a payload; at least 16.
-    :param connecting: handshakes under way at a time.
-    :param settle: seconds to wait once all are connected; some servers let them join a while later.
-    :param seconds: how long to measure, after ``warmup`` seconds that do not count.
-    :param messages: instead of a time: stop when all clients have this many, or nothing has come for
+    :param connecting: handshakes at a time.
+    :param settle: seconds to wait after all are connected; some servers subscribe them later.
+    :param seconds: duration of the measurement, after ``warmup`` seconds that do not count.
+    :param messages: instead of a duration: stop when all clients have this many, or nothing has arrived for
         ``patience`` seconds.
     :param rate: instead of ``outstanding``: messages per second, whether or not the server keeps up.
-    :param stalled: of the clients, how many never read. They are not waited for.
+    :param stalled: number of the clients that never read, and that the run does not wait for.
     :param channels: ``{}`` in the path counts from 0 to this, client by client, over and over.
-    :param patience: seconds without any message after which those that are missing count as lost.
-    :param deadline: seconds that connecting may take, and then the rest, before the run ends in any case.
+    :param patience: seconds without a message after which missing messages count as lost.
+    :param deadline: seconds for connecting, and again for the rest of the run.
     """
 
     mode: str = "fanout"
@@ -63,10 +63,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """All clients have joined.
+    """All clients are connected and subscribed.
 
-    :param clients: how many there are.
-    :param seconds: how long it took them.
+    :param clients: their number.
+    :param seconds: the time that it took.
     """
 
     clients: int
@@ -75,24 +75,24 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a run of the load generator.
+    """The numbers of the load generator.
 
-    :param deliveries: messages that arrived, those of all clients together.
-    :param messages: messages of which every client that reads has got its own.
-    :param outstanding: messages that had not yet, when the time was over.
-    :param seconds: how long it measured.
+    :param deliveries: messages that arrived, summed over clients.
+    :param messages: messages that every client that reads has received.
+    :param outstanding: messages that some client had not received at the end.
+    :param seconds: duration of the measurement.
     :param load_cpu: CPU time that the generator used, as a share of ``seconds``.
-    :param load_idle: the share in which it had nothing to do but wait for the server.
+    :param load_idle: the share of the time in which it waited for the server.
     :param server_cpu: CPU time that the server used, as a share of ``seconds``.
     :param misordered: messages that were not the next one: doubled, out of order, or after one that was lost.
     :param missing: messages that had not arrived ``patience`` seconds after the last one that did.
     :param expected: deliveries there would have been without losses, also before and after it measured.
-    :param lost_clients: those that read, and whose connection ended. The first ends the run.
+    :param lost_clients: clients that read and were disconnected. The first ends the run.
     :param p50_us: and the like: microseconds from sending a message to its arrival at one client; if they
         resume, from when the first of them connects.
     :param own_p50_us: the same for the client that publishes, if it is connected to a server of its own; it
         does not count for the others then.
-    :param stalled_ended: of the clients that never read, how many found their connection ended.
+    :param stalled_ended: number of the clients that never read whose connection was closed.
     :param stalled_bytes: bytes that waited for them.
     """
 
@@ -134,20 +134,21 @@ class Clients:
     def result(self) -> Result:
         """Wait for the end of the run.
 
-        :raises LoadFailed: it did not come to an end.
+        :raises LoadFailed: it failed.
         """
         return Result(**_answer(self._process))
 
     def leave(self) -> int:
-        """Disconnect ``"idle"`` clients: at once, or if messages have come, when none has for ``patience``
-        seconds. Returns how many came.
+        """Disconnect ``"idle"`` clients, and return the number of messages that they received.
 
-        :raises LoadFailed: they were not all connected any more.
+        If there were any, it waits until none has arrived for ``patience`` seconds.
+
+        :raises LoadFailed: a client was disconnected before.
         """
         _pipe(self._process.stdin).close()
         answer = _answer(self._process)
         if lost := answer["lost_clients"]:
-            raise LoadFailed(f"Expected idle clients to stay connected, but {lost} were not.")
+            raise LoadFailed(f"The server disconnected {lost} idle clients.")
         return int(answer["arrived"])
 
 
@@ -155,9 +156,9 @@ class Clients:
 def connect(
     peer: Peer, server: Server, load: Load, core: int, publisher: Server | None = None
 ) -> Iterator[Clients]:
-    """Connect the clients of ``load`` to ``server``, which is a ``peer``; they begin at once.
+    """Connect the clients of ``load`` to ``server``, which is a ``peer``, and begin.
 
-    :param core: the CPU to run on.
+    :param core: the CPU of the generator.
     :param publisher: another server of the peer, to which the client that publishes is connected.
     :raises LoadFailed: not all of them joined.
     """
@@ -182,11 +183,11 @@ def connect(
 
 
 def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Its next line. Where there is none it has ended, and said why."""
+    """Read its next line. If there is none, it has failed and printed the reason."""
     line = _pipe(process.stdout).readline()
     if not line.endswith("\n"):
-        said = _pipe(process.stderr).read().strip()
-        raise LoadFailed(said or f"The load generator has crashed, with code {process.wait()}.")
+        reason = _pipe(process.stderr).read().strip()
+        raise LoadFailed(reason or f"The load generator has crashed, with code {process.wait()}.")
     answer: dict[str, Any] = json.loads(line)
     return answer
 

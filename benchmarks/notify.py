@@ -1,7 +1,7 @@
 """PostgreSQL with notifications and without: ``python -m benchmarks.notify [SECONDS]`` prints a table.
 
-The two are measured in turns, on one server, whose commits are on the disk when they return. The table
-has the medians of the turns.
+The two are measured in turns, on one server, whose commits are on the disk when they return. The table has
+the median of the turns.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from benchmarks.stores import store
 from hubbub.core.publication import Publication, publication_ids
 from hubbub.engines import Engine, engine_for
 
-#: Turns, channels published to at a time, and seconds between two publications whose way is timed.
+#: Turns, channels at a time, and seconds between two publications whose latency is measured.
 TURNS, CHANNELS, PAUSE = 3, 100, 0.03
 
 _ids = publication_ids()
 
 
 class Node:
-    """Notes when publications arrive."""
+    """Records the arrival times of publications."""
 
     def __init__(self) -> None:
         self.arrivals: asyncio.Queue[float] = asyncio.Queue()
@@ -42,7 +42,7 @@ class Node:
 
 
 async def rate(engine: Engine, channels: int, seconds: float) -> float:
-    """Publications a second, to so many channels at a time and to each one by one."""
+    """Return the publications a second to ``channels`` channels at a time, one by one to each."""
     end = time.perf_counter() + seconds
     published = count()
 
@@ -56,9 +56,8 @@ async def rate(engine: Engine, channels: int, seconds: float) -> float:
     return next(published) / (time.perf_counter() - start)
 
 
-async def way(engine: Engine, other: Node, seconds: float) -> list[float]:
-    """Milliseconds from the call of ``publish`` at one node to the arrival at another: the median, and the
-    limit below which 99 of 100 stay."""
+async def latency(engine: Engine, other: Node, seconds: float) -> list[float]:
+    """Return the median and the 99th percentile of the latency between two nodes, in milliseconds."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
@@ -71,7 +70,7 @@ async def way(engine: Engine, other: Node, seconds: float) -> list[float]:
 
 
 async def turn(url: str, seconds: float) -> list[float]:
-    """Everything once."""
+    """Measure everything once."""
     async with AsyncExitStack() as stack:
         nodes = []
         for _ in range(2):
@@ -82,7 +81,7 @@ async def turn(url: str, seconds: float) -> list[float]:
         (engine, _), (listening, node) = nodes
         await listening.subscribe("way")
         rates = [await rate(engine, channels, seconds) for channels in (1, CHANNELS)]
-        return [*rates, *await way(engine, node, seconds)]
+        return [*rates, *await latency(engine, node, seconds)]
 
 
 async def main(seconds: float) -> None:
@@ -97,7 +96,7 @@ async def main(seconds: float) -> None:
         "publications/s",
         f"to {CHANNELS} channels at a time",
         "ms to another node, median",
-        "99 of 100",
+        "99th percentile",
     ]
     print(f"{'':10}" + "".join(f"{title:>30}" for title in titles))
     for notify, turns in results.items():

@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-#: The user for PostgreSQL when this process is root's: PostgreSQL refuses to run as root.
+#: The user that runs PostgreSQL if this process is root's: PostgreSQL refuses to run as root.
 USER = "nobody"
 
 
 def as_user() -> dict[str, Any]:
-    """Options of ``subprocess`` that run a program as ``USER``; none if this process is not root's."""
+    """Return the options of ``subprocess`` for ``USER``; none if this process is not root's."""
     if os.geteuid() != 0:
         return {}
     return {"user": USER, "group": pwd.getpwnam(USER).pw_gid, "extra_groups": ()}
@@ -26,7 +26,7 @@ def as_user() -> dict[str, Any]:
 
 @cache
 def programs() -> Path:
-    """The folder that holds ``initdb``, ``pg_ctl`` and ``postgres``.
+    """Return the folder of ``initdb``, ``pg_ctl`` and ``postgres``.
 
     Root's environment is often in a folder that only root may enter. Then ``USER`` gets a copy, which is
     removed when this process ends.
@@ -42,12 +42,12 @@ def programs() -> Path:
         return _programs_in(package)
     folder = Path(tempfile.mkdtemp(prefix="hubbub-postgres-programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # Side by side, as they were: the programs find the libraries by a path relative to their own.
+    # Side by side: the programs find the libraries relative to their own folder.
     libraries = package.with_name(f"{package.name}.libs")
     for source in (package, libraries):
         if source.exists():
             shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("include", "*.a"))
-    # Also where root's umask keeps files from others.
+    # root's umask may keep other users from reading.
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
     return _programs_in(folder / package.name)
@@ -58,7 +58,7 @@ def _programs_in(package: Path) -> Path:
 
 
 def _is_reachable(package: Path) -> bool:
-    """Whether ``USER`` can run the programs, and read their files."""
+    """Return whether ``USER`` can run the programs and read their files."""
     try:
         for command in (
             [str(_programs_in(package) / "initdb"), "--version"],

@@ -68,12 +68,13 @@ def _become(core: int, user: str, command: list[str]) -> None:
     # Thousands of connections need as many open files: the usual limit of 1,024 may be raised.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    _guard()
     if user:
         entry = pwd.getpwnam(user)
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
+    # As the same user: the kernel does not let the end of another user's process send a signal.
+    _guard()
     # If the process that has started this one ends, even by SIGKILL, this one ends too. Changing the user
     # would forget that.
     _end_with_parent(signal.SIGKILL)

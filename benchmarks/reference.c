@@ -1,4 +1,4 @@
-/* The limit of one core when nothing stands between the sockets and the kernel.
+/* The limit: the speed of one core with nothing between the sockets and the kernel.
  *
  * A WebSocket server on epoll with the features that the bench uses. On /echo it sends each message back; on
  * any other path it sends each message to every client on such a path. Messages that arrive in one round of
@@ -20,7 +20,7 @@ static int epoll;
 static Client **members;
 static size_t member_count, member_space;
 static char buffer[1 << 20];
-static Bytes outgoing; /* sent to the members at the end of this round */
+static Bytes outgoing; /* the bytes for all members at the end of this round */
 
 /* SHA-1 (FIPS 180-4) of fewer than 120 bytes: the handshake needs nothing longer. */
 static void sha1(const char *text, size_t size, unsigned char digest[20]) {
@@ -96,7 +96,7 @@ static void send_backlog(Client *client) {
     if (!client->link.out.size) watch(client, EPOLL_CTL_MOD);
 }
 
-/* Answer the request. How many bytes it took, or 0 if it is not whole yet, or none of a WebSocket client. */
+/* Answer the request. Returns its length, or 0 if it is incomplete or not from a WebSocket client. */
 static size_t open_client(Client *client, char *data, size_t size) {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end) return 0;
@@ -124,7 +124,7 @@ static size_t open_client(Client *client, char *data, size_t size) {
     return (size_t)(end + 4 - data);
 }
 
-/* False when the client has left. */
+/* Returns false if the client has disconnected. */
 static bool receive(Client *client) {
     const ssize_t available = read_link(&client->link, buffer, sizeof buffer);
     if (available <= 0) return available == 0;

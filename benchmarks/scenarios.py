@@ -1,4 +1,4 @@
-"""The scenarios: the measurements, and the peers that each of them compares."""
+"""The scenarios, and the baselines that each is compared with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from benchmarks.peers import HISTORY, MORE, PUBLISH, QUEUED, RESUME, ROOM, WORKE
 class Baseline:
     """Another peer that a peer is compared with.
 
-    :param title: its name in tables.
-    :param name_for: the name of the one to compare a peer with.
+    :param title: its name in the terminal.
+    :param name_for: returns the name of the peer to compare a peer with.
     """
 
     title: str
@@ -32,20 +32,20 @@ WITHOUT_HISTORY = Baseline("without", lambda peer: peer.name.removesuffix("-hist
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One thing to measure.
+    """A measurement.
 
     :param name: for the command line and file names.
     :param title: for charts.
     :param column: for the column of a table.
     :param unit: of the value.
-    :param load: the work of the clients.
-    :param measure: runs it once.
+    :param load: the behaviour of the clients.
+    :param measure: measures once.
     :param less_is_better: for a time or for memory.
     :param needs: the feature that a peer must offer.
-    :param baselines: the peers that it is compared with.
-    :param rounds: at the most; some take long.
-    :param quick_rounds: the same for the short run; 0 if it is not part of that.
-    :param lasts: times as long as others.
+    :param baselines: the peers that each peer is compared with.
+    :param rounds: the most rounds; some take long.
+    :param quick_rounds: the most rounds of ``--quick``; 0 to leave it out.
+    :param lasts: its duration as a multiple of the usual one.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Scenario:
     lasts: int = 1
 
     def run(self, peer: Peer, seconds: float) -> Measured:
-        """One run on servers of its own.
+        """Measure once, on new servers.
 
-        :param seconds: how long to measure, where the scenario lasts as long as one likes.
-        :raises ServerFailed: it did not start.
-        :raises LoadFailed: it refused or lost clients.
+        :param seconds: the duration, if the scenario has no end of its own.
+        :raises ServerFailed: a server did not start.
+        :raises LoadFailed: a server refused or disconnected clients.
         """
         return self.measure(peer, replace(self.load, seconds=self.lasts * seconds))
 

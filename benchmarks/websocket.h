@@ -24,7 +24,7 @@ enum { TEXT = 0x1, BINARY = 0x2, CLOSE = 0x8, PING = 0x9, PONG = 0xA };
 
 #define LARGEST_HEADER 14
 
-/* Where errno says why, the format has %m. */
+/* The format has %m where errno has the reason. */
 __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -124,7 +124,7 @@ typedef struct {
     size_t size;
 } Frame;
 
-/* Parse one frame; a masked payload is unmasked in place. How many bytes it took, or 0 if it is not whole. */
+/* Parse one frame; unmask a masked payload in place. Returns its length, or 0 if it is incomplete. */
 static inline size_t parse_frame(char *data, size_t available, Frame *frame) {
     const unsigned char *bytes = (const unsigned char *)data;
     if (available < 2) return 0;
@@ -150,7 +150,7 @@ static inline size_t parse_frame(char *data, size_t available, Frame *frame) {
     return header + size;
 }
 
-/* Write a frame to `out`, masked with zeros if it is a client's. How many bytes it took. */
+/* Write a frame to `out`, masked with zeros if it is a client's. Returns its length. */
 static inline size_t write_frame(char *out, int opcode, const char *payload, size_t size, bool masked) {
     unsigned char *bytes = (unsigned char *)out;
     size_t header = 2;

@@ -392,15 +392,15 @@ async def test_an_empty_room_says_so_until_there_is_a_message(demo: Demo, room: 
     await expect(hint).to_be_hidden()
 
 
-async def test_links_for_developers_are_only_at_the_entrance(demo: Demo, room: str) -> None:
+async def test_the_lines_for_developers_are_only_at_the_entrance(demo: Demo, room: str) -> None:
     ann = await demo.door(room)
-    example = ann.page.get_by_role("link", name="echo")
-    await expect(example).to_be_visible()
+    lines = ann.page.get_by_role("contentinfo")
+    await expect(lines).to_contain_text("lines of Python")
     await ann.come_in("Ann")
-    await expect(example).to_be_hidden()
+    await expect(lines).to_be_hidden()
     await ann.say("hello")
     await expect(ann.said("hello")).to_be_visible()
-    await expect(example).to_be_hidden()
+    await expect(lines).to_be_hidden()
 
 
 @pytest.mark.parametrize("name", ["Ann", "ann", "An\u200bn", "\uff21nn"])

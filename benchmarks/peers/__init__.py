@@ -1,4 +1,4 @@
-"""The servers that are compared, how to start each, and the messages of its clients."""
+"""The servers that are compared, their commands, and the messages of their clients."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ HERE = Path(__file__).parent
 
 #: Features that a scenario may need. One process with a room:
 ROOM = "room"
-#: Also ``/echo``, which sends each message back, and ``/many/{}``, a channel for each number, where the
-#: messages of any client go to all channels.
+#: Also ``/echo``, which returns each message, and ``/many/{}``, a channel for each number; a message of any
+#: member goes to all channels.
 MORE = "more"
-#: The room on a server that lets Hubbub write over ``websocket.send`` only.
+#: The room on a server on which Hubbub writes with ``websocket.send`` only.
 QUEUED = "queued"
-#: One room of all processes that have the same store.
+#: One room for all processes with the same store.
 WORKERS = "workers"
 #: Publishing without a client: a ``publisher``.
 PUBLISH = "publish"
 #: The room with a history, or its counterpart without one.
 HISTORY = "history"
-#: ``/resume``, the same room for clients that reconnect, ``/fill``, which publishes the messages that they
-#: have missed, and ``/reads``, which returns how often the history was read.
+#: ``/resume``, the same room for clients that resume, ``/fill``, which publishes the messages that they have
+#: missed, and ``/reads``, which returns how often the history was read.
 RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server with one room: a message from any client goes to all clients, the sender too.
+    """A server with one room: a message from one member goes to all members, the sender included.
 
     :param command: starts it, run in ``HERE`` with the port in the environment as ``PORT``. ``{python}`` is
         the interpreter, ``{port}`` the port, ``{build}`` where compiled programs are. It is up once it

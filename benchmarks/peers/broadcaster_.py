@@ -1,5 +1,4 @@
-"""encode/broadcaster: its README's chat, with the two tasks per socket that it shows, on ``memory://`` or on
-the store."""
+"""encode/broadcaster: the chat of its README, with two tasks per socket, on ``memory://`` or the store."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,5 +1,7 @@
-"""Django Channels: its tutorial's asynchronous consumer, without the JSON, on the in-memory layer, or on one
-around the store as it comes."""
+"""Django Channels: its tutorial's asynchronous consumer, without the JSON.
+
+On the in-memory layer, or on a layer on the store with default settings.
+"""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Hubbub: a hub with one channel, an echo, and one with many channels; and for clients that reconnect."""
+"""Hubbub: endpoints for one channel, an echo, many channels, and clients that resume."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -52,7 +52,7 @@ async def publishing() -> AsyncIterator[Callable[[str], Awaitable[Position]]]:
         yield partial(hub.publish, "bench")
 
 
-# Clients that reconnect
+# Clients that resume
 
 
 @app.websocket("/resume")
@@ -66,7 +66,7 @@ async def resume(websocket: WebSocket, offset: int | None = None, epoch: str = "
 
 @app.post("/fill")
 async def fill(count: int, size: int) -> dict[str, int | str]:
-    """Publish ``count`` messages. The position before the first of them."""
+    """Publish ``count`` messages, and return the position before the first of them."""
     position = await hub.publish("bench", "before")
     for number in range(count):
         await hub.publish("bench", f"bench:{number:010}".ljust(size, "x"))
@@ -78,7 +78,7 @@ reads = 0
 
 @app.get("/reads")
 async def count() -> int:
-    """How often the engine was asked for the history."""
+    """Return how often the history was read from the engine."""
     return reads
 
 

@@ -1,5 +1,4 @@
-"""Litestar: ``ChannelsPlugin``, which sends from a task per socket, with its in-memory backend or the one for
-the store."""
+"""Litestar: ``ChannelsPlugin``, which sends from a task per socket, in memory or on the store."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable

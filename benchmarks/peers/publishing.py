@@ -1,7 +1,7 @@
-"""Publishes as fast as a peer's library can, for a while, in one process without clients.
+"""Publish as fast as a peer's library can, in one process without clients.
 
-Usage: publishing.py MODULE AT_ONCE WARMUP SECONDS SIZE. ``MODULE`` is the peer's; ``AT_ONCE`` is how many are
-under way at a time. Prints one line of JSON.
+Usage: publishing.py MODULE AT_ONCE WARMUP SECONDS SIZE. ``MODULE`` is the peer's; ``AT_ONCE`` is the
+number of publications under way at a time. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def main(module: str, at_once: int, warmup: float, seconds: float, size: i
 async def publish_for(
     seconds: float, publish: Callable[[str], Awaitable[object]], text: str, at_once: int
 ) -> list[float]:
-    """How long each took."""
+    """Publish for some seconds, and return the seconds that each publication took."""
     took = []
     until = perf_counter() + seconds
 

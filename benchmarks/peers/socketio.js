@@ -1,4 +1,4 @@
-// Socket.IO: a server that emits to everyone.
+// Socket.IO: a server that emits to all clients.
 const { createServer } = require("node:http");
 const { Server } = require("socket.io");
 

@@ -1,4 +1,4 @@
-"""python-socketio: an ``AsyncServer`` that emits to everyone, alone or with others through the store."""
+"""python-socketio: an ``AsyncServer`` that emits to all clients, alone or with others through the store."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,5 +21,5 @@ async def bench(sid: str, text: str) -> None:
 
 @asynccontextmanager
 async def publishing() -> AsyncIterator[Callable[[str], Awaitable[None]]]:
-    # As its documentation does it in processes that are no server.
+    # From its documentation, for processes that are not servers.
     yield partial(socketio.AsyncRedisManager(store, write_only=True).emit, "bench")

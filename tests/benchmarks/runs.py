@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from benchmarks.report import NotInstalled, versions
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.server import serve
 from tests.clients import DEADLINE
-from tests.uvicorn_process import ROOT
+from tests.uvicorn_process import ROOT, is_running
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 #: The marks of tests that compile and run the load generator.
@@ -65,3 +67,22 @@ def children(pid: int) -> list[int]:
     """Return the processes that ``pid`` has started."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()]
+
+
+def group(leader: int) -> list[int]:
+    """Return the running processes of a process group."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    found = []
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) == leader and is_running(pid):
+                found.append(pid)
+    return found
+
+
+def ended(leader: int) -> None:
+    """Wait until no process of the group runs."""
+    deadline = time.monotonic() + DEADLINE
+    while group(leader):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

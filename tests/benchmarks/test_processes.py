@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from benchmarks import process
 from benchmarks.server import serve
-from tests.benchmarks.runs import ON_LINUX, children, named
+from tests.benchmarks.runs import ON_LINUX, children, ended, group, named
 from tests.clients import DEADLINE
 from tests.uvicorn_process import ROOT, is_running
 
@@ -34,17 +31,6 @@ with serve(peer, cores()[0]) as server:
 """
 
 
-def group(leader: int) -> list[int]:
-    """Return the running processes of a process group."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    found = []
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            if os.getpgid(pid) == leader and is_running(pid):
-                found.append(pid)
-    return found
-
-
 def test_the_workers_of_a_server_end_with_the_block() -> None:
     with serve(named("hubbub-granian"), process.cores()[0]) as server:
         assert len(group(server.pid)) > 2
@@ -61,13 +47,6 @@ def test_the_workers_of_a_server_end_with_a_killed_run() -> None:
         assert len(group(leader)) > 2
         run.kill()
     ended(leader)
-
-
-def ended(leader: int) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while group(leader):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.benchmark

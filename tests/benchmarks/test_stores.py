@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import notify, postgres, process, stores
 from benchmarks.server import ServerFailed
-from tests.benchmarks.runs import ON_LINUX, children
+from tests.benchmarks.runs import ON_LINUX, children, ended
 from tests.engines.postgres.nodes import with_parameters
 from tests.uvicorn_process import is_running
 
@@ -26,6 +26,8 @@ def test_a_store_lasts_for_a_block_and_leaves_no_process_behind(kind: str) -> No
         assert url.partition(":")[0] in (kind, "postgresql")
         assert len(started) == (kind in ("redis", "postgres"))
     assert not any(is_running(pid) for pid in started)
+    for pid in started:
+        ended(pid)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")

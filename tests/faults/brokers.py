@@ -1,4 +1,4 @@
-"""What the engine of a trial talks to: made for the trial, so that everything may be done to it."""
+"""The servers and files behind the engine of a trial, made for the trial so that faults can break them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.proxy import Proxy
 
 
 class Broker(ABC):
-    """What the engine of a trial talks to."""
+    """The server or the file behind the engine of a trial."""
 
     @property
     @abstractmethod
@@ -26,7 +26,7 @@ class Broker(ABC):
 
 
 class Proxied(Broker):
-    """A server, and the proxy through which the workers reach it."""
+    """A server behind a proxy; the workers connect to the proxy."""
 
     proxy: Proxy
 
@@ -48,8 +48,9 @@ class SQLiteFile(Broker):
 
 
 class RedisBroker(Proxied):
-    """
-    :param client: goes to the server directly.
+    """Redis behind a proxy.
+
+    :param client: is connected to the server itself.
     """
 
     def __init__(self, server: RedisServer, proxy: Proxy, client: Redis) -> None:
@@ -81,9 +82,9 @@ class PostgresBroker(Proxied):
 
 @asynccontextmanager
 async def on_sqlite(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, SQLiteFile]]:
-    """A stage on SQLite.
+    """Build a stage on SQLite.
 
-    :param folder: for the output of the workers and whatever else.
+    :param folder: for the file and the output of the workers.
     """
     broker = SQLiteFile(folder / "hub.db")
     async with stage(broker.url, folder / "server.log", workers) as it:
@@ -92,7 +93,7 @@ async def on_sqlite(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage
 
 @asynccontextmanager
 async def on_redis(folder: Path, workers: int = 2) -> AsyncIterator[tuple[Stage, RedisBroker]]:
-    # So that it can tell that a restart loses nothing, also if no worker outlives it.
+    # With this option the engine knows that a restart loses nothing, also if no worker survives it.
     with redis_server("appendfsync", "always") as server, server.client() as client:
         async with Proxy(server.port) as proxy:
             broker = RedisBroker(server, proxy, client)

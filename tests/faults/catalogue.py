@@ -1,7 +1,7 @@
-"""What may go wrong: each fault by its name, for each engine.
+"""The faults, each with a name, for each engine.
 
-A fault happens while clients listen and publish, and is over when its function returns: whatever it broke has
-been mended then, but for what is lost.
+A fault happens while clients receive and publish. Its function returns when everything that it broke is
+repaired, except for lost messages.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from tests.faults.ledger import Loss
 from tests.faults.stage import PAUSE, Stage
 from tests.proxy import Way
 
-#: Seconds: longer than any deadline of an engine; and a moment.
+#: Seconds: longer than every deadline of an engine, and a moment.
 LONG, SHORT = 6.0, 1.5
 
-#: Messages of each publisher that show that all is well again.
+#: Accepted messages of each publisher after which all works again.
 WELL = 5
 
 
 @dataclass(frozen=True)
 class Fault(Generic[B]):
-    """Something that goes wrong.
+    """A fault.
 
-    :param strike: lets it happen, and mends it.
-    :param loss: what the engine loses of what it had accepted.
+    :param strike: breaks something, and repairs it.
+    :param loss: the accepted messages that the engine loses.
     :param pause: seconds between two messages of a publisher.
-    :param is_alone: nothing else may go wrong at the same time.
+    :param is_alone: no other fault may happen at the same time.
     """
 
     strike: Callable[[Stage, B], Coroutine[Any, Any, None]]
@@ -49,20 +49,20 @@ class Fault(Generic[B]):
         return self.strike.__name__
 
 
-#: What may go wrong, in groups. Faults of different groups may happen at once.
+#: Groups of faults. Faults of different groups may happen at once.
 Groups: TypeAlias = Sequence[Sequence[Fault[Any]]]
 
 
-# What happens to workers, whatever the engine
+# Workers, on every engine
 
 
 async def nothing(stage: Stage, broker: Broker) -> None:
-    """Though publishers hardly pause."""
+    """Break nothing, while publishers hardly pause."""
     await stage.accepted(30)
 
 
 async def clients_come_and_go(stage: Stage, broker: Broker) -> None:
-    """Each misses some, and is let in while others are published."""
+    """Reset each connection: clients miss messages, and resume while others are published."""
     for _ in range(3):
         for listener in stage.listeners:
             listener.cut()
@@ -81,17 +81,17 @@ async def all_workers_killed(stage: Stage, broker: Broker) -> None:
 
 
 async def worker_paused(stage: Stage, broker: Broker) -> None:
-    """For longer than engines wait; then it goes on where it was."""
+    """Pause a worker for longer than engines wait."""
     async with stage.paused(await stage.some_pid()):
         await asyncio.sleep(LONG)
 
 
 async def worker_hangs(stage: Stage, broker: Broker) -> None:
-    """For so long that its supervisor replaces it."""
+    """Pause a worker until its supervisor replaces it."""
     pid = await stage.some_pid()
 
     def is_replaced() -> bool:
-        # Again and again: another fault may have paused it, and let it go on.
+        # Repeated, because another fault may have paused and resumed it.
         stage.signal(pid, signal.SIGSTOP)
         return pid not in stage.pids()
 
@@ -118,12 +118,12 @@ WORKERS: Sequence[Fault[Any]] = (
 
 async def file_removed(stage: Stage, broker: SQLiteFile) -> None:
     for path in broker.files:
-        # Who opens the file may be removing what the last one has left beside it.
+        # SQLite removes the files beside it, too.
         path.unlink(missing_ok=True)
 
 
 async def file_locked(stage: Stage, broker: SQLiteFile) -> None:
-    """By somebody who does not let go for longer than the engine waits."""
+    """Hold a write lock for longer than the engine waits."""
     connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -134,10 +134,10 @@ async def file_locked(stage: Stage, broker: SQLiteFile) -> None:
 
 
 async def disk_full(stage: Stage, broker: SQLiteFile) -> None:
-    """No worker can write to a file."""
+    """Limit the size of files, so that no worker can write."""
 
     def limit(pid: int, size: int) -> None:
-        # It may have been killed meanwhile, by another fault.
+        # Another fault may have killed it meanwhile.
         with suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
@@ -151,7 +151,7 @@ async def disk_full(stage: Stage, broker: SQLiteFile) -> None:
 
 
 async def worker_killed_while_locked(stage: Stage, broker: SQLiteFile) -> None:
-    """Killed and replaced while nobody can write."""
+    """Kill a worker, which is replaced while the file is locked."""
     pid = await stage.some_pid()
     connection = sqlite3.connect(broker.path, timeout=DEADLINE, isolation_level=None)
     try:
@@ -179,18 +179,18 @@ SQLITE: Groups = (
 
 
 async def connections_cut(stage: Stage, broker: Proxied) -> None:
-    """All at once, then one after another: those that listen, those that publish, those of one worker."""
+    """Cut all connections at once, then one after another."""
     broker.proxy.cut()
     await stage.accepted(WELL)
     for _ in range(3):
-        # All of a worker's go when one of them does, and it takes a moment until there are others.
+        # A worker closes all its connections when it loses one, and opens new ones a moment later.
         await eventually(lambda: bool(broker.proxy.links), DEADLINE)
         broker.proxy.cut([stage.random.choice(broker.proxy.links)])
         await stage.accepted(WELL)
 
 
 async def connections_refused(stage: Stage, broker: Proxied) -> None:
-    """Cut, and for a while there are no new ones."""
+    """Cut all connections, and refuse new ones for a while."""
     broker.proxy.refuse()
     broker.proxy.cut()
     await asyncio.sleep(2 * SHORT)
@@ -198,14 +198,14 @@ async def connections_refused(stage: Stage, broker: Proxied) -> None:
 
 
 async def network_stalls(stage: Stage, broker: Proxied) -> None:
-    """For longer than engines wait. Then all that was on its way arrives."""
+    """Delay all bytes for longer than engines wait."""
     broker.proxy.stall()
     await asyncio.sleep(LONG)
     broker.proxy.heal()
 
 
 async def network_stutters(stage: Stage, broker: Proxied) -> None:
-    """Never for so long that anybody gives up."""
+    """Delay bytes often, but not for as long as engines wait."""
     for _ in range(10):
         broker.proxy.stall(stage.random.choice(list(Way)))
         await asyncio.sleep(0.4 * stage.random.random())
@@ -220,14 +220,14 @@ async def answers_stall(stage: Stage, broker: Proxied) -> None:
 
 
 async def questions_vanish(stage: Stage, broker: Proxied) -> None:
-    """What workers send is lost, on connections that seem to stand."""
+    """Lose the bytes that workers send, on connections that stay open."""
     broker.proxy.half_open(Way.TO_SERVER)
     await asyncio.sleep(SHORT)
     broker.proxy.heal()
 
 
 async def answers_vanish(stage: Stage, broker: Proxied) -> None:
-    """What workers send is done, and they are not told; nor what others do."""
+    """Lose the bytes that the server sends: commands of workers are executed without an answer."""
     broker.proxy.half_open(Way.TO_WORKER)
     await asyncio.sleep(SHORT)
     broker.proxy.heal()
@@ -242,7 +242,7 @@ async def worker_killed_while_stalled(stage: Stage, broker: Proxied) -> None:
 
 
 async def all_workers_killed_while_refused(stage: Stage, broker: Proxied) -> None:
-    """Nobody serves until the server is back."""
+    """Kill all workers while the server cannot be reached."""
     broker.proxy.refuse()
     broker.proxy.cut()
     for pid in stage.pids():
@@ -268,34 +268,34 @@ NETWORK: Sequence[Fault[Any]] = (
 
 
 async def server_killed(stage: Stage, broker: RedisBroker) -> None:
-    """It comes back with what it has written."""
+    """Kill the server, which restarts with its data."""
     await asyncio.to_thread(broker.server.kill)
     await asyncio.sleep(SHORT)
     await asyncio.to_thread(broker.server.start)
 
 
 async def server_forgets(stage: Stage, broker: RedisBroker) -> None:
-    """It comes back with nothing."""
+    """Kill the server, which restarts without its data."""
     await asyncio.to_thread(broker.server.kill)
     broker.server.forget()
     await asyncio.to_thread(broker.server.start)
 
 
 async def server_flushed(stage: Stage, broker: RedisBroker) -> None:
-    """All that was there is gone, scripts and all, and no connection with it."""
+    """Remove all data and scripts, while connections stay open."""
     broker.client.flushall()
     broker.client.script_flush()
 
 
 async def stream_evicted(stage: Stage, broker: RedisBroker) -> None:
-    """Memory is short, and what is known of the stream has to go; then what is in it."""
+    """Remove the metadata of the stream, then its log, as a server does that is short of memory."""
     for end in ("meta", "log"):
         broker.client.delete(f"{stage.namespace}:{{chat}}:{end}")
         await stage.accepted(WELL)
 
 
 async def server_set_back(stage: Stage, broker: RedisBroker) -> None:
-    """It comes back as it was a while ago, as one does that had not written down the last of it."""
+    """Restart the server with older data, as after a crash before the last data was written."""
     older = broker.server.back_up()
     await stage.accepted(2 * WELL)
     await asyncio.to_thread(broker.server.kill)
@@ -304,7 +304,7 @@ async def server_set_back(stage: Stage, broker: RedisBroker) -> None:
 
 
 async def server_set_back_while_workers_are_killed(stage: Stage, broker: RedisBroker) -> None:
-    """All but one: their clients come back when their offsets have been given out again."""
+    """Set the server back, and kill all workers but one: offsets of their clients are assigned again."""
     pids = stage.pids()
     await server_set_back(stage, broker)
     for pid in pids[1:]:
@@ -312,7 +312,7 @@ async def server_set_back_while_workers_are_killed(stage: Stage, broker: RedisBr
 
 
 async def server_set_back_while_all_workers_are_killed(stage: Stage, broker: RedisBroker) -> None:
-    """Nobody knows what is lost, and the server does not sync always, so that something may be."""
+    """Set the server back while no worker lives that could notice; the server does not sync each write."""
     older = broker.server.back_up()
     await stage.accepted(2 * WELL)
     await asyncio.to_thread(broker.server.kill)
@@ -325,7 +325,7 @@ async def server_set_back_while_all_workers_are_killed(stage: Stage, broker: Red
         await stage.accepted(WELL)
     finally:
         broker.server.options = options
-    # Those that have come since find what they know.
+    # Clients that have joined since can resume.
     await asyncio.to_thread(broker.server.kill)
     await asyncio.to_thread(broker.server.start)
 
@@ -343,7 +343,7 @@ async def server_killed_with_a_worker(stage: Stage, broker: RedisBroker) -> None
 
 
 async def server_forgets_and_a_worker_is_paused(stage: Stage, broker: RedisBroker) -> None:
-    """The worker comes back to another stream than it left."""
+    """Restart the server without its data while a worker is paused."""
     async with stage.paused(await stage.some_pid()):
         await server_forgets(stage, broker)
         await asyncio.sleep(SHORT)
@@ -353,7 +353,7 @@ REDIS: Groups = (
     WORKERS,
     NETWORK,
     (
-        # Of no engine in particular; once will do.
+        # It concerns no engine in particular, so it runs on one.
         Fault(worker_hangs),
         Fault(server_killed),
         Fault(server_forgets, loss=Loss.EVERYTHING),
@@ -394,12 +394,12 @@ async def backends_terminated(stage: Stage, broker: PostgresBroker) -> None:
 
 
 async def schema_dropped(stage: Stage, broker: PostgresBroker) -> None:
-    """All that was there is gone, and no connection with it."""
+    """Drop all data, while connections stay open."""
     await broker.execute(f'DROP SCHEMA "{stage.namespace}" CASCADE')
 
 
 async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
-    """By a transaction that published to it, stays open for long, and is rolled back."""
+    """Publish in a transaction that stays open for long and is rolled back."""
     connection = await asyncpg.connect(broker.server.url)
     try:
         transaction = connection.transaction()
@@ -412,7 +412,7 @@ async def channel_locked(stage: Stage, broker: PostgresBroker) -> None:
 
 
 async def publications_truncated(stage: Stage, broker: PostgresBroker) -> None:
-    """What was published is gone, while clients are away that have missed some of it."""
+    """Remove all publications while some clients are disconnected and miss messages."""
     for listener in stage.listeners[::2]:
         listener.cut()
     await stage.accepted(1)
@@ -420,7 +420,7 @@ async def publications_truncated(stage: Stage, broker: PostgresBroker) -> None:
 
 
 async def stream_set_back(stage: Stage, broker: PostgresBroker) -> None:
-    """The last ten messages and their keys are gone, as after a crash of a server that does not sync."""
+    """Remove the last ten messages and their keys, as after a crash of a server that does not sync."""
     broker.proxy.refuse()
     broker.proxy.cut()
     await broker.execute(
@@ -453,7 +453,7 @@ POSTGRES: Groups = (
         Fault(backends_terminated),
         Fault(schema_dropped, loss=Loss.EVERYTHING),
         Fault(publications_truncated, loss=Loss.EVERYTHING),
-        # If no worker outlived it, nobody could notice.
+        # No worker could notice if none survived it.
         Fault(stream_set_back, loss=Loss.THE_LATEST, is_alone=True),
         Fault(channel_locked),
         Fault(server_crashed_with_a_worker),

@@ -1,4 +1,4 @@
-"""What the fault suite asks of pytest, and what it reports at the end."""
+"""The options of the fault suite, and its report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.ledger import Counts
 
-#: Takes what happened during a fault.
+#: Takes the counts of a fault.
 Report: TypeAlias = Callable[[Counts], None]
 
 
@@ -27,14 +27,14 @@ def session_seed(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture
 def fault_seed(session_seed: str, fault_round: int) -> str:
-    """Of what is left to chance in this round."""
+    """Return the seed of all random choices of this round."""
     print(f"--fault-seed {session_seed}, round {fault_round}")
     return f"{session_seed} {fault_round}"
 
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Report:
-    """Prints the counts, and has them added up in the end."""
+    """Return a function that prints counts and adds them to the summary."""
 
     def report(counts: Counts) -> None:
         print(counts)

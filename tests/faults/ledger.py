@@ -1,4 +1,4 @@
-"""What was published and what was heard, and whether the two go together."""
+"""A comparison of the messages that were published with those that clients have received."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hubbub import Position
 
 
 class Fate(Enum):
-    """What became of a message, as far as its publisher knows."""
+    """The outcome of a message, as far as its publisher knows."""
 
-    #: It was sent, and no answer or no clear one has come.
+    #: It was sent, without an answer or with an unclear one.
     UNKNOWN = auto()
     #: It was never sent.
     REFUSED = auto()
@@ -21,23 +21,23 @@ class Fate(Enum):
 
 
 class Loss(Enum):
-    """What the engine was made to lose of what it had accepted."""
+    """The accepted messages that the engine was made to lose."""
 
     NOTHING = auto()
-    #: Clients are to be told. Idempotency keys are lost as well: what has one may be accepted once more.
+    #: Clients must be notified. Idempotency keys are lost, too: a message with one may be accepted again.
     EVERYTHING = auto()
-    #: It was set back to an earlier state, and may give out the offsets of what it has lost once more, until
-    #: that is noticed and a new epoch begins.
+    #: It was set back to an earlier state, and may assign the offsets of the lost messages again, until a
+    #: worker notices and a new epoch begins.
     THE_LATEST = auto()
 
 
 @dataclass
 class Message:
-    """One message, told apart from all others by its text.
+    """One message, with a text that no other message has.
 
-    :param key: the idempotency key with which it is published, as often as it takes.
-    :param after: one that was accepted before this one was sent.
-    :param positions: those that its publisher was told. More than one if the engine has lost the first.
+    :param key: its idempotency key, with which it is published until it is accepted.
+    :param after: a message that was accepted before this one was sent.
+    :param positions: the positions that its publisher got. More than one if the engine has lost the first.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Message:
 
 @dataclass
 class Run:
-    """What a client got from one position on. It ends when the client is told that something is lost."""
+    """The messages that a client received after a position, until it was notified of a loss."""
 
     start: Position
     texts: list[str] = field(default_factory=list)
@@ -65,11 +65,11 @@ class Run:
 
 @dataclass
 class Account:
-    """What one client has to say in the end.
+    """The record of one client.
 
-    :param runs: a new one after each time that it came back and could not go on where it was.
-    :param breaks: how often its connection was closed because something is lost.
-    :param objections: what it noticed itself.
+    :param runs: its runs; a new one begins each time that it reconnects and cannot resume.
+    :param breaks: the number of its connections that were closed because of a loss.
+    :param objections: errors that it noticed itself.
     """
 
     name: str
@@ -86,25 +86,23 @@ class Account:
 
 @dataclass
 class Counts:
-    """What happened during one fault, or several."""
+    """The counts of one fault, or of several."""
 
     published: int = 0
     accepted: int = 0
     unknown: int = 0
     refused: int = 0
-    #: Times that a message was published once more with the same key, and those of them at which a client
-    #: had it already.
+    #: Number of repeated publications with the same key, and of those whose message a client had already.
     retries: int = 0
     suppressed: int = 0
     delivered: int = 0
-    #: Times that clients went on where they were, that they were closed because something is lost, and that
-    #: they could not go on where they were.
+    #: How often clients resumed, were disconnected because of a loss, and could not resume.
     resumes: int = 0
     breaks: int = 0
     losses: int = 0
-    #: Accepted messages that a client did not get, and was told so.
-    told: int = 0
-    #: Seconds for which a client heard nothing.
+    #: Accepted messages that a client did not receive, and was notified of.
+    notified: int = 0
+    #: The longest time, in seconds, in which a client received nothing.
     silence: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
@@ -123,13 +121,13 @@ class Counts:
 
 
 class Ledger:
-    """The books of one trial.
+    """The records of one trial.
 
-    :param messages: all that were ever tried.
-    :param accounts: of all clients.
-    :param kept: the channel's history in the end, as the engine has it.
-    :param top: where the channel stood then.
-    :param loss: what the engine has lost. If nothing, nobody may have been told so.
+    :param messages: all messages of publishers, accepted or not.
+    :param accounts: the records of all clients.
+    :param kept: the history of the channel at the end, as the engine has it.
+    :param top: the position of the channel at the end.
+    :param loss: the loss of the engine. Without one, no client may have been notified of a loss.
     """
 
     def __init__(
@@ -146,16 +144,16 @@ class Ledger:
         self._top = top
         self._loss = loss
         self._is_lossy = loss is not Loss.NOTHING
-        # What is where, and who said so first.
+        # The message at each position, and its first witness.
         self._order: dict[Position, tuple[str, str]] = {}
 
     def problems(self) -> list[str]:
-        """All that does not fit, in words; nothing if nobody was left in the dark."""
+        """Return a sentence for each error; none if every client is right or was notified."""
         return list(self._find())
 
     @property
-    def told(self) -> int:
-        """How many accepted messages clients did not get: each counts once for each client."""
+    def notified(self) -> int:
+        """Return the number of accepted messages that clients did not receive, summed over clients."""
         accepted = {position for message in self._messages.values() for position in message.positions}
         return sum(not account.covers(position) for account in self._accounts for position in accepted)
 
@@ -183,13 +181,13 @@ class Ledger:
         for account in self._accounts:
             yield from self._check_account(account)
 
-    def _put(self, position: Position, text: str, who: str) -> Iterator[str]:
-        known, witness = self._order.setdefault(position, (text, who))
+    def _put(self, position: Position, text: str, name: str) -> Iterator[str]:
+        known, witness = self._order.setdefault(position, (text, name))
         if known != text and not self._is_ambiguous(position):
-            yield f"{who} has {text!r} at {position}, but {witness} has {known!r} there"
+            yield f"{name} has {text!r} at {position}, but {witness} has {known!r} there"
 
     def _is_ambiguous(self, position: Position) -> bool:
-        """Whether its offset may have been given out twice."""
+        """Return whether the offset may have been assigned twice."""
         return self._loss is Loss.THE_LATEST and position.epoch != self._top.epoch
 
     def _check_places(self, text: str, positions: Sequence[Position]) -> Iterator[str]:
@@ -209,7 +207,7 @@ class Ledger:
                     yield f"{text!r} is at {position}, before {earlier}, which was accepted earlier"
         has_lost_key = self._is_lossy and message.key is not None
         is_once_per_epoch = len({position.epoch for position in positions}) == len(positions)
-        # What is left of a stream may go on in a new epoch, at the same offsets.
+        # The rest of a stream may continue in a new epoch, at the same offsets.
         is_renamed = self._is_lossy and len({position.offset for position in positions}) == 1
         if (
             len(positions) > 1
@@ -220,31 +218,31 @@ class Ledger:
 
     def _check_account(self, account: Account) -> Iterator[str]:
         if not account.runs:
-            yield f"{account.name} was never let in"
+            yield f"{account.name} has never joined"
             return
-        # In an epoch that was set back, a client that was told begins anew within it, maybe with what it has.
+        # In an epoch that was set back, a notified client begins again, maybe with messages that it has.
         got = Counter(
             (number if self._is_ambiguous(run.start) else run.start.epoch, text)
             for number, run in enumerate(account.runs)
             for text in run.texts
         )
         yield from (
-            f"{account.name} got {text!r} {count} times" for (_, text), count in got.items() if count > 1
+            f"{account.name} received {text!r} {count} times" for (_, text), count in got.items() if count > 1
         )
         end = account.runs[-1].end
         if end != self._top:
             yield f"{account.name} is at {end}, but the channel at {self._top}"
-        was_told = len(account.runs) > 1
-        if (was_told or account.breaks) and not self._is_lossy:
+        was_notified = len(account.runs) > 1
+        if (was_notified or account.breaks) and not self._is_lossy:
             starts = [run.start for run in account.runs]
-            yield f"{account.name} was told that something is lost, but nothing is: it began at {starts}"
+            yield f"{account.name} was notified of a loss, but there is none: it began at {starts}"
         for message in self._messages.values():
             for position in message.positions:
-                if not account.covers(position) and not (was_told and self._is_lossy):
-                    yield f"{account.name} never got {message.text!r}, accepted at {position}"
+                if not account.covers(position) and not (was_notified and self._is_lossy):
+                    yield f"{account.name} never received {message.text!r}, accepted at {position}"
 
     def _name_epochs(self) -> None:
-        """Name the epochs of runs that began before there was one, by what is known of what is in them."""
+        """Name the epochs of runs that began before there was one, from the positions of their messages."""
         known = {
             (position.offset, text): position.epoch
             for position, text in [

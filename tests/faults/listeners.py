@@ -1,4 +1,4 @@
-"""Clients of ``tests/apps/streams.py`` that come back when they are cut off, and count what they get."""
+"""Clients of ``tests/apps/streams.py`` that reconnect, resume and count what they receive."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hubbub.codes import CloseCode
 from tests.clients import connect, reset
 from tests.faults.ledger import Account, Run
 
-#: Seconds that a client waits for its connection to stand.
+#: Seconds that a client waits for its connection.
 PATIENCE = 5.0
 
 
 class Listener:
-    """A client that stays away for a moment when its connection ends, and resumes where it was.
+    """A client that reconnects a moment after its connection has ended, and resumes from its position.
 
-    :param url: of the WebSocket, without a query.
-    :param random: how long it stays away.
+    :param url: the URL of the WebSocket, without a query.
+    :param random: chooses the time until it reconnects.
     """
 
     def __init__(self, url: str, name: str, random: Random) -> None:
-        #: The processes it was connected to, and whether it is now.
+        #: The processes to which it was connected, and whether it is connected now.
         self.pids: list[int] = []
         self.is_joined = asyncio.Event()
         self._url = url
@@ -44,26 +44,26 @@ class Listener:
         return runs[-1].end if runs else None
 
     def is_at(self, top: Position) -> bool:
-        """Whether it has got everything up to ``top``."""
-        # It may not know the name of its epoch: see _told().
+        """Return whether it has received everything up to ``top``."""
+        # It may not know the name of its epoch, see _notified().
         return self.position is not None and self.position in (top, Position(top.offset, ""))
 
     def begin(self) -> None:
-        """Begin a new account, from where it is."""
+        """Begin a new account at the current position."""
         runs = self.account.runs[-1:]
         self.account = Account(self.account.name, [Run(run.end) for run in runs])
-        #: Every text it got since.
-        self.heard: set[str] = set()
-        #: How often it went on where it was.
+        #: The texts it has received since.
+        self.received: set[str] = set()
+        #: How often it has resumed.
         self.resumes = 0
-        #: The longest time, in seconds, that passed without a message.
+        #: The longest time without a message, in seconds.
         self.silence = 0.0
-        self._last_heard: float | None = None
+        self._last_received: float | None = None
 
     def cut(self) -> None:
-        """Lose the connection, by a reset."""
+        """Reset the connection."""
         if self._client is not None:
-            # It may have been closed already, by a worker that was killed.
+            # A worker that was killed may have closed it.
             with suppress(OSError):
                 reset(self._client)
 
@@ -87,24 +87,24 @@ class Listener:
             try:
                 async for frame in client:
                     if str(frame).startswith("{"):
-                        self._told(json.loads(frame))
+                        self._notified(json.loads(frame))
                     else:
-                        self._heard(str(frame))
+                        self._received(str(frame))
             finally:
                 self._client = None
                 self.account.breaks += client.close_code == CloseCode.INSUFFICIENT_STATE
 
-    def _heard(self, text: str) -> None:
+    def _received(self, text: str) -> None:
         now = asyncio.get_running_loop().time()
-        if self._last_heard is not None:
-            self.silence = max(self.silence, now - self._last_heard)
-        self._last_heard = now
-        self.heard.add(text)
+        if self._last_received is not None:
+            self.silence = max(self.silence, now - self._last_received)
+        self._last_received = now
+        self.received.add(text)
         self.account.runs[-1].texts.append(text)
 
-    def _told(self, told: dict[str, Any]) -> None:
+    def _notified(self, message: dict[str, Any]) -> None:
         runs = self.account.runs
-        match told:
+        match message:
             case {"pid": pid}:
                 self.pids.append(pid)
             case {"position": [offset, epoch]}:
@@ -112,17 +112,17 @@ class Listener:
                 if not runs:
                     runs.append(Run(position))
                 elif runs[-1].start.epoch == "" and runs[-1].end.offset == offset:
-                    # It was told to begin before there was an epoch.
+                    # Its position is from before there was an epoch.
                     runs[-1].start = runs[-1].start._replace(epoch=epoch)
                     self.resumes += 1
                 elif runs[-1].end == position:
                     self.resumes += 1
                 else:
                     self.account.objections.append(
-                        f"it is at {runs[-1].end}, but was sent all up to {position}"
+                        f"it is at {runs[-1].end}, but the server has sent everything up to {position}"
                     )
                 self.is_joined.set()
             case {"lost": [offset, epoch]}:
                 runs.append(Run(Position(offset, epoch)))
             case _:
-                self.account.objections.append(f"it does not understand {told}")
+                self.account.objections.append(f"it does not understand {message}")

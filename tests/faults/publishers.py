@@ -1,4 +1,4 @@
-"""Clients of ``tests/apps/streams.py`` that publish whatever happens, and note what became of it."""
+"""Clients of ``tests/apps/streams.py`` that publish during faults and note the outcome of each message."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from hubbub import Position
 from tests.clients import connect
 from tests.faults.ledger import Fate, Message
 
-#: Seconds after which a publisher takes it that there will be no answer: longer than engines take to say so.
+#: Seconds that a publisher waits for an answer: longer than an engine takes to report an outage.
 PATIENCE = 8.0
 
 
 class NotSent(Exception):
-    """Nobody was there to send it to."""
+    """There was no connection to send the message on."""
 
 
 class NoAnswer(Exception):
-    """It was sent, and what became of it is not known."""
+    """The message was sent, and its outcome is unknown."""
 
 
 class Way(ABC):
-    """How messages get to a server.
+    """A way to send messages to a server.
 
     :param base: the server, such as ``"127.0.0.1:8000"``.
     """
 
-    #: How many may be on their way at once.
+    #: Number of messages under way at a time.
     at_once: int
 
     @abstractmethod
@@ -44,9 +44,10 @@ class Way(ABC):
 
     @abstractmethod
     async def publish(self, message: Message) -> Position:
-        """
-        :raises NotSent: certainly not.
-        :raises NoAnswer: maybe.
+        """Publish a message and return its position.
+
+        :raises NotSent: it was not published.
+        :raises NoAnswer: it may have been published.
         """
 
     @abstractmethod
@@ -54,7 +55,7 @@ class Way(ABC):
 
 
 class OverHTTP(Way):
-    """A request for each message."""
+    """Send a request for each message."""
 
     at_once = 30
 
@@ -78,7 +79,7 @@ class OverHTTP(Way):
 
 
 class OverWebSocket(Way):
-    """One connection for all messages, made anew when it is lost."""
+    """Send all messages on one connection, which is replaced when it is lost."""
 
     at_once = 1
 
@@ -97,7 +98,7 @@ class OverWebSocket(Way):
                 await self._client.send(json.dumps({"text": message.text, "key": message.key}))
                 answer = json.loads(await self._client.recv())
         except (OSError, WebSocketException) as exc:
-            # Should an answer come late, it is not to be taken for that of the next one.
+            # A late answer would be taken for that of the next message.
             self._client.transport.abort()
             self._client = None
             raise NoAnswer from exc
@@ -112,20 +113,20 @@ def _accepted(answer: dict[str, Any]) -> Position:
     match answer:
         case {"accepted": [offset, epoch]}:
             return Position(offset, epoch)
-        case {"unavailable": why}:
-            raise NoAnswer(why)
-    raise AssertionError(f"Expected a position or that there is none to be had, but got {answer}.")
+        case {"unavailable": reason}:
+            raise NoAnswer(reason)
+    raise AssertionError(f"Expected a position or an outage, but got {answer}.")
 
 
 class Publisher:
-    """Publishes numbered messages at a steady pace, until it is told to finish.
+    """Publishes numbered messages at a steady pace until :meth:`finish`.
 
-    :param name: begins its messages.
-    :param random: of the pace, and of when it tries again.
+    :param name: the beginning of its messages.
+    :param random: chooses the pauses.
     :param pause: seconds between two messages, on average.
     :param is_patient: gives each message an idempotency key, and publishes it again until it is accepted;
-        otherwise each is tried once.
-    :param is_heard: whether some client has a message already.
+        otherwise it publishes each once.
+    :param is_received: returns whether a client has received a message.
     """
 
     def __init__(
@@ -135,11 +136,11 @@ class Publisher:
         random: Random,
         pause: float,
         is_patient: bool,
-        is_heard: Callable[[str], bool],
+        is_received: Callable[[str], bool],
     ) -> None:
         self.messages: list[Message] = []
         self.accepted = 0
-        #: Times that a message was published again, and those at which it had been heard already.
+        #: Number of repeated publications, and of those whose message a client had received before.
         self.retries = 0
         self.suppressed = 0
         self._way = way
@@ -147,16 +148,16 @@ class Publisher:
         self._random = random
         self._pause = pause
         self._is_patient = is_patient
-        self._is_heard = is_heard
+        self._is_received = is_received
         self._is_finishing = False
-        # Set, and made anew, with every message that is accepted.
+        # Set and replaced with each accepted message.
         self._progress = asyncio.Event()
-        # The last message that was accepted before another was sent.
+        # The last accepted message.
         self._last: Message | None = None
         self._task = asyncio.create_task(self._run())
 
     async def progress(self, count: int) -> None:
-        """Wait until so many more messages than now have been accepted."""
+        """Wait until ``count`` more messages are accepted."""
         wanted = self.accepted + count
         while self.accepted < wanted:
             waiting = asyncio.create_task(self._progress.wait())
@@ -165,11 +166,11 @@ class Publisher:
             finally:
                 waiting.cancel()
             if self._task.done():
-                # With what it failed, for it does not end by itself.
+                # It ends by an error only, which is raised here.
                 self._task.result()
 
     async def finish(self) -> None:
-        """Publish nothing new, and wait until it is known of each message what became of it."""
+        """Publish no new message, and wait for the outcome of each."""
         self._is_finishing = True
         await self._task
 
@@ -215,7 +216,7 @@ class Publisher:
             await asyncio.sleep(0.1 * self._random.random())
             if is_sent:
                 self.retries += 1
-                self.suppressed += self._is_heard(message.text)
+                self.suppressed += self._is_received(message.text)
 
     def _accept(self, message: Message, position: Position) -> None:
         message.fate = Fate.ACCEPTED

@@ -1,4 +1,4 @@
-"""The stage on which faults happen: workers, clients that listen, and publishers that go on."""
+"""The stage of a fault: workers, clients that receive, and publishers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.faults.listeners import Listener
 from tests.faults.publishers import OverHTTP, OverWebSocket, Publisher
 from tests.uvicorn_process import ROOT, Server, is_running, serve
 
-#: Clients that listen, and clients that publish.
+#: Number of clients that receive, and of those that publish.
 CLIENTS, PUBLISHERS = 40, 4
 
 #: Seconds between two messages of a publisher, on average.
@@ -29,15 +29,15 @@ PAUSE = 0.05
 
 
 class Stage:
-    """Workers with clients that listen and publish.
+    """Workers with clients that receive and publish.
 
-    :param url: the engine's.
-    :param log: gets the output of the workers.
-    :param workers: how many.
+    :param url: the URL of the engine.
+    :param log: the file for the output of the workers.
+    :param workers: their number.
     """
 
     def __init__(self, url: str, log: Path, workers: int) -> None:
-        #: Decides whatever is left to chance.
+        #: Makes all random choices.
         self.random = Random()
         self.namespace = f"test-{token_hex(4)}"
         self.listeners: list[Listener] = []
@@ -47,8 +47,8 @@ class Stage:
         self._workers = workers
         self._server: Server | None = None
         self._serving = AsyncExitStack()
-        # How often publishing has begun; where the channel stood when it last did; and messages of earlier
-        # acts that may still come.
+        # An act begins with publishing. These are the number of this one, the position of the channel at its
+        # beginning, and messages of earlier acts that may still arrive.
         self._acts = 0
         self._begun = Position(0, "")
         self._unknown: list[Message] = []
@@ -88,35 +88,34 @@ class Stage:
         await self.start(self.server.port)
 
     async def end(self) -> None:
-        """Stop the workers without ceremony."""
+        """Kill the workers."""
         if self._server is not None:
             await self._server.stop(signal.SIGKILL)
         await self._serving.aclose()
 
     def pids(self) -> list[int]:
-        """The workers that have clients."""
+        """Return the workers that have clients."""
         return sorted({each.pids[-1] for each in self.listeners if each.is_joined.is_set()})
 
     async def some_pid(self) -> int:
-        """One of them, by chance."""
+        """Return one of the workers that have clients, at random."""
         await eventually(lambda: bool(self.pids()), DEADLINE)
         return self.random.choice(self.pids())
 
     def signal(self, pid: int, sig: signal.Signals) -> None:
-        """To a process that may be gone: something else may have happened to it."""
+        """Send a signal to a process, which another fault may have killed."""
         with suppress(ProcessLookupError):
             os.kill(pid, sig)
 
     async def kill(self, pid: int) -> None:
-        """Kill a worker, and wait until all its clients are elsewhere."""
+        """Kill a worker, and wait until its clients are with other workers."""
         self.signal(pid, signal.SIGKILL)
         await eventually(lambda: pid not in self.pids(), DEADLINE)
         await self.joined()
 
     @asynccontextmanager
     async def paused(self, pid: int) -> AsyncIterator[None]:
-        """A worker that does nothing and is not replaced: its supervisor does nothing either, as when a
-        machine is suspended."""
+        """Pause a worker and its supervisor, which would replace it, as when a machine is suspended."""
         supervisor = self.server.process.pid
         self.signal(supervisor, signal.SIGSTOP)
         self.signal(pid, signal.SIGSTOP)
@@ -124,8 +123,8 @@ class Stage:
             yield
         finally:
             self.signal(pid, signal.SIGCONT)
-            # The worker is to have answered the supervisor before that notices how late it is. Something else
-            # may have killed it meanwhile, and the others: nobody answers before the supervisor goes on.
+            # The worker has to answer before the supervisor looks at it, and finds it late. Another fault may
+            # have killed all workers meanwhile: no worker answers then before the supervisor continues.
             await eventually(lambda: self._answers_or_is_gone(pid))
             self.signal(supervisor, signal.SIGCONT)
 
@@ -140,7 +139,7 @@ class Stage:
     # Clients and publishers
 
     async def admit(self) -> None:
-        """Let the clients in."""
+        """Connect the clients."""
         for number in range(CLIENTS):
             self.listeners.append(Listener(f"{self.server.ws}/chat", f"client {number}", self._fork()))
         await self.joined()
@@ -159,7 +158,7 @@ class Stage:
         self._acts += 1
         base = f"127.0.0.1:{self.server.port}"
         for number in range(PUBLISHERS):
-            # One of each kind, in turn.
+            # The two ways in turn.
             way = OverHTTP(base) if number % 2 == 0 else OverWebSocket(base)
             self.publishers.append(
                 Publisher(
@@ -168,12 +167,12 @@ class Stage:
                     self._fork(),
                     pause,
                     is_patient=number % 4 < 2,
-                    is_heard=lambda text: any(text in each.heard for each in self.listeners),
+                    is_received=lambda text: any(text in each.received for each in self.listeners),
                 )
             )
 
     async def accepted(self, count: int) -> None:
-        """Wait until every publisher has had so many more messages accepted."""
+        """Wait until ``count`` more messages of each publisher are accepted."""
         async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*(publisher.progress(count) for publisher in self.publishers))
 
@@ -186,13 +185,13 @@ class Stage:
     def _fork(self) -> Random:
         return Random(self.random.random())
 
-    # The reckoning
+    # Checking
 
     async def settle(self, loss: Loss) -> tuple[list[str], Counts]:
-        """End publishing, wait until every client is where the channel is, and close the books of this act.
+        """End the act: stop publishing, wait until every client is at the position of the channel, and check.
 
-        :param loss: of the engine.
-        :return: what is wrong, and what happened.
+        :param loss: the loss of the engine.
+        :return: the errors, and the counts.
         """
         async with asyncio.timeout(DEADLINE):
             for publisher in self.publishers:
@@ -216,7 +215,7 @@ class Stage:
             ]
             return all(each.is_at(top) for each in self.listeners)
 
-        # If somebody does not come: the ledger says who.
+        # If a client does not arrive there, the ledger names it.
         with suppress(TimeoutError):
             await eventually(all_there, DEADLINE)
         messages = [message for publisher in self.publishers for message in publisher.messages]
@@ -235,21 +234,23 @@ class Stage:
             resumes=sum(each.resumes for each in self.listeners),
             breaks=sum(account.breaks for account in accounts),
             losses=sum(len(account.runs) - 1 for account in accounts),
-            told=ledger.told,
+            notified=ledger.notified,
             silence=max(each.silence for each in self.listeners),
         )
         await self._turn_page(top)
         return problems, counts
 
     def _is_settled(self, text: str) -> bool:
-        """Whether it is of an earlier act, and nothing more is to come of it. All that is left of a stream is
-        read again if it goes on in a new epoch."""
+        """Return whether a message is of an earlier act, and its outcome is known.
+
+        The history of a stream is read again if it continues in a new epoch.
+        """
         act = text.partition("-")[0]
         is_known = act.isdecimal() and int(act) < self._acts
         return is_known and all(message.text != text for message in self._unknown)
 
     async def _turn_page(self, top: Position) -> None:
-        """Begin new books, in which only what may still come of the old ones is known."""
+        """Begin new accounts, and keep of the old messages only those with an unknown outcome."""
         for publisher in self.publishers:
             self._unknown += [each for each in publisher.messages if each.fate is Fate.UNKNOWN]
             await publisher.stop()
@@ -261,7 +262,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(url: str, log: Path, workers: int = 2) -> AsyncIterator[Stage]:
-    """A stage with clients on it."""
+    """Run a stage with clients for the length of a block."""
     stage = Stage(url, log, workers)
     try:
         await stage.start()

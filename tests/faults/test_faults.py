@@ -1,8 +1,8 @@
-"""Whatever goes wrong, nothing is silently lost: two workers, forty clients, four publishers, and one fault
-after another.
+"""No fault loses a message silently: two workers, forty clients, four publishers and one fault after another.
 
-After each, all clients agree on one order, and each has every message or was told (see ``ledger.py``).
-``--fault-rounds 20`` plays each so often, and ``--fault-seed`` decides what is left to chance.
+After each fault, all clients agree on one order, and each client has every message or was notified of the
+loss (see ``ledger.py``). ``--fault-rounds 20`` plays each fault twenty times;
+``--fault-seed`` repeats the random choices of a run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Th
         yield theatre
 
 
-# Classes: all of one engine is to run in one process, on one stage.
+# Classes, so that all faults of an engine run in one process of xdist, on one stage.
 
 
 class TestSQLite:

@@ -1,4 +1,4 @@
-"""Faults at random, up to three at once, for as long as ``--soak SECONDS`` says."""
+"""Random faults, up to three at once, for ``--soak SECONDS``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.ledger import Counts
 from tests.faults.stage import Stage
 from tests.faults.trial import Theatre
 
-#: Makes a stage with so many workers, with its log in a folder.
+#: Builds a stage from the folder of its log and the number of workers.
 Build = Callable[[Path, int], AbstractAsyncContextManager[tuple[Stage, Any]]]
 
 ENGINES: dict[str, tuple[Build, Groups]] = {
@@ -29,7 +29,7 @@ ENGINES: dict[str, tuple[Build, Groups]] = {
 
 
 def drawn(groups: Groups, random: Random) -> list[Fault[Any]]:
-    """One fault from each of some groups."""
+    """Return one fault from each of some groups."""
     faults = [random.choice(group) for group in random.sample(groups, random.randint(1, len(groups)))]
     alone = [fault for fault in faults if fault.is_alone]
     return alone[:1] or faults
@@ -42,13 +42,13 @@ async def test_soak(
 ) -> None:
     seconds: float = pytestconfig.getoption("soak")
     if not seconds:
-        pytest.skip("Takes as long as --soak SECONDS says.")
+        pytest.skip("runs for --soak SECONDS only")
     build, groups = ENGINES[engine]
     random = Random(fault_seed)
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     total = Counts()
-    # Three workers, the same stage until the end.
+    # One stage with three workers until the end.
     async with Theatre(lambda: build(tmp_path, 3)) as theatre:
         while loop.time() < end:
             faults = drawn(groups, random)

@@ -1,4 +1,4 @@
-"""A trial: faults on a stage, and the question what became of the messages."""
+"""A trial: faults on a stage, and a check of all messages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.faults.stage import Stage
 
 
 class Theatre(Generic[B]):
-    """Where faults are played one after another, on the same stage as long as that stands.
+    """Plays faults one after another, on one stage until a trial fails.
 
-    :param build: makes a stage and what its engine talks to.
+    :param build: builds a stage and its broker.
     """
 
     def __init__(self, build: Callable[[], AbstractAsyncContextManager[tuple[Stage, B]]]) -> None:
@@ -27,10 +27,10 @@ class Theatre(Generic[B]):
         self._built: tuple[Stage, B] | None = None
 
     async def play(self, seed: str, *faults: Fault[B]) -> Counts:
-        """Publish, let faults happen, all at once, see that it goes on, and check.
+        """Publish, play the faults at the same time, wait until publishing continues, and check all messages.
 
-        :param seed: of what is left to chance.
-        :raises AssertionError: something was lost, doubled, out of order, or made up.
+        :param seed: of all random choices.
+        :raises AssertionError: a message was lost, doubled, out of order, or never published.
         """
         if self._built is None:
             self._built = await self._exits.enter_async_context(self._build())
@@ -51,8 +51,8 @@ class Theatre(Generic[B]):
                 [f"seed {seed}: {counts}", *problems[:20], f"{len(problems)} in all."]
             )
         except BaseException:
-            print(f"The workers said:\n{stage.server.log[-10_000:]}")
-            # The next one is not to suffer from it.
+            print(f"Output of the workers:\n{stage.server.log[-10_000:]}")
+            # The next trial gets a new stage.
             await self.close()
             raise
         return counts

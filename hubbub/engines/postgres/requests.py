@@ -58,11 +58,10 @@ class Requests:
         try:
             done, _ = await asyncio.wait({task}, timeout=ANSWER_TIMEOUT)
         except asyncio.CancelledError:
-            task.cancel()
+            _give_up(task)
             raise
         if not done:
-            # Not waited for: its end may itself take long when the server does not answer.
-            task.cancel()
+            _give_up(task)
             raise self.late("Are all connections of the pool busy?")
         if task.cancelled():
             raise self._address.unavailable("the engine has been stopped.")
@@ -103,7 +102,9 @@ class Requests:
         :param hint: a possible reason, if the database is connected.
         """
         if not self._reconnector.is_connected.is_set():
-            return EngineUnavailable(self._reconnector.error)
+            # There is no error but that of an outage: the engine is being started or stopped.
+            error = self._reconnector.error
+            return EngineUnavailable(error) if error else self._address.unavailable("it is not connected.")
         return self._address.unavailable(f"no answer within {ANSWER_TIMEOUT:g} s. {hint}")
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -127,3 +128,11 @@ class Requests:
         # A node that cannot receive publications does not publish either.
         await self._reconnector.is_connected.wait()
         return await self._connections.run(request)
+
+
+def _give_up(task: asyncio.Task[Any]) -> None:
+    """Cancel ``task`` without waiting for its end, which may take long when the server does not answer."""
+    task.cancel()
+    # asyncpg fails to cancel a statement on such a server. No caller is left to get that error, and asyncio
+    # is not to warn about it.
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
