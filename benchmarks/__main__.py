@@ -113,7 +113,7 @@ def measure(report: Report, scenario: Scenario, peer: Peer, seconds: float) -> s
         measured = scenario.run(peer, seconds)
     except (LoadFailed, ServerFailed) as exc:
         outcome.failure = " ".join(str(exc).split())
-        # The end of what the server printed, if anything.
+        # The end of the server's output, if there is any.
         printed = [line for note in getattr(exc, "__notes__", ()) for line in note.splitlines()][-5:]
         return "\n".join([f"{'':>12} failed: {outcome.failure}", *(f"{'':14}{line}" for line in printed)])
     outcome.rounds.append(measured)

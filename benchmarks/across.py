@@ -1,6 +1,6 @@
 """Measurements of several processes and a store, which is new for each measurement.
 
-The store and the servers share one CPU, so that the result is what a message costs them all together.
+The store and the servers share one CPU, so that the result is the cost of a message for all of them together.
 """
 
 from __future__ import annotations

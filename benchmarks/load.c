@@ -1,10 +1,10 @@
 /* The load: any number of WebSocket clients in one thread, on epoll.
  *
  * Client 0 publishes and all clients receive (fan-out), each client sends and waits for its own message
- * (echo), or all come back at once for messages that the server has kept (resume). Payloads begin with
- * "bench:" and a number that rises by one, so that a message that is lost, doubled or out of order is noticed. One line of JSON tells when all clients are members, and a second one
- * what was measured. load.py starts this program and describes the options; they all have the form
- * --name=value.
+ * (echo), or all reconnect at once for messages that the server has kept (resume). Payloads begin with
+ * "bench:" and a number that rises by one, so that a message that is lost, doubled or out of order is noticed. One
+ * line of JSON is printed when all clients are members, a second one with the measurements. load.py starts this
+ * program and describes the options; they all have the form --name=value.
  */
 #include "websocket.h"
 
@@ -99,8 +99,8 @@ static void watch(Client *client, int operation) {
     epoll_ctl(epoll, operation, client->link.fd, &event);
 }
 
-/* What the socket does not take at once is sent when it does: a server may be waiting for us to read first.
- * If the connection has ended, reading will tell. */
+/* Data that the socket does not take at once is sent when it does: a server may be waiting for us to read first.
+ * If the connection has ended, reading finds out. */
 static void send_to_server(Client *client, const char *data, size_t size) {
     const bool was_empty = !client->link.out.size;
     if (send_or_keep(&client->link, data, size) && was_empty && client->link.out.size)
@@ -502,7 +502,7 @@ static void resume(void) {
     print_result(&from, &to, expected, 0);
 }
 
-/* Read at last what waits for the clients that did not, to see whether their connections have ended: until
+/* Read at last the data that wait for the clients that did not read, to see whether their connections have ended: until
  * nothing has come for 2 s. */
 static void read_stalled(void) {
     for (size_t i = options.clients - options.stalled; i < options.clients; i++)

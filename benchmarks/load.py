@@ -17,7 +17,7 @@ from benchmarks.server import Server
 
 
 class LoadFailed(Exception):
-    """The load generator failed, or lost clients. The message says what the server did."""
+    """The load generator failed, or lost clients. The message has the output of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def connect(
 
     :param core: the CPU of the generator.
     :param publisher: another server of the peer, to which the client that publishes is connected.
-    :raises LoadFailed: not all of them became members.
+    :raises LoadFailed: not all of them joined.
     """
     command = [
         str(build("load")),

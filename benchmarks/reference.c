@@ -1,8 +1,8 @@
 /* The limit: the speed of one core with nothing between the sockets and the kernel.
  *
- * A WebSocket server on epoll that does what the bench does to every server. On /echo it sends back what
- * comes; on any other path it sends what comes to every client on such a path. What arrives in one round of
- * epoll is framed once and leaves in one write for each client.
+ * A WebSocket server on epoll with the features that the bench uses. On /echo it sends each message back; on
+ * any other path it sends each message to every client on such a path. Messages that arrive in one round of
+ * epoll are framed once and leave in one write for each client.
  *
  * Usage: reference PORT
  */

@@ -26,7 +26,7 @@ from benchmarks.stores import version as store_version
 
 REFERENCE = "reference"
 
-#: A load generator that is idle for less than this share of the time may be what a server waits for.
+#: A load generator that is idle for less than this share of the time may be the bottleneck.
 LEAST_IDLE = 0.05
 
 
@@ -93,7 +93,7 @@ class Report:
         }
 
     def outcome(self, scenario: Scenario, peer: Peer) -> Outcome | None:
-        """Return ``None`` if the peer does not offer what the scenario needs."""
+        """Return ``None`` if the peer does not offer the feature that the scenario needs."""
         return self._outcomes.get((scenario.name, peer.name))
 
     def ratio(self, scenario: Scenario, peer: Peer, to: Baseline) -> float | None:

@@ -83,7 +83,7 @@ typedef struct {
     Bytes in, out;
 } Link;
 
-/* Send what the socket takes and keep the rest for flush(). False if the connection has ended. */
+/* Send as much as the socket takes and keep the rest for flush(). False if the connection has ended. */
 static inline bool send_or_keep(Link *link, const char *data, size_t size) {
     if (!link->out.size) {
         const ssize_t sent = send(link->fd, data, size, MSG_NOSIGNAL);
@@ -101,7 +101,7 @@ static inline void flush(Link *link) {
     if (sent > 0) keep(&link->out, link->out.data + sent, link->out.size - (size_t)sent);
 }
 
-/* Read into `buffer`, behind what had come before; keep() what is left of it afterwards. How much `buffer`
+/* Read into `buffer`, behind earlier data; keep() the rest of it afterwards. How much `buffer`
  * holds then, 0 if there is nothing new, -1 if the connection has ended. */
 static inline ssize_t read_link(const Link *link, char *buffer, size_t size) {
     if (link->in.size >= size) die("expected frames of less than %zu bytes, but got a larger one", size);

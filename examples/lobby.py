@@ -1,4 +1,4 @@
-"""Who is online in a room, across all processes.
+"""Presence: the users who are online in a room, across all processes.
 
 Run: hubbub run lobby:app --workers 2
 """

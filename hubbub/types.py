@@ -145,7 +145,7 @@ class Health:
     :param ok: whether the engine answers, and accepts publications and presence.
     :param latency: seconds until the engine answered, or until the check gave up.
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
-    :param error: a sentence that says what is wrong; empty if ``ok``.
+    :param error: a sentence that names the problem; empty if ``ok``.
     """
 
     ok: bool

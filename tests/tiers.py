@@ -26,7 +26,7 @@ SLOW = ("test_fanout_properties.py",)
 #: Markers that ``--fast`` leaves out.
 NOT_FAST = frozenset({"redis", "postgres", "browser", "process", "benchmark", "slow"})
 
-#: What starts something, and the marker for it.
+#: Functions and classes that start something, each with its marker.
 STARTS: dict[Any, str] = {
     redis_server.RedisServer: "redis",
     redis_server.redis_server: "redis",
@@ -56,7 +56,7 @@ VALUES = {**NAMES, "redis": "redis", "postgres": "postgres"}
 
 
 def needs(item: pytest.Function) -> set[str]:
-    """Return the names of the markers for what a test starts."""
+    """Return the names of the markers that a test needs."""
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     found = {VALUES[value] for value in values if isinstance(value, str) and value in VALUES}
     found |= {NAMES[name] for name in item.fixturenames if name in NAMES}
@@ -79,7 +79,7 @@ def _needs(thing: Any, seen: set[int]) -> set[str]:
         return set()
     seen.add(id(function))
     names = list(_names(function.__code__))
-    # What a name is: a global, or an attribute of one of our modules.
+    # A name is a global, or an attribute of one of our modules.
     spaces = [function.__globals__]
     spaces += [vars(each) for name in names if _is_ours(each := function.__globals__.get(name), ModuleType)]
     found: set[str] = set()

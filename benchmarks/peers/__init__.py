@@ -33,23 +33,23 @@ class Peer:
     :param command: starts it, run in ``HERE`` with the port in the environment as ``PORT``. ``{python}`` is
         the interpreter, ``{port}`` the port, ``{build}`` where compiled programs are. It is up once it
         takes TCP connections on 127.0.0.1.
-    :param path: where its WebSocket is.
-    :param packages: what it is made of, for the versions in the report: of npm if ``command`` starts with
+    :param path: the path of its WebSocket.
+    :param packages: its parts, for the versions in the report: of npm if ``command`` starts with
         ``node``, of Python otherwise.
     :param hello: text frames that a client sends once its WebSocket is open.
-    :param ready: a client is a member when a frame that contains this has come; if empty, once it is open.
+    :param ready: a client has joined when a frame that contains this has come; if empty, once it is open.
     :param message: the text frame of a bench message, ``{}`` standing for the payload: letters and digits
         after ``bench:``. Any frame with the payload in it is a delivery.
-    :param replies: what to answer to a frame that equals the first: the second.
-    :param offers: what it can be measured at: some of the above.
-    :param store: at which its processes meet: ``"sqlite"``, ``"redis"`` or ``"postgres"``. Its URL is in the
+    :param replies: pairs of frames: a frame that equals the first is answered with the second.
+    :param offers: the features above that it has.
+    :param store: connects its processes: ``"sqlite"``, ``"redis"`` or ``"postgres"``. Its URL is in the
         environment as ``STORE``.
     :param store_options: put behind that URL.
-    :param environment: what else is there.
+    :param environment: other variables of the environment.
     :param publisher: a module in ``HERE`` whose ``publishing()`` is an asynchronous context with a function
         that publishes a text.
-    :param receipt: what to answer to each delivery, if that is needed: a text in which ``{}`` stands for
-        what the delivery has between the first of the pair and the next ``"``.
+    :param receipt: the answer to each delivery, if one is needed: a text in which ``{}`` stands for the part
+        of the delivery between the first of the pair and the next ``"``.
     """
 
     name: str

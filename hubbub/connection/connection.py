@@ -194,8 +194,8 @@ class Connection:
         :param join_leave: send the client the presence of the channel, once, as
             ``{"type": "presence", "channel": …, "entries": [{"connection": …, "user": …, "info": …}]}``, and
             then its joins and leaves, in the same shape with the type ``"join"`` or ``"leave"``. With
-            ``"connections"`` there is an entry for each connection; with ``"users"`` one for each user, who
-            may have several connections.
+            ``"connections"`` there is an entry for each connection; with ``"users"`` one for each user, with
+            any number of connections.
         :return: the channel's position at the moment in which the client joined, after all that it had missed
             was sent.
         :raises InvalidChannel: a channel cannot have this name; or ``history``, or ``since`` without

@@ -79,7 +79,9 @@ def as_json(data: str | bytes) -> Any:
     try:
         return from_json(data, allow_inf_nan=False)
     except ValueError as exc:
-        raise InvalidMessage(f"Expected JSON, but it is none: {exc}.", code=CloseCode.INVALID_DATA) from exc
+        raise InvalidMessage(
+            f"Expected JSON, but got other data: {exc}.", code=CloseCode.INVALID_DATA
+        ) from exc
 
 
 def as_model(model: type[T] | TypeAdapter[T]) -> Callable[[str | bytes], T]:
@@ -175,12 +177,12 @@ def _longest_location(text: str) -> int:
 
 def _invalid(exc: ValidationError) -> InvalidMessage:
     # pydantic calls a union "tagged-union[Say,Typing]".
-    model = re.sub(r"^(?:tagged-)?union\[(.*)\]$", r"one of \1", exc.title)
-    expected = f"Expected a message that fits {model}, but"
+    model = re.sub(r"^(?:tagged-)?union\[(.*)\]$", r"one of \1", exc.title).replace(",", ", ")
+    expected = f"Expected a message that fits {model}, but got"
     count = exc.error_count()
     if count > MAX_DESCRIBED:
         return InvalidMessage(
-            f"{expected} it does not, in {count} places.",
+            f"{expected} one with {count} errors.",
             code=CloseCode.INVALID_DATA,
         )
     errors: list[dict[str, Any]] = [
@@ -194,8 +196,10 @@ def _invalid(exc: ValidationError) -> InvalidMessage:
         }
         for error in exc.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
     ]
-    named = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['msg']}" for each in errors)
-    return InvalidMessage(f"{expected} {named}.", code=CloseCode.INVALID_DATA, errors=errors)
+    named = "; ".join(
+        ": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in errors
+    )
+    return InvalidMessage(f"{expected} one with errors: {named}.", code=CloseCode.INVALID_DATA, errors=errors)
 
 
 def excerpt(text: str, length: int) -> str:

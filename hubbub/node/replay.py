@@ -123,7 +123,8 @@ class Replay:
             self.feed.remember(page.publications, page.position)
             if not self.feed.is_repairing:
                 break
-            # The page contradicts what subscribers have received: it is read again after the repair.
+            # The page contradicts the publications that subscribers have received: it is read again after
+            # the repair.
         frames = [Frame(publication) for publication in page.publications]
         if frames:
             average = sum(frame.cost for frame in frames) // len(frames)

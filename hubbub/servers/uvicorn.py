@@ -103,8 +103,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
         if self.config.ws_per_message_deflate:
             self.conn.available_extensions = _EXTENSIONS
         self.conn.logger = _QUIET
-        # Handshake: what arrived before it was answered (the head, then early frames), and the extension that
-        # was negotiated.
+        # Handshake: data that arrived before it was answered (the head, then early frames), and the extension
+        # that was negotiated.
         self._early = b""
         self._deflate: SharedDeflate | None = None
         # Reading: bytes of messages that arrived since the application had received all of them.

@@ -26,7 +26,7 @@ class SocketTransport(Transport):
     part of the time of the system call it makes. Two rules make that safe:
 
     * The asyncio transport pauses this one as soon as it holds a single byte (its high-water mark is 0), so
-      nothing overtakes what it holds. The rest that the socket does not take at once is handed to the asyncio
+      nothing overtakes these bytes. The rest that the socket does not take at once is handed to the asyncio
       transport, and so is a batch that the socket refused with an error: the asyncio transport knows how to
       handle errors.
     * Nothing is written once the connection is lost (:meth:`lost`), which the protocol learns before the

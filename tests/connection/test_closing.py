@@ -166,7 +166,7 @@ async def test_a_message_that_does_not_fit_is_answered_and_the_loop_continues(se
         error = await receive_json(client)
         assert error["type"] == "error"
         assert error["code"] == 107
-        assert error["message"].startswith("Expected a message that fits Move, but x: ")
+        assert error["message"].startswith("Expected a message that fits Move, but got one with errors: x: ")
         assert error["errors"] == [{"loc": ["x"], "msg": error["errors"][0]["msg"], "type": "int_parsing"}]
         nonsense: list[str | bytes] = ["", "nonsense", "[" * 900, "null", b"\xff"]
         for garbage in nonsense:

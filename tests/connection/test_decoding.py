@@ -98,14 +98,14 @@ def test_fields_that_do_not_fit_are_named() -> None:
     assert [each["loc"] for each in error.errors] == [("numbers", 1), ("named", "a", 0)]
     assert [each["type"] for each in error.errors] == ["int_parsing"] * 2
     assert str(error).startswith(
-        "Expected a message that fits Numbers, but numbers.1: Input should be a valid"
+        "Expected a message that fits Numbers, but got one with errors: numbers.1: Input should be a valid"
     )
     assert all(set(each) == {"loc", "msg", "type"} for each in error.errors)
 
 
 def test_the_error_for_an_unknown_type_names_the_known_ones() -> None:
     error = refused(Client, {"type": "shout"})
-    assert "fits one of Say,Typing" in str(error)
+    assert "fits one of Say, Typing" in str(error)
     assert "'say', 'typing'" in str(error)
 
 
@@ -148,7 +148,7 @@ def test_more_than_a_hundred_errors_are_only_counted() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert str(error) == "Expected a message that fits Numbers, but it does not, in 340000 places."
+    assert str(error) == "Expected a message that fits Numbers, but got one with 340000 errors."
     assert list(error.errors) == []
     # Described, each of them takes some hundred bytes of Python's memory.
     assert peak < 34_000_000
