@@ -182,6 +182,7 @@ class PresenceEvents:
     def close(self) -> None:
         """Leave the presence channel."""
         self._subscriptions.leave(presence_channel(self.channel), self._diffs)
+        self._has_to_sync = False
         if self._syncing is not None:
             self._syncing.cancel()
 
@@ -256,6 +257,9 @@ class PresenceEvents:
             logger.error(
                 "Could not read the presence of %r; the next sync tries again.", self.channel, exc_info=exc
             )
+        if self._has_to_sync and not task.cancelled():
+            # sync() was called in the turn in which the task ended, and began none.
+            self.sync()
 
     async def _read(self) -> bool:
         """Sync with the engine once.

@@ -24,6 +24,7 @@ from typing import ClassVar
 from hubbub.core.history import History
 from hubbub.core.publication import START, Position, Publication, publication_ids
 from hubbub.engines.base import Engine, PresenceChange, Top
+from hubbub.exceptions import HubNotRunning
 
 #: Seconds after which a test fails.
 DEADLINE = 60.0
@@ -483,6 +484,34 @@ class EngineContract:
             await collector.heard("chat", ["hello"])
             await engine.stop()
         assert before.texts("chat") == after.texts("chat") == ["hello"]
+
+    async def test_an_engine_that_does_not_run_refuses_every_call(self) -> None:
+        engine = self.make()
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "publish": lambda: engine.publish(publication("chat", "hello")),
+            "subscribe": lambda: engine.subscribe("chat"),
+            "unsubscribe": lambda: engine.unsubscribe("chat"),
+            "history": lambda: engine.history("chat"),
+            "tops": lambda: engine.tops(["chat"]),
+            "remove_history": lambda: engine.remove_history("chat"),
+            "renew_epoch": lambda: engine.renew_epoch("chat", "epoch"),
+            "update_presence": lambda: engine.update_presence("one", 60, begin=True),
+            "expire_presence": lambda: engine.expire_presence(0),
+            "presence": lambda: engine.presence("chat"),
+        }
+
+        async def accepted() -> list[str]:
+            names = []
+            for name, call in calls.items():
+                with suppress(HubNotRunning):
+                    await call()
+                    names.append(name)
+            return names
+
+        assert await accepted() == []
+        await engine.start(Collector())
+        await engine.stop()
+        assert await accepted() == []
 
     async def test_many_channels_and_concurrent_publishers(self) -> None:
         async with self.nodes() as nodes:

@@ -151,6 +151,7 @@ class FakeEngine(Engine):
         return await memory.subscribe(channel, history)
 
     async def unsubscribe(self, channel: str) -> None:
+        self._started()
         self.channels.discard(channel)
 
     async def history(

@@ -23,7 +23,7 @@ from hubbub.core.subscriber import Start
 from hubbub.engines.base import PresenceChange
 from hubbub.node.node import TICK, Node
 from hubbub.node.presence import RENEWALS, SETTLE_TIME, encode_entry, presence_channel
-from hubbub.node.presence_events import SYNC_INTERVAL
+from hubbub.node.presence_events import SYNC_INTERVAL, PresenceEvents
 from hubbub.node.subscriptions import LINGER
 from hubbub.testing.fake_engine import FakeServer
 from hubbub.types import JoinLeave
@@ -468,3 +468,42 @@ async def test_a_diff_that_is_lost_is_made_up_for_by_the_regular_sync(
     assert not watcher.present
     await cluster.pass_time(SYNC_INTERVAL + 2 * TICK)
     await until(lambda: list(watcher.present) == ["a"])
+
+
+class SlowPresence:
+    """Reads presence when the test says so."""
+
+    def __init__(self) -> None:
+        self.reads: list[asyncio.Future[dict[str, bytes]]] = []
+
+    async def presence(self, channel: str) -> dict[str, bytes]:
+        self.reads.append(asyncio.get_running_loop().create_future())
+        return await self.reads[-1]
+
+
+class NoSubscriptions:
+    def schedule(self, flush: Callable[[], None]) -> None:
+        flush()
+
+    def leave(self, channel: str, subscriber: object) -> None: ...
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_a_sync_is_not_forgotten_where_another_one_ends(is_closed: bool) -> None:
+    loop = asyncio.get_running_loop()
+    engine: Any = SlowPresence()
+    subscriptions: Any = NoSubscriptions()
+    events = PresenceEvents("room", engine, subscriptions, lambda: True, loop)
+    events.sync()
+    await asyncio.sleep(0)
+    # The task ends in the next turn of the loop, then the second sync is asked for, and only the turn after
+    # that calls what is to be called at the end of the task.
+    engine.reads[0].set_result({})
+    loop.call_soon(events.sync)
+    if is_closed:
+        loop.call_soon(events.close)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(engine.reads) == (1 if is_closed else 2)
+    events.close()
+    await asyncio.sleep(0)
