@@ -133,4 +133,4 @@ def forbid_processes() -> None:
 
     sys.addaudithook(refuse)
     # How multiprocessing starts a process, except by a fork. It raises no event.
-    multiprocessing.util.spawnv_passfds = refuse_spawn  # type: ignore[attr-defined]
+    multiprocessing.util.spawnv_passfds = refuse_spawn  # type: ignore[assignment]
