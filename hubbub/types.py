@@ -143,7 +143,8 @@ class Health:
             return health
 
     :param ok: whether the engine answers, and accepts publications and presence.
-    :param latency: seconds until the engine answered, or until the check gave up.
+    :param latency: seconds until the engine answered, or until the check gave up; under uvloop, whose clock
+        counts milliseconds, 0 for a fast engine.
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
     :param error: a sentence that names the problem; empty if ``ok``.
     """

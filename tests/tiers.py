@@ -7,7 +7,7 @@ have one of them. Should :func:`needs` have missed something, :func:`forbid_proc
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,7 +125,12 @@ def forbid_processes() -> None:
     """Refuse to start processes from now on. An audit hook stays until this process ends."""
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"):
+        if event in ("subprocess.Popen", "os.posix_spawn", "os.system", "os.fork", "os.forkpty"):
             raise ProcessStarted(f"Expected no process with --fast, but got {event}: {arguments[:2]}.")
 
+    def refuse_spawn(*arguments: Any) -> int:
+        raise ProcessStarted(f"Expected no process with --fast, but got multiprocessing: {arguments[:2]}.")
+
     sys.addaudithook(refuse)
+    # How multiprocessing starts a process, except by a fork. It raises no event.
+    multiprocessing.util.spawnv_passfds = refuse_spawn  # type: ignore[assignment]

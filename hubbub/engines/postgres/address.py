@@ -90,9 +90,10 @@ class Address:
     def unavailable(self, reason: str) -> EngineUnavailable:
         """Return the error to raise when the database cannot be used.
 
-        :param reason: a sentence for people.
+        :param reason: a sentence for people. Its period may be missing, as in messages of the server.
         """
-        return EngineUnavailable(f"PostgreSQL at {self} cannot be used: {reason}")
+        end = "" if reason.endswith((".", "?")) else "."
+        return EngineUnavailable(f"PostgreSQL at {self} cannot be used: {reason}{end}")
 
 
 def _number(options: dict[str, str], name: str, default: int, least: int) -> int:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from hubbub.engines import engine_for
+from hubbub.engines.postgres.address import Address
 from hubbub.exceptions import InvalidURL
 from hubbub.testing.engine_contract import publication
 from tests.engines.postgres.nodes import enters, leaves, started
@@ -45,6 +46,20 @@ def test_the_error_of_an_unknown_parameter_lists_the_known_ones() -> None:
         engine_for("postgresql://localhost/shop?notfy=off")
     with pytest.raises(InvalidURL, match="'listen' and 'notify=off'"):
         engine_for("postgresql://localhost/shop?notify=off&listen=localhost:5432")
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [
+        ("[Errno 111] Connection refused", "Connection refused."),
+        ("no answer within 5 s.", "within 5 s."),
+        ("no answer within 5 s. Is it busy?", "Is it busy?"),
+    ],
+)
+def test_the_error_about_a_database_is_a_whole_sentence(reason: str, end: str) -> None:
+    # The hub appends another one: "To find out more, run: hubbub doctor …".
+    error = str(Address("postgresql://localhost/shop").unavailable(reason))
+    assert error.endswith(end)
 
 
 async def test_parameters_of_the_url(postgres_url: str, namespace: str) -> None:
