@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import anyio
@@ -387,3 +388,21 @@ async def test_a_send_that_the_application_has_wrapped_is_used() -> None:
     server.writer().send(batch("1"))
     assert seen == ["0", "1"]
     assert server.sent == ["1"]
+
+
+async def test_a_send_that_was_replaced_in_the_class_of_starlette_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As tracing libraries do, which may be imported before or after this package."""
+    seen: list[str] = []
+    send = WebSocket.send
+
+    @wraps(send)
+    async def traced(self: WebSocket, message: Any) -> None:
+        seen.append(message["text"])
+        await send(self, message)
+
+    monkeypatch.setattr(WebSocket, "send", traced)
+    server = Server()
+    server.writer().send(batch("0", "1"))
+    assert (seen, server.sent) == (["0", "1"], ["0", "1"])
