@@ -96,6 +96,9 @@ class Suspended:
                 awaited = step()
             except StopIteration:
                 return
+            finally:
+                # It may hold an exception, whose traceback holds this frame: a reference cycle.
+                del step
 
 
 class ASGITransport(Transport):
@@ -228,6 +231,8 @@ class ASGITransport(Transport):
             self._fail(exc)
         except asyncio.CancelledError:
             self.lost()
+            # A cancelled task keeps its traceback, which holds this frame: a reference cycle.
+            self._task = None
             raise
         except Exception:
             self.lost()

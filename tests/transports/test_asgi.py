@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import wraps
@@ -300,6 +302,26 @@ async def test_a_writer_that_is_given_up_leaves_no_task() -> None:
         await rig.writer.ended(0)
         assert asyncio.all_tasks() == before
         assert rig.sent == []
+
+
+async def test_a_client_that_is_given_up_is_freed_without_the_garbage_collector() -> None:
+    rig = Rig()
+    rig.socket.takes.clear()
+    rig.writer.send(batch("0", "1"))
+    rig.writer.send(batch("2"))
+    # The task of the transport waits for the client.
+    await asyncio.sleep(0)
+    rig.writer.end(1000)
+    freed = weakref.ref(rig.socket)
+    gc.collect()
+    gc.disable()
+    try:
+        await rig.writer.ended(0)
+        del rig
+        await asyncio.sleep(0)
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 class Server:
