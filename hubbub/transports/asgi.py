@@ -231,8 +231,6 @@ class ASGITransport(Transport):
             self._fail(exc)
         except asyncio.CancelledError:
             self.lost()
-            # A cancelled task keeps its traceback, which holds this frame: a reference cycle.
-            self._task = None
             raise
         except Exception:
             self.lost()
