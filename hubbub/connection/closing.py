@@ -23,6 +23,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from hubbub.codes import CloseCode, clip_reason, is_sendable
 from hubbub.exceptions import InvalidMessage, InvalidPosition
 
+#: Middleware around an application in which its exception handling is looked for.
+MAX_LAYERS = 100
+
 
 class Refused(fastapi.WebSocketException):
     """A client was refused, and its socket has been closed with this code and reason."""
@@ -102,9 +105,12 @@ def leave_closed(websocket: WebSocket) -> bool:
         # Only an application closes sockets.
         return True
     is_found = False
-    # Each middleware has the next one, and at last the router, in its attribute ``app``.
+    # Each middleware has the next one, and at last the router, in its attribute ``app``. By convention only:
+    # that of a middleware may lead back, and following it without a limit would stop the event loop.
     layer: Any = app.middleware_stack
-    while layer is not None and layer is not app.router:
+    for _ in range(MAX_LAYERS):
+        if layer is None or layer is app.router:
+            break
         if isinstance(layer, ExceptionMiddleware):
             layer.add_exception_handler(Refused, _is_closed)  # once more has no effect
             is_found = True

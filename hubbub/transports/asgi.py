@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from functools import partial
 from inspect import iscoroutinefunction
+from types import FunctionType
 from typing import Any, cast
 
+import starlette.websockets
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.core.frames import Batch
@@ -94,6 +96,9 @@ class Suspended:
                 awaited = step()
             except StopIteration:
                 return
+            finally:
+                # It may hold an exception, whose traceback holds this frame: a reference cycle.
+                del step
 
 
 class ASGITransport(Transport):
@@ -249,9 +254,12 @@ class ASGITransport(Transport):
 def _send_of(websocket: WebSocket) -> Callable[[Any], Awaitable[None]] | None:
     """Return the ``send`` that Starlette's ``WebSocket.send`` calls after it has checked state and message.
 
-    The check takes longer than all else here. An object whose ``send`` is not Starlette's has none.
+    The check takes longer than all else here. An object whose ``send`` is not Starlette's has none; tracing
+    libraries replace it in a class of the application, in the object, or in Starlette's class itself.
     """
-    if type(websocket).send is WebSocket.send and "send" not in vars(websocket):
+    method = type(websocket).send
+    is_original = type(method) is FunctionType and method.__globals__ is vars(starlette.websockets)
+    if is_original and "send" not in vars(websocket):
         send = getattr(websocket, "_send", None)
         # Another callable may raise before it returns an awaitable, or return one that cannot be continued.
         if iscoroutinefunction(send):

@@ -83,6 +83,8 @@ class Transport(ABC):
         """Stop sending. No task is left when this returns."""
         if self._task is not None and self._task.cancel():
             await asyncio.wait([self._task], timeout=1.0)
+        # A cancelled task keeps its traceback, whose frames hold this object: a reference cycle.
+        self._task = None
 
     @abstractmethod
     def stalled(self, now: float) -> float:

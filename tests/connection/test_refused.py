@@ -175,6 +175,42 @@ def test_a_middleware_that_hides_what_it_wraps_leaves_the_close_frame_to_the_app
         assert socket.receive() == closing(1008, "no")
 
 
+class LeadsBack:
+    """A middleware whose attribute ``app`` is not the next layer, but itself.
+
+    It ends after a large number of steps, so that a test which takes them all fails instead of hanging.
+    """
+
+    STEPS = 10_000
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._inner = app
+        self.steps = 0
+
+    @property
+    def app(self) -> LeadsBack | None:
+        self.steps += 1
+        return self if self.steps < self.STEPS else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._inner(scope, receive, send)
+
+
+def test_a_middleware_that_leads_back_to_itself_does_not_stop_the_event_loop() -> None:
+    refusing = Refusing(HTTPException(403, "no"))
+    app = refusing.app()
+    made: list[LeadsBack] = []
+
+    def middleware(inner: ASGIApp) -> ASGIApp:
+        made.append(LeadsBack(inner))
+        return made[0]
+
+    app.add_middleware(middleware)
+    with refused(app) as socket:
+        assert socket.receive() == closing(1008, "no")
+    assert made[0].steps < LeadsBack.STEPS
+
+
 def test_a_mounted_application_has_exception_handling_of_its_own() -> None:
     refusing = Refusing(HTTPException(403, "no"))
     inner = FastAPI()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import anyio
@@ -301,6 +304,26 @@ async def test_a_writer_that_is_given_up_leaves_no_task() -> None:
         assert rig.sent == []
 
 
+async def test_a_client_that_is_given_up_is_freed_without_the_garbage_collector() -> None:
+    rig = Rig()
+    rig.socket.takes.clear()
+    rig.writer.send(batch("0", "1"))
+    rig.writer.send(batch("2"))
+    # The task of the transport waits for the client.
+    await asyncio.sleep(0)
+    rig.writer.end(1000)
+    freed = weakref.ref(rig.socket)
+    gc.collect()
+    gc.disable()
+    try:
+        await rig.writer.ended(0)
+        del rig
+        await asyncio.sleep(0)
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
 class Server:
     """The server's side of a WebSocket of Starlette: takes messages, or fails."""
 
@@ -387,3 +410,21 @@ async def test_a_send_that_the_application_has_wrapped_is_used() -> None:
     server.writer().send(batch("1"))
     assert seen == ["0", "1"]
     assert server.sent == ["1"]
+
+
+async def test_a_send_that_was_replaced_in_the_class_of_starlette_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As tracing libraries do, which may be imported before or after this package."""
+    seen: list[str] = []
+    send = WebSocket.send
+
+    @wraps(send)
+    async def traced(self: WebSocket, message: Any) -> None:
+        seen.append(message["text"])
+        await send(self, message)
+
+    monkeypatch.setattr(WebSocket, "send", traced)
+    server = Server()
+    server.writer().send(batch("0", "1"))
+    assert (seen, server.sent) == (["0", "1"], ["0", "1"])
