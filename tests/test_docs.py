@@ -239,7 +239,7 @@ async def test_the_board_example_validates_messages(log: Path) -> None:
         assert error["code"] == 107
         assert error["errors"][0]["loc"] == ["line", "points"]
         assert error["message"].startswith(
-            "Expected a message that fits one of Line,Clear, but line.points: "
+            "Expected a message that fits one of Line, Clear, but got one with errors: line.points: "
         )
         await bob.send('{"type": "circle"}')
         assert (await receive_json(bob))["errors"][0]["type"] == "union_tag_invalid"
