@@ -167,11 +167,21 @@ async def test_reload_serves_the_changed_app(log: Path, tmp_path: Path) -> None:
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "hub.sock"
+
+    async def listens() -> bool:
+        # The file is there from ``bind`` on, before ``listen``.
+        try:
+            _, writer = await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        writer.close()
+        return True
+
     process = await asyncio.create_subprocess_exec(
         HUBBUB, "run", "chat:app", "--uds", str(path), cwd=EXAMPLES, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        await eventually(path.exists)
+        await eventually(listens)
         async with unix_connect(str(path), uri="ws://localhost/ws/1") as client:
             await client.send("hello")
             assert await receive(client) == "You wrote: hello"
