@@ -38,9 +38,10 @@ class HttpToolsProtocol(HubHTTPProtocol):
 """
 
 
-@pytest.fixture
-def uvicorns_tests(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def uvicorns_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests of the installed uvicorn, from its source distribution, with our classes."""
+    tmp_path = tmp_path_factory.mktemp("uvicorn")
     requirement = f"uvicorn=={version('uvicorn')}"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
