@@ -18,7 +18,7 @@ from hubbub.core.feed import Feed
 from hubbub.core.history import History, HistoryPage
 from hubbub.core.publication import START, Position
 from hubbub.core.rotation import Rotation
-from hubbub.engines.base import Engine, Top
+from hubbub.engines.base import Engine, Top, batched
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable
 from hubbub.node.clock import Clock
@@ -114,8 +114,7 @@ class Repairs:
         self._behind.clear()
         held = [feed for feed in self._feeds if feed not in self._held and feed.hold()]
         self._held.update(held)
-        for first in range(0, len(held), BATCH):
-            batch = held[first : first + BATCH]
+        for batch in batched(held, BATCH):
             self._keep(batch, self._compare_held(batch))
 
     def tick(self, now: float) -> None:

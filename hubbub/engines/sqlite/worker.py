@@ -89,7 +89,7 @@ class Worker(Thread):
         # Used by the thread alone
         self._store: Store | None = None
         self._was_open = False
-        # Why the file is to be opened again.
+        # The reason to open the file again.
         self._suspicion: Exception | None = None
         self._failed = False
         self._waiting: list[Job] = []
