@@ -119,7 +119,7 @@ class FanOut:
     ) -> list[Subscriber]:
         """Write to each connection the frames that do not exclude it; see :func:`deliver`."""
         batch = form.batch(frames, self.channel, lossless=self.lossless)
-        failed = [*deliver(batch, [each for each in subscribers.values() if each.id not in excluded])]
+        failed = deliver(batch, [each for each in subscribers.values() if each.id not in excluded])
         for id_, without in excluded.items():
             rest = [frame for frame in frames if frame not in without]
             if rest and (subscriber := subscribers.get(id_)) is not None:

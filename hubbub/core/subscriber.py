@@ -81,12 +81,12 @@ class Subscriber(Protocol):
         """
 
 
-def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> Sequence[Subscriber]:
+def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> list[Subscriber]:
     """Write ``batch`` to each of ``subscribers``. This is the inner loop of the library.
 
     :return: the subscribers to which a part of the batch may be lost.
     """
-    failed: Sequence[Subscriber] = ()
+    failed: list[Subscriber] = []
     size = len(batch)
     for subscriber in subscribers:
         try:
@@ -96,14 +96,14 @@ def deliver(batch: Batch, subscribers: Iterable[Subscriber]) -> Sequence[Subscri
             taken = 0
         except Exception:
             _log_failure(subscriber)
-            failed = (*failed, subscriber)
+            failed.append(subscriber)
             continue
         if taken != size:
             try:
                 subscriber.write_rest(batch, taken)
             except Exception:
                 _log_failure(subscriber)
-                failed = (*failed, subscriber)
+                failed.append(subscriber)
     return failed
 
 
