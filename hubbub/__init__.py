@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hubbub.channels.channel import Channel
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.connection.connection import Connection
 from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
 from hubbub.exceptions import (
+    Denied,
     EngineUnavailable,
     HubbubError,
     HubNotRunning,
@@ -20,19 +22,22 @@ from hubbub.exceptions import (
 )
 from hubbub.hub import Hub
 from hubbub.publisher import Publisher
-from hubbub.types import Health, Presence, PresenceEntry, Stats
+from hubbub.types import Health, Identity, Presence, PresenceEntry, Stats
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Channel",
     "ChannelDeclaration",
     "Connection",
+    "Denied",
     "EngineUnavailable",
     "Health",
     "History",
     "Hub",
     "HubNotRunning",
     "HubbubError",
+    "Identity",
     "InvalidChannel",
     "InvalidData",
     "InvalidMessage",

@@ -21,15 +21,24 @@ class CloseCode(IntEnum):
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     SERVICE_RESTART = 1012
+    TOKEN_EXPIRED = 3005
     SLOW = 3008
     INSUFFICIENT_STATE = 3010
+    INVALID_TOKEN = 3500
     FORCE_DISCONNECT = 3503
+    PERMISSION_DENIED = 3507
 
 
 class ErrorCode(IntEnum):
     """Codes in error messages to clients, from the Centrifuge client protocol."""
 
+    INTERNAL = 100
+    UNAUTHORIZED = 101
+    UNKNOWN_CHANNEL = 102
+    PERMISSION_DENIED = 103
+    METHOD_NOT_FOUND = 104
     BAD_REQUEST = 107
+    TOO_MANY_REQUESTS = 111
 
 
 def is_sendable(code: int) -> bool:

@@ -11,7 +11,8 @@
     ├── InvalidData        (TypeError)        data that cannot be sent
     ├── EngineUnavailable  (ConnectionError)  the engine cannot be reached
     ├── Unrecoverable      (LookupError)      publications after a position are missing in the history
-    └── InvalidMessage     (ValueError)       a message from a client that the handler did not ask for
+    ├── InvalidMessage     (ValueError)       a message from a client that the handler did not ask for
+    └── Denied                                raised by handlers and dependencies: refuses the client
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hubbub.types import check_count
+
 __all__ = [
+    "Denied",
     "EngineUnavailable",
     "HubNotRunning",
     "HubbubError",
@@ -113,3 +117,33 @@ class InvalidMessage(HubbubError, ValueError):
         super().__init__(message)
         self.code = code
         self.errors = errors
+
+
+class Denied(HubbubError):
+    """Raised by a handler or a dependency: it refuses what the client asks for.
+
+    ::
+
+        @room.on_subscribe
+        async def enter(room_id: int, user: CurrentUser) -> None:
+            if room_id not in user.rooms:
+                raise Denied("not your room")
+
+    On an open connection the client gets ``code`` and ``message`` in an error message. Before that, as with
+    the POST door, it gets the status that belongs to the code: 401 for 101, 404 for 102, 400 for 107, 429 for
+    111, 500 for 100, and 403 for any other.
+
+    :param message: sent to the client.
+    :param code: an error code of the Centrifuge client protocol (100 to 399), or one of the application from
+        400 to 1999.
+    :raises ValueError: ``code`` is out of range.
+    :raises TypeError: ``message`` is not a ``str``, or ``code`` not an ``int``.
+    """
+
+    def __init__(self, message: str = "permission denied", *, code: int = 103) -> None:
+        if not isinstance(message, str):
+            raise TypeError(f"Expected a message as str, but got {type(message).__name__}.")
+        check_count("code", code, least=100, most=1999)
+        super().__init__(message)
+        self.message = message
+        self.code = int(code)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -82,6 +83,71 @@ def check_seconds(name: str, value: object, *, most: float | None = None) -> Non
         raise ValueError(f"Expected {name} to be finite, but got {value!r}.")
     if most is not None and value > most:
         raise ValueError(f"Expected {name} to be at most {most:,.0f} s, but got {value!r:.50}.")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Identity:
+    """The identity of a client; returned by the application's ``@hub.on_connect``.
+
+    ::
+
+        @hub.on_connect
+        async def connect(session: Annotated[str | None, Cookie()] = None) -> Identity:
+            user = await find_user(session)
+            return Identity(user=user.id, info={"name": user.name})
+
+    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` are a client without a user.
+    :param info: data that other clients see in presence, written as JSON of at most some 4,000 bytes.
+    :param expires_at: the moment in which the connection is closed with 3005, unless the client refreshes its
+        token before: a ``datetime`` with a time zone, or seconds since 1970. ``None``: never.
+    :param channels: channels to which the server subscribes the client, in the Centrifuge client protocol.
+    :param data: sent to the client in the reply to its ``connect``, in the Centrifuge client protocol.
+    :raises TypeError: a parameter has the wrong type.
+    :raises ValueError: ``expires_at`` has no time zone, or is not finite.
+    """
+
+    user: str | None = None
+    info: Any = None
+    expires_at: float | None = None
+    channels: tuple[str, ...] = ()
+    data: Any = None
+
+    def __init__(
+        self,
+        user: User | None = None,
+        info: Any = None,
+        expires_at: datetime | float | None = None,
+        channels: Iterable[str] = (),
+        data: Any = None,
+    ) -> None:
+        if isinstance(channels, str) or not isinstance(channels, Iterable):
+            raise TypeError(f"Expected channels as a list of names, but got {channels!r}.")
+        fields = {
+            "user": None if user is None or user == "" else user_id(user),
+            "info": info,
+            "expires_at": _timestamp(expires_at),
+            "channels": tuple(channels),
+            "data": data,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+def _timestamp(moment: datetime | float | None) -> float | None:
+    match moment:
+        case None:
+            return None
+        case datetime():
+            if moment.tzinfo is None:
+                raise ValueError(
+                    f"Expected expires_at with a time zone, such as datetime.now(UTC), but got {moment!r}."
+                )
+            return moment.timestamp()
+        case int() | float() if not isinstance(moment, bool):
+            if not math.isfinite(moment):
+                raise ValueError(f"Expected expires_at to be finite, but got {moment!r}.")
+            return float(moment)
+    raise TypeError(f"Expected expires_at as datetime or seconds since 1970, but got {moment!r}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "demo", "testing"),
     ("hubbub",),
     ("hub",),
+    ("asyncapi", "metrics", "routes"),
     ("channels",),
     ("connection",),
     ("security",),
