@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hubbub.channels.channel import Channel
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.channels.rate_limit import RateLimit
 from hubbub.connection.connection import Connection
 from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
@@ -49,6 +50,7 @@ __all__ = [
     "PresenceEntry",
     "Publication",
     "Publisher",
+    "RateLimit",
     "Stats",
     "Unrecoverable",
 ]
