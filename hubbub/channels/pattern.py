@@ -38,6 +38,16 @@ class Pattern:
         self._check()
         self._regex = self._compile(self._kinds)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in their order."""
+        return tuple(self._names)
+
+    def params(self, name: str) -> dict[str, str] | None:
+        """Return the values of the parameters in ``name``; ``None`` if it does not match."""
+        match = self._regex.fullmatch(name)
+        return None if match is None else dict(zip(self._names, match.groups(), strict=True))
+
     def matches(self, name: str) -> bool:
         """Whether ``name`` is a channel of this pattern."""
         return self._regex.fullmatch(name) is not None
