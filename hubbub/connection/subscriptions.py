@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import get_args
 
-from hubbub.connection.receiving import Receiver
+from hubbub.connection.ending import Ending
 from hubbub.core.forms import Form
 from hubbub.core.publication import START, Position
 from hubbub.exceptions import InvalidChannel
@@ -21,14 +21,14 @@ class ConnectionSubscriptions:
     """The channels that one connection has subscribed to, or is about to.
 
     :param node: the node that has the connection.
-    :param receiver: knows whether the connection has ended; then it subscribes to nothing more.
+    :param ending: knows whether the connection has ended; then it subscribes to nothing more.
     """
 
-    __slots__ = ("_forms", "_joining", "_node", "_receiver")
+    __slots__ = ("_ending", "_forms", "_joining", "_node")
 
-    def __init__(self, node: Node, receiver: Receiver) -> None:
+    def __init__(self, node: Node, ending: Ending) -> None:
         self._node = node
-        self._receiver = receiver
+        self._ending = ending
         # By channel: the form in which the client gets publications.
         self._forms: dict[str, Form] = {}
         # Channels that a task is subscribing to; set when it is done.
@@ -60,7 +60,7 @@ class ConnectionSubscriptions:
         while (joining := self._joining.get(channel)) is not None:
             # Another task is subscribing to the channel; if it fails, this one tries.
             await joining.wait()
-        if self._receiver.ended is not None:
+        if self._ending.ended is not None:
             return START
         if channel in self._forms:
             if self._forms[channel] is not form:
