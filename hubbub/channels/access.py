@@ -152,7 +152,7 @@ class Access:
             return Identity()
         if not isinstance(identity, Identity):
             raise InvalidResult(
-                f"Expected on_connect to return an Identity or None, but got {type(identity).__name__}. Write "
+                f"Expected on_connect to return Identity or None, but got {type(identity).__name__}. Write "
                 "return Identity(user=…)."
             )
         return identity
@@ -195,9 +195,9 @@ class Access:
         """
         if (operation := target.operations.snapshot) is None:
             return None
-        return await self._timed(
-            operation, Call(client, target.channel), target.declaration.pattern, "snapshot"
-        )
+        call = Call(client, target.channel)
+        state: bytes = await self._timed(operation, call, target.declaration.pattern, "snapshot")
+        return state
 
     async def publish(self, client: Client, target: Target, data: str | bytes) -> Outcome:
         """Handle one message of a client.
@@ -246,19 +246,17 @@ class Access:
 
     async def _pass_on(self, call: Call, target: Target, data: str | bytes) -> Outcome:
         """Publish a message as it is, if clients may do that."""
-        is_binary = isinstance(data, bytes)
         declaration, messages = target.declaration, target.operations.messages
-        if declaration.client_publish != ("binary" if is_binary else True):
+        if declaration.client_publish != ("binary" if isinstance(data, bytes) else True):
             if declaration.client_publish or any(messages):
-                found = "binary" if is_binary else "text"
-                other = "text" if is_binary else "binary"
+                found, other = ("binary", "text") if isinstance(data, bytes) else ("text", "binary")
                 raise InvalidMessage(
                     f"Expected a {other} frame, but got a {found} frame.", code=CloseCode.UNSUPPORTED_DATA
                 )
             raise Denied("clients may not publish in this channel")
         if (operation := target.operations.pass_on) is not None:
             await self._timed(operation, call, declaration.pattern, "publish")
-        if is_binary:
+        if isinstance(data, bytes):
             result = Encoded("binary", data)
         else:
             result = Encoded("json" if is_container(data) else "text", data.encode())
@@ -268,7 +266,8 @@ class Access:
     async def _timed(self, operation: Operation[Any], call: Call, name: str, kind: str) -> Any:
         if operation.needs_connection and call.connection is None:
             raise NeedsConnection(
-                f"{operation.signature.name}() asks for a connection, which a request does not have. Use a WebSocket."
+                f"{operation.signature.name}() asks for a connection, which a request does not have. Use a "
+                "WebSocket."
             )
         if self._timer is None:
             return await operation(call)
@@ -303,7 +302,7 @@ class _RPC:
 
 def is_container(data: str) -> bool:
     """Whether ``data`` is a JSON object or a JSON array; other JSON could be meant as text."""
-    if not data.lstrip()[:1] in ("{", "["):
+    if data.lstrip()[:1] not in ("{", "["):
         return False
     try:
         json.decode(data)
