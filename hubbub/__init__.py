@@ -22,13 +22,16 @@ from hubbub.exceptions import (
 )
 from hubbub.hub import Hub
 from hubbub.publisher import Publisher
+from hubbub.security.jwt import JWT
+from hubbub.security.tokens import ConnectToken
 from hubbub.types import Health, Identity, Presence, PresenceEntry, Stats
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "Channel",
     "ChannelDeclaration",
+    "ConnectToken",
     "Connection",
     "Denied",
     "EngineUnavailable",
@@ -43,6 +46,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidPosition",
     "InvalidURL",
+    "JWT",
     "MissingExtra",
     "Position",
     "Presence",
