@@ -487,6 +487,30 @@ class Hub:
                 raise Unrecoverable(channel, *page.position)
         return publications
 
+    async def position(self, channel: str) -> Position:
+        """Return the present position of ``channel``: that of its newest publication.
+
+        It joins a state that a route returns to the stream. Read the position first, then the state, and
+        return both; the client subscribes with ``since=``::
+
+            @app.get("/rooms/{room_id}")
+            async def room(room_id: int) -> RoomState:
+                position = await hub.position(f"room:{room_id}")
+                return RoomState(messages=await load(room_id), since=str(position))
+
+        All changes that are published after they were committed are then in the state, or follow. Some may
+        be in both.
+
+        :return: the position in the engine. ``START``, whose id is ``"start"``, in a channel that has never
+            been used, or that has been forgotten since.
+        :raises InvalidChannel: the channel is not declared with a history.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._channels.check_history(check_channel(channel))
+        await self._running()
+        (top,) = await self.engine.tops([channel])
+        return top.position
+
     async def remove_history(self, channel: str) -> None:
         """Remove the history of ``channel``. Clients that reconnect cannot resume, and learn that.
 
