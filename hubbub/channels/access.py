@@ -172,10 +172,12 @@ class Access:
 
     def find(self, name: str) -> Target | None:
         """Return the channel with this name; ``None`` if it is not declared."""
-        match = self._registry.match(name)
-        if match is None:
+        declaration = self._registry.find(name)
+        if declaration is None:
             return None
-        return Target(Channel(name, match.params), self._operations[match.declaration.pattern])
+        params = declaration.parsed.params(name)
+        assert params is not None
+        return Target(Channel(name, params), self._operations[declaration.pattern])
 
     async def subscribe(self, client: Client, target: Target) -> None:
         """Run the dependencies of a channel and ``on_subscribe``; they refuse by an exception.
