@@ -42,6 +42,7 @@ from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
+from hubbub.node.slots import Capacity
 from hubbub.security.admission import Admission
 from hubbub.security.hosts import parse_hosts
 from hubbub.security.logs import protect_logs
@@ -107,6 +108,12 @@ class Hub:
         such as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other host gets
         403. ``None`` checks nothing.
     :param max_message_size: bytes of one message from a client; a longer one closes its connection with 1009.
+    :param max_message_rate: messages a second of one connection that reach a handler of a declared channel or
+        an rpc method; as many at once are free. A message beyond it is answered with error 111 and is not
+        handled. ``None``: no limit. Connections of :meth:`connection` are not limited.
+    :param max_connections: connections of this process; beyond it, clients get 503. ``None``: no limit.
+    :param max_user_connections: connections of one user in this process; beyond it, clients get 429.
+        Connections without a user are not counted. ``None``: no limit.
     :param outbox_limit: bytes that may wait for one slow client. Each message counts its payload and 256
         bytes.
     :param slow_consumer: the policy for a client whose outbox is full: ``"disconnect"`` closes its connection
@@ -131,6 +138,9 @@ class Hub:
         allow_origins: Iterable[str] = (),
         hosts: Iterable[str] | None = None,
         max_message_size: int = 1_048_576,
+        max_message_rate: int | None = 100,
+        max_connections: int | None = 50_000,
+        max_user_connections: int | None = 100,
         outbox_limit: int = 1_048_576,
         slow_consumer: SlowConsumer = "disconnect",
         send_timeout: float = 30.0,
@@ -145,7 +155,9 @@ class Hub:
             slow_consumer=slow_consumer,
             send_timeout=send_timeout,
             close_timeout=close_timeout,
+            max_message_rate=max_message_rate,
         )
+        self._capacity = Capacity(max_connections, max_user_connections)
         self._admission = Admission(parse_origins(allow_origins), parse_hosts(hosts))
         #: Carries publications between the processes that share the URL.
         self.engine = engine_for(url, namespace)
@@ -213,7 +225,13 @@ class Hub:
             access = self._make_access()
             if not (self.engine.across_processes or self.engine.is_alone):
                 await undo.enter_async_context(the_only_worker())
-            node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
+            node = Node(
+                self.engine,
+                self._channels.find,
+                self._presence_ttl,
+                self._channels.check_history,
+                capacity=self._capacity,
+            )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:

@@ -29,6 +29,8 @@ from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
 from hubbub.node.snapshots import Snapshot
+from hubbub.node.refusals import Refusals
+from hubbub.node.slots import Capacity, Slot, Slots
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
@@ -91,6 +93,7 @@ class Node:
     :param find_declaration: returns the declaration of a channel, or ``None`` for an undeclared one.
     :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
     :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
+    :param capacity: how many connections there may be.
     :param clock: by which everything of the node is timed; by default the event loop's.
     :param wall_clock: seconds that also pass while the machine sleeps.
     """
@@ -102,6 +105,7 @@ class Node:
         presence_ttl: float = 30.0,
         check_history: Callable[[str], None] = lambda name: None,
         *,
+        capacity: Capacity | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -116,6 +120,9 @@ class Node:
         self._health = EngineHealth(engine, self._clock)
         #: Connections that were disconnected as slow.
         self.slow_disconnects = 0
+        #: Clients and messages that were refused.
+        self.refusals = Refusals()
+        self._slots = Slots(Capacity() if capacity is None else capacity, self.refusals)
         # Messages dropped for connections that have ended.
         self._dropped = 0
         # Publications since a publisher was suspended last.
@@ -215,6 +222,7 @@ class Node:
             "slow_disconnects": self.slow_disconnects,
             "engine_outages": self._health.outages,
             "engine_outage_seconds": self._health.outage_seconds,
+            "refused": self.refusals.counts(),
         }
 
     async def health(self, timeout: float) -> Health:
@@ -225,6 +233,15 @@ class Node:
         return await self._health.check(timeout, lambda: self._presence.error)
 
     # Connections
+
+    def admit(self) -> Slot:
+        """Take a slot for a client that wants to connect, before anything is awaited for it.
+
+        It has to be released in the end, also if the client is refused.
+
+        :raises HTTPException: the process has as many connections as it may have (503).
+        """
+        return self._slots.take()
 
     def add(self, connection: NodeConnection) -> None:
         """Hold ``connection`` until it is removed; end it at once if the node is stopping."""

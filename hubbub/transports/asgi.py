@@ -51,15 +51,18 @@ def has_connection() -> RuntimeError:
     )
 
 
-def open_transport(websocket: WebSocket, max_message_size: int) -> Transport:
+def open_transport(
+    websocket: WebSocket, max_message_size: int, on_too_large: Callable[[], None] = lambda: None
+) -> Transport:
     """Return the best transport that the server has for ``websocket``, which is accepted.
 
     :param max_message_size: bytes that a message from the client may have, for a server that checks them
         while they arrive.
+    :param on_too_large: called when such a server has closed the connection because of a longer message.
     """
     if offered := websocket.scope.get("extensions", {}).get(EXTENSION):
-        make: Callable[[WebSocket, int], Transport] = offered["transport"]
-        return make(websocket, max_message_size)
+        make: Callable[[WebSocket, int, Callable[[], None]], Transport] = offered["transport"]
+        return make(websocket, max_message_size, on_too_large)
     return ASGITransport(websocket)
 
 
