@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hubbub.channels.channel import Channel
+from hubbub.channels.collection import Channels
+from hubbub.channels.current import CurrentChannel, CurrentConnection, CurrentIdentity
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.connection.connection import Connection
 from hubbub.core.history import History
@@ -14,6 +16,7 @@ from hubbub.exceptions import (
     HubNotRunning,
     InvalidChannel,
     InvalidData,
+    InvalidHandler,
     InvalidMessage,
     InvalidPosition,
     InvalidURL,
@@ -31,6 +34,10 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "Channel",
     "ChannelDeclaration",
+    "Channels",
+    "CurrentChannel",
+    "CurrentConnection",
+    "CurrentIdentity",
     "ConnectToken",
     "Connection",
     "Denied",
@@ -43,6 +50,7 @@ __all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "Identity",
     "InvalidChannel",
     "InvalidData",
+    "InvalidHandler",
     "InvalidMessage",
     "InvalidPosition",
     "InvalidURL",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from hubbub.codes import CloseCode, clip_reason
+from hubbub.connection.ending import Ending
 from hubbub.connection.expiry import Expiry
 from hubbub.connection.limits import Limits
-from hubbub.connection.receiving import Receiver
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.publication import Position
@@ -28,23 +28,35 @@ class Handle:
 
     :param node: the node that has the connection.
     :param connection_id: unique among all connections of the hub.
-    :param receiver: ended together with the connection.
+    :param ending: of the connection's receiving side, which ends together with the writer.
     :param limits: of the connection.
     """
 
-    __slots__ = ("_expiry", "_gone_since", "_limits", "_node", "_receiver", "id", "user", "writer")
+    __slots__ = (
+        "_ending",
+        "_expiry",
+        "_gone_since",
+        "_limits",
+        "_node",
+        "id",
+        "on_recheck",
+        "user",
+        "writer",
+    )
 
-    def __init__(self, node: Node, connection_id: str, receiver: Receiver, limits: Limits) -> None:
+    def __init__(self, node: Node, connection_id: str, ending: Ending, limits: Limits) -> None:
         self.id = connection_id
         self.user: str | None = None
         #: The way out; ``None`` until the socket is accepted.
         self.writer: Writer | None = None
         self._node = node
-        self._receiver = receiver
+        self._ending = ending
         self._limits = limits
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
         self._expiry: Expiry | None = None
+        #: Checks the permission of the client again; ``None`` for one that the application has subscribed.
+        self.on_recheck: Callable[[], Awaitable[None]] | None = None
 
     # Expiry
 
@@ -72,13 +84,13 @@ class Handle:
         reason = clip_reason(reason)
         if self.writer is not None:
             self.writer.end(code, reason)
-        self._receiver.end(code, reason)
+        self._ending.end(code, reason)
 
     def tick(self, now: float) -> None:
         """End a connection that has expired, takes nothing, or that only the writer knows to be lost."""
         self._check_expiry()
         writer = self.writer
-        if writer is None or self._receiver.ended is not None:
+        if writer is None or self._ending.ended is not None:
             return
         if (seconds := writer.stalled(now)) > self._limits.send_timeout:
             reason = f"slow: nothing taken for {seconds:.0f} s"
@@ -89,8 +101,8 @@ class Handle:
             # while the client's last bytes are still on their way out.
             self._gone_since = now if self._gone_since is None else self._gone_since
             if now - self._gone_since > self._limits.close_timeout:
-                self._receiver.client_left = True
-                self._receiver.end(CloseCode.ABNORMAL, "")
+                self._ending.client_left = True
+                self._ending.end(CloseCode.ABNORMAL, "")
 
     # For the writer
 
@@ -117,7 +129,7 @@ class Handle:
 
     def _check_expiry(self) -> None:
         expiry = self._expiry
-        if expiry is None or self._receiver.ended is not None or not expiry.check(self._node.wall_clock()):
+        if expiry is None or self._ending.ended is not None or not expiry.check(self._node.wall_clock()):
             return
         self._disconnect(CloseCode.TOKEN_EXPIRED, "expired")
 
