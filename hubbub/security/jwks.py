@@ -53,7 +53,7 @@ class KeysUnavailable(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(
-            503, "the signing keys cannot be fetched at the moment", headers={"Retry-After": f"{TIMEOUT:.0f}"}
+            503, "the signing keys cannot be fetched at the moment", headers={"Retry-After": f"{RETRY:.0f}"}
         )
 
 
