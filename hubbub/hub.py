@@ -508,16 +508,9 @@ class Hub:
     async def position(self, channel: str) -> Position:
         """Return the present position of ``channel``: that of its newest publication.
 
-        It joins a state that a route returns to the stream. Read the position first, then the state, and
-        return both; the client subscribes with ``since=``::
-
-            @app.get("/rooms/{room_id}")
-            async def room(room_id: int) -> RoomState:
-                position = await hub.position(f"room:{room_id}")
-                return RoomState(messages=await load(room_id), since=str(position))
-
-        All changes that are published after they were committed are then in the state, or follow. Some may
-        be in both.
+        It joins a state that a route returns to the stream: the route reads the position first, then the
+        state, and returns both, and the client subscribes with this position as ``since``. Each change that
+        was committed before it was published is then in the state, or follows. Some may be in both.
 
         :return: the position in the engine. ``START``, whose id is ``"start"``, in a channel that has never
             been used, or that has been forgotten since.
