@@ -238,6 +238,19 @@ class Stats:
     :param slow_disconnects: connections closed because their clients were slow, since the hub started.
     :param engine_outages: outages of the engine, since the hub started.
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
+    :param all_outage_seconds: seconds of all outages of the engine since the hub started, the present one
+        included.
+    :param published: publications that this process published, since the hub started.
+    :param received: publications that the engine handed to channels with a subscriber, since the hub started.
+        Publications that the engine has repeated count again.
+    :param delivered: publications times the subscribers that they were written to, since the hub started.
+        Those that a client has missed and gets when it reconnects do not count.
+    :param recoveries: clients that resumed and got all that they had missed, since the hub started.
+    :param failed_recoveries: clients that could not resume, because publications are missing in the history,
+        since the hub started.
+    :param repairs: reads of the history after which a channel had all publications, since the hub started.
+    :param failed_repairs: reads of the history in which publications were missing, so that all clients of the
+        channel were notified, since the hub started.
     """
 
     connections: int
@@ -248,3 +261,11 @@ class Stats:
     slow_disconnects: int
     engine_outages: int
     engine_outage_seconds: float
+    all_outage_seconds: float
+    published: int
+    received: int
+    delivered: int
+    recoveries: int
+    failed_recoveries: int
+    repairs: int
+    failed_repairs: int

@@ -41,6 +41,8 @@ class EngineHealth:
         self.outages = 0
         self._outage_since: float | None = None
         self._outage_reason = ""
+        # Seconds of all outages that are over.
+        self._past_seconds = 0.0
         # Bytes of the last publication that the engine refused; None if it has accepted another one since.
         self._refused: int | None = None
 
@@ -48,6 +50,11 @@ class EngineHealth:
     def outage_seconds(self) -> float:
         """Seconds since the engine was lost; 0 while it is connected."""
         return 0.0 if self._outage_since is None else self._clock.time() - self._outage_since
+
+    @property
+    def all_outage_seconds(self) -> float:
+        """Seconds of all outages since the node was made, the present one included."""
+        return self._past_seconds + self.outage_seconds
 
     def lost(self, reason: str) -> None:
         """Note that an outage has begun."""
@@ -57,6 +64,7 @@ class EngineHealth:
 
     def reconnected(self) -> None:
         """Note that the outage is over."""
+        self._past_seconds += self.outage_seconds
         self._outage_since = None
         self._outage_reason = ""
 

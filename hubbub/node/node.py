@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
+from hubbub.core.counts import Counts
 from hubbub.core.forms import Form
 from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
@@ -115,10 +116,11 @@ class Node:
         self.slow_disconnects = 0
         # Messages dropped for connections that have ended.
         self._dropped = 0
-        # Publications since a publisher was suspended last.
-        self._published = 0
+        self._counts = Counts()
+        # The number of publications by which a publisher is suspended next.
+        self._suspend_at = YIELD_COUNT
         # Channels
-        self._subscriptions = Subscriptions(engine, self._history_of, self._clock)
+        self._subscriptions = Subscriptions(engine, self._history_of, self._clock, self._counts)
         self._control = CallbackSubscriber("control", self._on_command, self._on_commands_lost)
         # Presence
         self._presence = PresenceTracker(engine, presence_ttl, self._clock, wall_clock)
@@ -212,6 +214,8 @@ class Node:
             "slow_disconnects": self.slow_disconnects,
             "engine_outages": self._health.outages,
             "engine_outage_seconds": self._health.outage_seconds,
+            "all_outage_seconds": self._health.all_outage_seconds,
+            **{name: getattr(self._counts, name) for name in Counts.__slots__},
         }
 
     async def health(self, timeout: float) -> Health:
@@ -350,12 +354,15 @@ class Node:
     ) -> Position:
         """Publish; see :meth:`hubbub.Hub.publish`."""
         history = self._history_of(publication.channel)
+        counts = self._counts
         if using is not None:
-            return await self._engine.publish_in(publication, history, idempotency_key, using)
+            position = await self._engine.publish_in(publication, history, idempotency_key, using)
+            counts.published += 1
+            return position
         position = await self._health.publish(publication, history, idempotency_key)
-        self._published += 1
-        if self._subscriptions.collected > YIELD_AFTER or self._published >= YIELD_COUNT:
-            self._published = 0
+        counts.published += 1
+        if self._subscriptions.collected > YIELD_AFTER or counts.published >= self._suspend_at:
+            self._suspend_at = counts.published + YIELD_COUNT
             await asyncio.sleep(0)
         return position
 
