@@ -54,7 +54,7 @@ class FanOut:
 
     def __len__(self) -> int:
         """Return the number of subscribers."""
-        return sum(map(len, self._subscribers.values()))
+        return sum(map(len, list(self._subscribers.values())))
 
     # Subscribers
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from hubbub.channels.handler_seconds import HandlerSeconds
-from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
-from hubbub.threads import running_loop
 from hubbub.types import Stats
-
-logger = logging.getLogger(__name__)
 
 
 class Measured:
@@ -34,27 +28,11 @@ class Measured:
         """Whether the hub runs."""
         return self._lifecycle.node is not None
 
+    def read(self) -> Stats | None:
+        """Return the counts of the hub, or ``None`` if it does not run. Any thread may call this."""
+        node = self._lifecycle.node
+        return None if node is None else Stats(**node.stats())
+
     def stopped(self, node: Node) -> None:
         """Keep the counts of ``node``, which has stopped."""
         self.final = Stats(**node.stats())
-
-    def read(self) -> Stats | None:
-        """Return the counts of the hub, or ``None`` if it does not run.
-
-        A reader in another thread waits until the event loop of the hub has made them. Otherwise a connection
-        that ends meanwhile could be counted twice, and a count that falls again looks like a restart.
-        """
-        node = self._lifecycle.node
-        if node is None:
-            return None
-        if running_loop() is node.loop:
-            return Stats(**node.stats())
-        try:
-            return self._lifecycle.call(_stats)
-        except (HubNotRunning, EngineUnavailable) as exc:
-            logger.debug("Could not read the counts of hub %r (%s); exporting none.", self.name, exc)
-            return None
-
-
-async def _stats(node: Node) -> Stats:
-    return Stats(**node.stats())

@@ -83,7 +83,7 @@ def _is_deferred(provider: MeterProvider) -> bool:
     """Return whether ``provider`` stands in for one that has not been set.
 
     The API has no public question for that. FastAPI asks in the same way. Should the class get another name,
-    instruments are made that nobody reads: that costs a little, and is not wrong.
+    instruments are made that have no reader: that costs a little, and is not wrong.
     """
     return type(provider).__name__ == "_ProxyMeterProvider"
 
@@ -167,10 +167,7 @@ class _Snapshot:
             if self._given and metric.name not in self._given:
                 self._given.add(metric.name)
                 return self._stats
-        # Without the lock: this may wait for the event loop, which may want to read as well.
-        stats = measured.read() or measured.final
-        with self._lock:
-            self._stats, self._given = stats or self._stats, {metric.name}
+            self._stats, self._given = measured.read() or measured.final, {metric.name}
             return self._stats
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from threading import RLock
 from typing import Any, Protocol
 
 from hubbub.core.counts import Counts
@@ -116,6 +117,10 @@ class Node:
         self.slow_disconnects = 0
         # Messages dropped for connections that have ended.
         self._dropped = 0
+        # Held for moments while a connection is removed: the messages that were dropped for it are either its
+        # own or in the sum. Otherwise the count could fall, for a thread that reads it just then. Reentrant,
+        # because the garbage collector may end a forgotten connection at any time.
+        self._removing = RLock()
         self._counts = Counts()
         # The number of publications by which a publisher is suspended next.
         self._suspend_at = YIELD_COUNT
@@ -202,15 +207,20 @@ class Node:
     # Health
 
     def stats(self) -> dict[str, Any]:
-        """Return the fields of :class:`hubbub.Stats`."""
-        connections = self._connections.values()
+        """Return the fields of :class:`hubbub.Stats`.
+
+        Any thread may call this, without waiting for the event loop: exporters of metrics have threads of
+        their own, which the loop may be waiting for.
+        """
+        with self._removing:
+            connections, dropped = list(self._connections.values()), self._dropped
         feeds = [feed for feed in self._subscriptions if not feed.channel.startswith(INTERNAL)]
         return {
             "connections": len(connections),
             "subscriptions": sum(map(len, feeds)),
             "channels": len(feeds),
             "backlog": sum(connection.backlog for connection in connections),
-            "dropped": self._dropped + sum(connection.dropped for connection in connections),
+            "dropped": dropped + sum(connection.dropped for connection in connections),
             "slow_disconnects": self.slow_disconnects,
             "engine_outages": self._health.outages,
             "engine_outage_seconds": self._health.outage_seconds,
@@ -236,8 +246,11 @@ class Node:
 
     def remove(self, connection: NodeConnection) -> None:
         """Hold ``connection`` no longer. The task that calls this is its handler: a stop waits for it."""
-        if self._connections.pop(connection.id, None) is not None:
-            self._dropped += connection.dropped
+        with self._removing:
+            is_removed = self._connections.pop(connection.id, None) is not None
+            if is_removed:
+                self._dropped += connection.dropped
+        if is_removed:
             handler = asyncio.current_task()
             if handler is not None and handler not in self._handlers:
                 self._handlers.add(handler)

@@ -76,7 +76,8 @@ class Subscriptions:
         self.collected = 0
 
     def __iter__(self) -> Iterator[Feed]:
-        return iter(self._feeds.values())
+        # A copy, made in one step: threads that read counts iterate too.
+        return iter(list(self._feeds.values()))
 
     # Lifecycle
 
