@@ -37,12 +37,15 @@ from hubbub.core.publication import (
 )
 from hubbub.engines import doctor_command, engine_for
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, InvalidHandler, Unrecoverable
+from hubbub.metrics.measured import Measured
+from hubbub.metrics.router import MetricsRouter
+from hubbub.metrics.telemetry import feed_telemetry
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
+from hubbub.node.slots import Capacity
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
-from hubbub.node.slots import Capacity
 from hubbub.security.admission import Admission
 from hubbub.security.hosts import parse_hosts
 from hubbub.security.logs import protect_logs
@@ -174,6 +177,8 @@ class Hub:
         self._access: Access | None = None
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
+        self._measured = Measured(self.engine.namespace, self._lifecycle)
+        self._metrics: MetricsRouter | None = None
         # Undone when the node has stopped.
         self._undo = AsyncExitStack()
         #: Ends streams when the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
@@ -215,6 +220,7 @@ class Hub:
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with self:
             self._lifecycle.app_started()
+            feed_telemetry(app, self._measured)
             yield
 
     async def _start(self) -> Node:
@@ -259,7 +265,10 @@ class Hub:
         self._undo.callback(self._forget_access)
         async with self._undo:
             # Clients are asked to reconnect; handlers may publish until they have returned.
-            await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
+            try:
+                await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
+            finally:
+                self._measured.stopped(node)
 
     def _forget_access(self) -> None:
         self._access = None
@@ -678,3 +687,20 @@ class Hub:
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         return Stats(**self._lifecycle.running().stats())
+
+    @property
+    def metrics(self) -> MetricsRouter:
+        """The router with ``GET /metrics``, for Prometheus.
+
+        ::
+
+            app.include_router(hub.metrics)
+
+        It needs the extra ``metrics``. FastAPI's own telemetry gets the same metrics without this router, if
+        it is on.
+
+        :raises MissingExtra: the package ``prometheus-client`` is not installed.
+        """
+        if self._metrics is None:
+            self._metrics = MetricsRouter(self._measured)
+        return self._metrics

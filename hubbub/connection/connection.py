@@ -25,8 +25,8 @@ from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position, check_channel, check_position, encode, encode_json
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node.node import Node
-from hubbub.protocols.envelope import ENVELOPE
 from hubbub.node.slots import Slot
+from hubbub.protocols.envelope import ENVELOPE
 from hubbub.protocols.plain import PLAIN
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.security.admission import Admission, refusal
