@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from hubbub.codes import CloseCode, clip_reason
-from hubbub.connection.limits import Limits
 from hubbub.connection.ending import Ending
+from hubbub.connection.limits import Limits
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.publication import Position

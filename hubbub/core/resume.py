@@ -31,8 +31,8 @@ class Resume:
     :param history: how many of the last publications a new subscriber is handed.
     :param start: reported to a subscriber that begins at ``since``, in place of one that has recovered from
         there.
-    :param reports_recovery: whether the subscriber begins at the feed's position, and is told so, if ``since``
-        cannot be recovered; by default, if its form can say so.
+    :param reports_recovery: whether a subscriber whose ``since`` cannot be recovered begins at the feed's
+        position, and is told so; by default, if its form can say so.
     """
 
     def __init__(

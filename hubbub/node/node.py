@@ -266,8 +266,8 @@ class Node:
         :param since: the position from which it resumes; missed publications are written first.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
-        :param snapshot: reads the state with which it begins, unless ``since`` is recovered. The channel has a
-            history, ``history`` is 0, and the form reports the start.
+        :param snapshot: reads the state with which it begins, unless ``since`` is recovered. The channel has
+            a history, ``history`` is 0, and the form reports the start.
         :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
         :param join_leave: the presence events that it gets.
         :param is_wanted: returns whether it is still to be added. If not, once it is its turn to join or has
