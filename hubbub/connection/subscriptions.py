@@ -11,8 +11,7 @@ from hubbub.core.publication import START, Position
 from hubbub.exceptions import InvalidChannel
 from hubbub.node.node import Node
 from hubbub.node.presence import encode_entry
-from hubbub.protocols.envelope import ENVELOPE
-from hubbub.protocols.plain import PLAIN
+from hubbub.node.snapshots import Snapshot
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceEntry
 
@@ -48,15 +47,17 @@ class ConnectionSubscriptions:
         entry: bytes | None,
         since: Position | None,
         history: int,
-        positions: bool,
+        form: Form,
+        snapshot: Snapshot | None = None,
         join_leave: JoinLeave | None,
     ) -> Position:
         """Subscribe to ``channel``; see :meth:`hubbub.Connection.subscribe`.
 
         :param writer: the connection's, which is the subscriber.
         :param entry: from :func:`presence_entry`.
+        :param form: how publications are written to the client.
+        :param snapshot: see :meth:`hubbub.node.node.Node.join`.
         """
-        form = ENVELOPE if positions else PLAIN
         while (joining := self._joining.get(channel)) is not None:
             # Another task is subscribing to the channel; if it fails, this one tries.
             await joining.wait()
@@ -64,6 +65,7 @@ class ConnectionSubscriptions:
             return START
         if channel in self._forms:
             if self._forms[channel] is not form:
+                positions = form.reports_recovery
                 raise ValueError(
                     f"Expected positions={not positions} as in the present subscription to {channel!r}, but "
                     f"got {positions!r}. Unsubscribe first."
@@ -79,6 +81,7 @@ class ConnectionSubscriptions:
                 since,
                 history,
                 form,
+                snapshot=snapshot,
                 entry=entry,
                 join_leave=join_leave,
                 is_wanted=lambda: channel in self._forms,

@@ -32,7 +32,7 @@ class Resume:
     :param start: reported to a subscriber that begins at ``since``, in place of one that has recovered from
         there.
     :param reports_recovery: whether a subscriber whose ``since`` cannot be recovered begins at the feed's
-        position, and is told so; by default, if its form can say so.
+        position, which is reported to it; by default, if its form can do that.
     """
 
     def __init__(
