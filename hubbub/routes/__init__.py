@@ -1,0 +1,1 @@
+"""The routes of ``hub.router``: doors to declared channels."""
