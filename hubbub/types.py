@@ -268,7 +268,8 @@ class Stats:
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
     :param refused: refusals since the hub started, by reason; every reason is there, also with 0:
 
-        ====================  =========================================================================        ``host``              ``Hub(hosts=…)`` does not name the host of the request
+        ====================  ================================================================================
+        ``host``              ``Hub(hosts=…)`` does not name the host of the request
         ``origin``            ``Hub(allow_origins=…)`` does not name the web page
         ``cross_site``        another site made a browser send the request, without saying which
         ``connections``       the process has ``Hub(max_connections=…)`` already
@@ -282,7 +283,6 @@ class Stats:
         ``forbidden``         403, 103, or a permission that was withdrawn: 3507
         ``unknown_channel``   a channel that is not declared, or another 404
         ====================  ================================================================================
-    =======
     :param all_outage_seconds: seconds of all outages of the engine since the hub started, the present one
         included.
     :param published: publications that this process published, since the hub started.
