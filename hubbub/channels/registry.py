@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import NamedTuple
 
 from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.channels.pattern import Pattern
@@ -15,22 +14,6 @@ from hubbub.exceptions import InvalidChannel
 #: Names whose declarations are remembered. Clients choose names, each of at most 255 characters, so there has
 #: to be a bound: it keeps the cache below some 5 MB.
 CACHED_NAMES = 4096
-
-
-class Match(NamedTuple):
-    """The declaration of one channel, and the channel's parameters.
-
-    :param declaration: of all declarations that match the channel's name, the most specific one.
-    :param params: the parameters of its pattern, such as ``{"room_id": "5"}``.
-    """
-
-    declaration: ChannelDeclaration
-    params: dict[str, str]
-
-
-class _Declared(NamedTuple):
-    pattern: Pattern
-    declaration: ChannelDeclaration
 
 
 class Registry:
@@ -46,15 +29,15 @@ class Registry:
 
     def __init__(self) -> None:
         # Declarations by the text of their patterns, in their order.
-        self._declared: dict[str, _Declared] = {}
+        self._declared: dict[str, ChannelDeclaration] = {}
         # Declarations by the text before their first parameter, and the lengths of these texts.
-        self._by_prefix: dict[str, list[_Declared]] = {}
+        self._by_prefix: dict[str, list[ChannelDeclaration]] = {}
         self._lengths: list[int] = []
-        self._found: dict[str, _Declared | None] = {}
+        self._found: dict[str, ChannelDeclaration | None] = {}
         self._is_sealed = False
 
     def __iter__(self) -> Iterator[ChannelDeclaration]:
-        return (declared.declaration for declared in self._declared.values())
+        return iter(self._declared.values())
 
     def add(self, channel: ChannelDeclaration) -> None:
         """Add a declaration.
@@ -68,7 +51,7 @@ class Registry:
                 f"Expected {channel.pattern!r} to be declared before the hub starts, but the hub is running. "
                 "Call hub.channel(…) where the hub is made."
             )
-        pattern = Pattern(channel.pattern)
+        pattern = channel.parsed
         pattern.check_names()
         if pattern.text in self._declared:
             raise InvalidChannel(
@@ -77,11 +60,10 @@ class Registry:
         for prefix, declared in self._by_prefix.items():
             if prefix.startswith(pattern.prefix) or pattern.prefix.startswith(prefix):
                 for other in declared:
-                    if not pattern.is_apart(other.pattern):
-                        _check_pair(other.pattern, pattern)
-        new = _Declared(pattern, channel)
-        self._declared[pattern.text] = new
-        self._by_prefix.setdefault(pattern.prefix, []).append(new)
+                    if not pattern.is_apart(other.parsed):
+                        _check_pair(other.parsed, pattern)
+        self._declared[pattern.text] = channel
+        self._by_prefix.setdefault(pattern.prefix, []).append(channel)
         if len(pattern.prefix) not in self._lengths:
             insort(self._lengths, len(pattern.prefix))
         self._found.clear()
@@ -93,30 +75,21 @@ class Registry:
         later one would apply to some of its channels and not to others.
         """
         self._is_sealed = True
+        for declaration in self:
+            declaration.functions.is_sealed = True
 
     def unseal(self) -> None:
         """Accept declarations again: the node has stopped."""
         self._is_sealed = False
+        for declaration in self:
+            declaration.functions.is_sealed = False
 
     def find(self, name: str) -> ChannelDeclaration | None:
         """Return the declaration of the channel ``name``: of patterns that match, the most specific one's."""
         try:
-            found = self._found[name]
+            return self._found[name]
         except KeyError:
-            found = self._look_up(name)
-        return None if found is None else found.declaration
-
-    def match(self, name: str) -> Match | None:
-        """Return the declaration of the channel ``name``, with the parameters; ``None`` if there is none."""
-        try:
-            found = self._found[name]
-        except KeyError:
-            found = self._look_up(name)
-        if found is None:
-            return None
-        params = found.pattern.params(name)
-        assert params is not None
-        return Match(found.declaration, params)
+            return self._look_up(name)
 
     def check_history(self, name: str) -> None:
         """Check that the channel ``name`` is declared with a history.
@@ -132,14 +105,14 @@ class Registry:
 
     # Internal
 
-    def _look_up(self, name: str) -> _Declared | None:
-        found: _Declared | None = None
+    def _look_up(self, name: str) -> ChannelDeclaration | None:
+        found: ChannelDeclaration | None = None
         # The channels in which nodes talk to each other are not the application's, not even for {all:path}.
         if not name.startswith(INTERNAL):
             for length in self._lengths:
                 for declared in self._by_prefix.get(name[:length], ()):
-                    if declared.pattern.matches(name) and (
-                        found is None or declared.pattern.is_within(found.pattern)
+                    if declared.parsed.matches(name) and (
+                        found is None or declared.parsed.is_within(found.parsed)
                     ):
                         found = declared
         if len(self._found) >= CACHED_NAMES:
@@ -152,7 +125,7 @@ class Registry:
         if found is not None:
             return f"Add it: hub.channel({found.pattern!r}, history=History())."
         for declared in self._declared.values():
-            if reason := declared.pattern.explain_mismatch(name):
+            if reason := declared.parsed.explain_mismatch(name):
                 return reason
         if nearest := get_close_matches(name, self._declared, n=1, cutoff=0.5):
             return f"The nearest pattern is {nearest[0]!r}."

@@ -110,6 +110,8 @@ class Node:
         self._check_history = check_history
         self.loop = asyncio.get_running_loop()
         self._clock: Clock = self.loop if clock is None else clock
+        #: Seconds since 1970, for moments that clients and other processes name.
+        self.wall_clock = wall_clock
         self._ids = publication_ids()
         self._health = EngineHealth(engine, self._clock)
         #: Connections that were disconnected as slow.
