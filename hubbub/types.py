@@ -124,7 +124,7 @@ class Identity:
             user = await find_user(session)
             return Identity(user=user.id, info={"name": user.name})
 
-    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` are a client without a user.
+    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` mean no user.
     :param info: data that other clients see in presence, written as JSON of at most some 4,000 bytes.
     :param expires_at: the moment in which the connection is closed with 3005, unless the client refreshes its
         token before: a ``datetime`` with a time zone, or seconds since 1970. ``None``: never.
@@ -283,6 +283,19 @@ class Stats:
         ``forbidden``         403, 103, or a permission that was withdrawn: 3507
         ``unknown_channel``   a channel that is not declared, or another 404
         ====================  ================================================================================
+    :param all_outage_seconds: seconds of all outages of the engine since the hub started, the present one
+        included.
+    :param published: publications that this process published, since the hub started.
+    :param received: publications that the engine handed to channels with a subscriber, since the hub started.
+        Publications that the engine has repeated count again.
+    :param delivered: publications times the subscribers that they were written to, since the hub started.
+        Those that a client has missed and gets when it reconnects do not count.
+    :param recoveries: clients that resumed and got all that they had missed, since the hub started.
+    :param failed_recoveries: clients that could not resume, because publications are missing in the history,
+        since the hub started.
+    :param repairs: reads of the history after which a channel had all publications, since the hub started.
+    :param failed_repairs: reads of the history in which publications were missing, so that all clients of the
+        channel were notified, since the hub started.
     """
 
     connections: int
@@ -294,3 +307,11 @@ class Stats:
     engine_outages: int
     engine_outage_seconds: float
     refused: dict[str, int]
+    all_outage_seconds: float
+    published: int
+    received: int
+    delivered: int
+    recoveries: int
+    failed_recoveries: int
+    repairs: int
+    failed_repairs: int

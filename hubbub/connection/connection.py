@@ -26,6 +26,7 @@ from hubbub.core.publication import Position, check_channel, check_position, enc
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node.node import Node
 from hubbub.node.slots import Slot
+from hubbub.protocols.envelope import ENVELOPE
 from hubbub.protocols.plain import PLAIN
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.security.admission import Admission, refusal
@@ -244,7 +245,7 @@ class Connection:
             entry=entry,
             since=since,
             history=history,
-            positions=positions,
+            form=ENVELOPE if positions else PLAIN,
             join_leave=join_leave,
         )
 

@@ -16,9 +16,9 @@ from hubbub.core.frames import Frame
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
-from hubbub.core.subscriber import Subscriber
+from hubbub.core.subscriber import Start, Subscriber
 from hubbub.engines.reconnect import Backoff
-from hubbub.exceptions import EngineUnavailable
+from hubbub.exceptions import EngineUnavailable, Unrecoverable
 from hubbub.node.clock import Clock
 
 #: Bytes that are written at a time; about as many are read at a time. A single publication may be larger.
@@ -64,6 +64,9 @@ class Replay:
         since: Position | None,
         history: int,
         is_wanted: Callable[[], bool],
+        *,
+        start: Start | None = None,
+        reports_recovery: bool | None = None,
     ) -> Position:
         """Write the publications that ``subscriber`` has missed, then add it to the feed.
 
@@ -73,15 +76,22 @@ class Replay:
         :param since: the position from which it resumes.
         :param history: instead, how many of the last publications are written first.
         :param is_wanted: returns whether it is still to be added.
+        :param start: see :class:`~hubbub.core.resume.Resume`, and so for ``reports_recovery``.
         :return: the position up to which everything has been written to it.
-        :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
+        :raises Unrecoverable: the history does not reach back to ``since``, and that is not reported.
         :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
         """
-        resume = Resume(self.feed, subscriber, form, since, history)
+        resume = Resume(
+            self.feed, subscriber, form, since, history, start=start, reports_recovery=reports_recovery
+        )
         backoff = Backoff()
         while (room := await subscriber.ready()) and is_wanted():
             # Nothing is awaited in a step: with the last one, the subscriber is added to the feed.
-            after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            try:
+                after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            except Unrecoverable:
+                self.feed.counts.failed_recoveries += 1
+                raise
             if resume.is_complete:
                 break
             if after is None:
@@ -97,6 +107,12 @@ class Replay:
                     raise
                 # It has begun: like a subscriber in the feed, it continues after the outage.
                 await backoff.wait()
+        # A subscriber that has left meanwhile has neither recovered nor failed.
+        if resume.is_complete and resume.recovered is not None:
+            if resume.recovered:
+                self.feed.counts.recoveries += 1
+            else:
+                self.feed.counts.failed_recoveries += 1
         return resume.position
 
     def forget(self) -> None:

@@ -11,16 +11,18 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from hubbub.core.counts import Counts
 from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
 from hubbub.core.history import History, HistoryPage
-from hubbub.core.publication import START, Position, Publication
+from hubbub.core.publication import INTERNAL, START, Position, Publication
 from hubbub.core.subscriber import Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.clock import Clock
 from hubbub.node.repairs import READS, Repairs
 from hubbub.node.replay import Replay
+from hubbub.node.snapshots import Snapshot, join_with_snapshot
 from hubbub.protocols.plain import PLAIN
 
 logger = logging.getLogger(__name__)
@@ -39,12 +41,22 @@ class Subscriptions:
     :param engine: where publications come from.
     :param history_of: returns the declared history of a channel, or ``None``.
     :param clock: by which empty channels are left, histories expire and repairs are due.
+    :param counts: to which the events of the channels are added.
     """
 
-    def __init__(self, engine: Engine, history_of: Callable[[str], History | None], clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        history_of: Callable[[str], History | None],
+        clock: Clock,
+        counts: Counts | None = None,
+    ) -> None:
         self._engine = engine
         self._history_of = history_of
         self._clock = clock
+        self._counts = counts or Counts()
+        # Of channels in which nodes talk to each other; these are not the application's.
+        self._internal_counts = Counts()
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
         # Channels that were joined or left lately, and when, in that order. Those without subscribers are
@@ -65,7 +77,8 @@ class Subscriptions:
         self.collected = 0
 
     def __iter__(self) -> Iterator[Feed]:
-        return iter(self._feeds.values())
+        # A copy, made in one step: threads that read counts iterate too.
+        return iter(list(self._feeds.values()))
 
     # Lifecycle
 
@@ -87,6 +100,8 @@ class Subscriptions:
         since: Position | None = None,
         history: int = 0,
         form: Form = PLAIN,
+        *,
+        snapshot: Snapshot | None = None,
     ) -> Position:
         """Write the publications that ``subscriber`` has missed, then add it to the feed of ``channel``.
 
@@ -96,6 +111,8 @@ class Subscriptions:
         :param since: the position from which it resumes.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
+        :param snapshot: reads the state with which it begins, unless ``since`` is recovered; see
+            :func:`~hubbub.node.snapshots.join_with_snapshot`.
         :return: the position up to which everything has been written to it.
         :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
         :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
@@ -106,15 +123,19 @@ class Subscriptions:
         arrival = self._arrivals[key] = object()
         try:
             feed = await self._feed(channel)
-            if since is None and not history and form is PLAIN:
+            if since is None and not history and snapshot is None and not form.reports_recovery:
                 feed.join(subscriber, form)
                 return feed.position
             replay = self._replays.get(channel)
             if replay is None or replay.feed is not feed:
                 replay = self._replays[channel] = Replay(feed, partial(self._read, feed), self._clock)
-            return await replay.join(
-                subscriber, form, since, history, lambda: self._arrivals.get(key) is arrival
-            )
+
+            def is_wanted() -> bool:
+                return self._arrivals.get(key) is arrival
+
+            if snapshot is not None:
+                return await join_with_snapshot(replay, subscriber, form, since, snapshot, is_wanted)
+            return await replay.join(subscriber, form, since, history, is_wanted)
         finally:
             if self._arrivals.get(key) is arrival:
                 del self._arrivals[key]
@@ -227,7 +248,14 @@ class Subscriptions:
 
     async def _subscribe(self, channel: str) -> None:
         history = self._history_of(channel)
-        feed = Feed(channel, self.schedule, self._repairs.begin, history=history, clock=self._clock.time)
+        feed = Feed(
+            channel,
+            self.schedule,
+            self._repairs.begin,
+            history=history,
+            clock=self._clock.time,
+            counts=self._internal_counts if channel.startswith(INTERNAL) else self._counts,
+        )
         # Publications that come before the position is known wait in the feed.
         feed.hold()
         self._feeds[channel] = feed

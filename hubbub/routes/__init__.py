@@ -1,1 +1,1 @@
-"""The routes of ``hub.router``: doors to declared channels."""
+"""The doors: routes through which clients reach the declared channels of a hub without a client library."""

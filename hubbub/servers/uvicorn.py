@@ -36,6 +36,8 @@ from hubbub.codes import CloseCode
 from hubbub.servers.handshake import END, HandshakeRefused, read_request
 from hubbub.servers.limits import (
     ABORT_AFTER,
+    DRAIN_RATE,
+    DRAIN_SHARE,
     EARLY_BYTES,
     FRAGMENT_BYTES,
     FRAGMENTS,
@@ -52,12 +54,6 @@ from hubbub.transports.asgi import EXTENSION, ASGITransport, has_connection
 from hubbub.transports.base import Transport
 from hubbub.transports.socket import SocketTransport
 from hubbub.transports.tcp import Progress, progress
-
-#: Connections closed per second when the server shuts down. If all were closed at once, all clients would
-#: reconnect at once.
-DRAIN_RATE = 500.0
-#: Share of the graceful shutdown's time that this may take; handlers need the rest to end.
-DRAIN_SHARE = 0.8
 
 # The only extension that is offered to clients.
 _EXTENSIONS = (SharedDeflateFactory(),)
