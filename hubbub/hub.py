@@ -44,7 +44,7 @@ from hubbub.metrics.telemetry import feed_telemetry
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
-from hubbub.node.slots import Capacity
+from hubbub.node.slots import Capacity, Slot
 from hubbub.routes.events import EventDoor
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
@@ -187,7 +187,9 @@ class Hub:
         self.stopping = Stopping()
         # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
-        serving = Serving(self._serve, self._open_door, self._open_stream, self.position, self._admission)
+        serving = Serving(
+            self._serve, self._open_door, self._open_stream, self.position, self._admission, self._limits
+        )
         self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
         self.router.add_api_route(
             PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
@@ -261,6 +263,7 @@ class Hub:
             on_connect=self._on_connect,
             on_disconnect=self._on_disconnect,
             publish=self._publish_result,
+            timer=self._measured.handler_seconds,
         )
 
     async def _stop(self, node: Node) -> None:
@@ -292,21 +295,26 @@ class Hub:
 
     # Doors
 
-    async def _serve(self) -> Access:
-        """Return the handlers of the running hub; start it, if the app has not done so yet."""
-        await self._running()
+    async def _serve(self) -> tuple[Node, Access]:
+        """Return the node and the handlers of the running hub; start it, if the app has not done so yet."""
+        node = await self._running()
         assert self._access is not None
-        return self._access
+        return node, self._access
 
-    def _open_door(self, websocket: WebSocket, user: str | None, subprotocol: str | None) -> DoorConnection:
+    def _open_door(
+        self, websocket: WebSocket, user: str | None, subprotocol: str | None, slot: Slot
+    ) -> DoorConnection:
         node = self._lifecycle.running()
         self._find_server(websocket)
         return DoorConnection(
-            node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol
+            node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol, slot=slot
         )
 
-    def _open_stream(self, receive: Receive, send: Send, user: str | None) -> Stream:
-        return Stream(self._lifecycle.running(), receive, send, self._limits, self.stopping, user=user)
+    def _open_stream(
+        self, receive: Receive, send: Send, user: str | None, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Stream:
+        node = self._lifecycle.running()
+        return Stream(node, receive, send, self._limits, self.stopping, user=user, headers=headers)
 
     async def _publish_result(self, channel: str, result: Encoded, exclude: str | None) -> Position:
         node = self._lifecycle.running()

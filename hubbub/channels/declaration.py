@@ -22,7 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Token(Protocol):
     """Checks subscription tokens, as :class:`hubbub.JWT` does."""
 
-    required: bool
+    @property
+    def required(self) -> bool | None:
+        """Whether a client needs a token; ``None`` stands for ``True``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,11 @@ class ChannelDeclaration:
     def matches(self, name: str) -> bool:
         """Whether ``name`` is one of these channels."""
         return self.parsed.matches(name)
+
+    @property
+    def requires_token(self) -> bool:
+        """Whether clients need a subscription token."""
+        return self.token is not None and self.token.required is not False
 
     # Handlers
 
