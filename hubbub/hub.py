@@ -46,6 +46,7 @@ from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
 from hubbub.routes.events import EventDoor
+from hubbub.routes.preflight import PreflightDoor
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
 from hubbub.security.admission import Admission
@@ -193,6 +194,13 @@ class Hub:
         self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
         self.router.add_api_route(
             PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
+        )
+        self.router.add_api_route(
+            PATH,
+            PreflightDoor(serving).endpoint,
+            methods=["OPTIONS"],
+            response_model=None,
+            include_in_schema=False,
         )
         hubs.add(self)
 
