@@ -31,6 +31,7 @@ from hubbub.core.publication import (
 )
 from hubbub.engines import doctor_command, engine_for
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, Unrecoverable
+from hubbub.node.clock import Clocks
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
@@ -141,6 +142,8 @@ class Hub:
         self.router = HubRouter(self._lifespan)
 
         self._presence_ttl = presence_ttl
+        # Replaced by hubbub.testing.freeze().
+        self._clocks = Clocks()
         self._channels = Registry()
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
@@ -192,7 +195,14 @@ class Hub:
             undo.callback(self._channels.unseal)
             if not (self.engine.across_processes or self.engine.is_alone):
                 await undo.enter_async_context(the_only_worker())
-            node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
+            node = Node(
+                self.engine,
+                self._channels.find,
+                self._presence_ttl,
+                self._channels.check_history,
+                clock=self._clocks.clock,
+                wall_clock=self._clocks.wall_clock,
+            )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:
