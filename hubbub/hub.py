@@ -281,10 +281,12 @@ class Hub:
 
         :param pattern: a channel name, in which ``{name}`` stands for one or more characters other than ``:``
             and ``/``, and ``{name:path}`` for one or more characters: ``"room:{room_id}"``,
-            ``"file:{path:path}"``. Of patterns that match a name, the one declared first counts.
+            ``"file:{path:path}"``. Of patterns that match a name, the most specific one counts:
+            ``"room:lobby"`` before ``"room:{room_id}"``, and that before ``"{all:path}"``.
         :param history: the history that each channel keeps, for clients that reconnect; ``None`` keeps none.
         :param presence: whether the connections in each channel are visible in presence, in all processes.
-        :raises InvalidChannel: ``pattern`` is not a pattern, or has been declared already.
+        :raises InvalidChannel: ``pattern`` is not a pattern, or has been declared already; or it and an
+            earlier one match the same name, and neither is more specific.
         :raises TypeError: ``history`` is not a ``History``, or ``presence`` not a ``bool``.
         :raises RuntimeError: the hub is running.
         """

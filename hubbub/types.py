@@ -96,7 +96,7 @@ class Identity:
             user = await find_user(session)
             return Identity(user=user.id, info={"name": user.name})
 
-    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` are a client without a user.
+    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` mean no user.
     :param info: data that other clients see in presence, written as JSON of at most some 4,000 bytes.
     :param expires_at: the moment in which the connection is closed with 3005, unless the client refreshes its
         token before: a ``datetime`` with a time zone, or seconds since 1970. ``None``: never.

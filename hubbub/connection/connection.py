@@ -23,6 +23,7 @@ from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position, check_channel, check_position, encode, encode_json
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node.node import Node
+from hubbub.protocols.envelope import ENVELOPE
 from hubbub.protocols.plain import PLAIN
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.security.admission import Admission
@@ -221,7 +222,7 @@ class Connection:
             entry=entry,
             since=since,
             history=history,
-            positions=positions,
+            form=ENVELOPE if positions else PLAIN,
             join_leave=join_leave,
         )
 

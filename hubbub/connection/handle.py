@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from hubbub.codes import CloseCode, clip_reason
+from hubbub.connection.ending import Ending
 from hubbub.connection.limits import Limits
-from hubbub.connection.receiving import Receiver
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.publication import Position
@@ -27,19 +27,19 @@ class Handle:
 
     :param node: the node that has the connection.
     :param connection_id: unique among all connections of the hub.
-    :param receiver: ended together with the connection.
+    :param ending: of the connection's receiving side, which ends together with the writer.
     :param limits: of the connection.
     """
 
-    __slots__ = ("_gone_since", "_limits", "_node", "_receiver", "id", "user", "writer")
+    __slots__ = ("_ending", "_gone_since", "_limits", "_node", "id", "user", "writer")
 
-    def __init__(self, node: Node, connection_id: str, receiver: Receiver, limits: Limits) -> None:
+    def __init__(self, node: Node, connection_id: str, ending: Ending, limits: Limits) -> None:
         self.id = connection_id
         self.user: str | None = None
         #: The way out; ``None`` until the socket is accepted.
         self.writer: Writer | None = None
         self._node = node
-        self._receiver = receiver
+        self._ending = ending
         self._limits = limits
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
@@ -58,12 +58,12 @@ class Handle:
         reason = clip_reason(reason)
         if self.writer is not None:
             self.writer.end(code, reason)
-        self._receiver.end(code, reason)
+        self._ending.end(code, reason)
 
     def tick(self, now: float) -> None:
         """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""
         writer = self.writer
-        if writer is None or self._receiver.ended is not None:
+        if writer is None or self._ending.ended is not None:
             return
         if (seconds := writer.stalled(now)) > self._limits.send_timeout:
             reason = f"slow: nothing taken for {seconds:.0f} s"
@@ -74,8 +74,8 @@ class Handle:
             # while the client's last bytes are still on their way out.
             self._gone_since = now if self._gone_since is None else self._gone_since
             if now - self._gone_since > self._limits.close_timeout:
-                self._receiver.client_left = True
-                self._receiver.end(CloseCode.ABNORMAL, "")
+                self._ending.client_left = True
+                self._ending.end(CloseCode.ABNORMAL, "")
 
     # For the writer
 

@@ -9,29 +9,27 @@ from typing import Any, TypeVar
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hubbub.codes import CloseCode
+from hubbub.connection.ending import Ending
 from hubbub.exceptions import InvalidMessage
 
 T = TypeVar("T")
 
 
-class Receiver:
+class Receiver(Ending):
     """Receives from one socket, in one task at a time.
 
     :param websocket: an accepted socket.
     """
 
-    __slots__ = ("_loops", "_task", "_websocket", "client_left", "ended")
+    __slots__ = ("_loops", "_task", "_websocket")
 
     def __init__(self, websocket: WebSocket) -> None:
+        super().__init__()
         self._websocket = websocket
         # The task that is waiting for a message.
         self._task: asyncio.Task[Any] | None = None
         # ``iter_*`` loops that are running.
         self._loops = 0
-        #: The code and reason with which the connection ended; ``None`` while it is open.
-        self.ended: tuple[int, str] | None = None
-        #: Whether the client has ended the connection, so that no close frame can be sent.
-        self.client_left = False
 
     @property
     def is_iterating(self) -> bool:
@@ -95,9 +93,9 @@ class Receiver:
         finally:
             self._loops -= 1
 
-    def end(self, code: int, reason: str) -> None:
-        """Receive no more; a waiting task gets ``WebSocketDisconnect``. Only the first call counts."""
-        if self.ended is None:
-            self.ended = (code, reason)
-            if self._task is not None:
-                self._task.cancel()
+    # Internal
+
+    def _stop(self) -> None:
+        # A waiting task gets ``WebSocketDisconnect``.
+        if self._task is not None:
+            self._task.cancel()

@@ -28,6 +28,7 @@ from hubbub.node.control import (
 from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
+from hubbub.node.snapshots import Snapshot
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
@@ -251,6 +252,7 @@ class Node:
         history: int = 0,
         form: Form = PLAIN,
         *,
+        snapshot: Snapshot | None = None,
         entry: bytes | None = None,
         join_leave: JoinLeave | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
@@ -264,6 +266,8 @@ class Node:
         :param since: the position from which it resumes; missed publications are written first.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
+        :param snapshot: reads the state with which it begins, unless ``since`` is recovered. The channel has
+            a history, ``history`` is 0, and the form reports the start.
         :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
         :param join_leave: the presence events that it gets.
         :param is_wanted: returns whether it is still to be added. If not, once it is its turn to join or has
@@ -279,7 +283,9 @@ class Node:
             if join_leave is not None:
                 await self._events.open(channel, subscriber)
             if is_wanted():
-                position = await self._subscriptions.join(channel, subscriber, since, history, form)
+                position = await self._subscriptions.join(
+                    channel, subscriber, since, history, form, snapshot=snapshot
+                )
             # Nothing is awaited from here on: the next publication may come in the next turn of the loop.
             if not is_wanted():
                 self.leave(channel, subscriber)
