@@ -41,6 +41,7 @@ from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, In
 from hubbub.metrics.measured import Measured
 from hubbub.metrics.router import MetricsRouter
 from hubbub.metrics.telemetry import feed_telemetry
+from hubbub.node.clock import Clocks
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
@@ -171,6 +172,8 @@ class Hub:
 
         self._presence_ttl = presence_ttl
         self._dependencies = check_dependency_list(dependencies, "the hub")
+        # Replaced by hubbub.testing.freeze().
+        self._clocks = Clocks()
         self._channels = Registry()
         self._methods: dict[str, Method] = {}
         self._on_connect: Declared | None = None
@@ -244,6 +247,8 @@ class Hub:
                 self._presence_ttl,
                 self._channels.check_history,
                 capacity=self._capacity,
+                clock=self._clocks.clock,
+                wall_clock=self._clocks.wall_clock,
             )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
