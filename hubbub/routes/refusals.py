@@ -13,7 +13,6 @@ from hubbub.core.publication import check_channel
 from hubbub.exceptions import InvalidChannel
 
 
-
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn exceptions into an ``HTTPException``, which FastAPI answers.

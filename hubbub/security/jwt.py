@@ -106,7 +106,8 @@ class JWT:
         for name, flag in (("required", required), ("subscriptions", subscriptions)):
             if not isinstance(flag, bool):
                 raise TypeError(f"Expected {name} as True or False, but got {flag!r}.")
-        self._required = required
+        #: Whether a client without a token is refused.
+        self.required = required
         self._subscriptions = subscriptions
         self._key: bytes | PublicKey | None = None
         self._jwks: JWKS | None = None
@@ -139,7 +140,7 @@ class JWT:
             503 if the keys cannot be fetched.
         """
         if not token:
-            if self._required:
+            if self.required:
                 raise MissingToken
             return Identity()
         return self._identity(await self.verify(token))
