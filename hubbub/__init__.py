@@ -6,6 +6,7 @@ from hubbub.channels.channel import Channel
 from hubbub.channels.collection import Channels
 from hubbub.channels.current import CurrentChannel, CurrentConnection, CurrentIdentity
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.channels.rate_limit import RateLimit
 from hubbub.connection.connection import Connection
 from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
@@ -61,6 +62,7 @@ __all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "PresenceEntry",
     "Publication",
     "Publisher",
+    "RateLimit",
     "Stats",
     "Unrecoverable",
 ]

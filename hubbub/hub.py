@@ -37,9 +37,13 @@ from hubbub.core.publication import (
 )
 from hubbub.engines import doctor_command, engine_for
 from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, InvalidHandler, Unrecoverable
+from hubbub.metrics.measured import Measured
+from hubbub.metrics.router import MetricsRouter
+from hubbub.metrics.telemetry import feed_telemetry
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
+from hubbub.node.slots import Capacity
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
 from hubbub.security.admission import Admission
@@ -107,6 +111,12 @@ class Hub:
         such as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other host gets
         403. ``None`` checks nothing.
     :param max_message_size: bytes of one message from a client; a longer one closes its connection with 1009.
+    :param max_message_rate: messages a second of one connection that reach a handler of a declared channel or
+        an rpc method; as many at once are free. A message beyond it is answered with error 111 and is not
+        handled. ``None``: no limit. Connections of :meth:`connection` are not limited.
+    :param max_connections: connections of this process; beyond it, clients get 503. ``None``: no limit.
+    :param max_user_connections: connections of one user in this process; beyond it, clients get 429.
+        Connections without a user are not counted. ``None``: no limit.
     :param outbox_limit: bytes that may wait for one slow client. Each message counts its payload and 256
         bytes.
     :param slow_consumer: the policy for a client whose outbox is full: ``"disconnect"`` closes its connection
@@ -131,6 +141,9 @@ class Hub:
         allow_origins: Iterable[str] = (),
         hosts: Iterable[str] | None = None,
         max_message_size: int = 1_048_576,
+        max_message_rate: int | None = 100,
+        max_connections: int | None = 50_000,
+        max_user_connections: int | None = 100,
         outbox_limit: int = 1_048_576,
         slow_consumer: SlowConsumer = "disconnect",
         send_timeout: float = 30.0,
@@ -145,7 +158,9 @@ class Hub:
             slow_consumer=slow_consumer,
             send_timeout=send_timeout,
             close_timeout=close_timeout,
+            max_message_rate=max_message_rate,
         )
+        self._capacity = Capacity(max_connections, max_user_connections)
         self._admission = Admission(parse_origins(allow_origins), parse_hosts(hosts))
         #: Carries publications between the processes that share the URL.
         self.engine = engine_for(url, namespace)
@@ -162,6 +177,8 @@ class Hub:
         self._access: Access | None = None
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
+        self._measured = Measured(self.engine.namespace, self._lifecycle)
+        self._metrics: MetricsRouter | None = None
         # Undone when the node has stopped.
         self._undo = AsyncExitStack()
         #: Ends streams when the server begins to stop; see :class:`~hubbub.servers.stopping.Stopping`.
@@ -203,6 +220,7 @@ class Hub:
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with self:
             self._lifecycle.app_started()
+            feed_telemetry(app, self._measured)
             yield
 
     async def _start(self) -> Node:
@@ -213,7 +231,13 @@ class Hub:
             access = self._make_access()
             if not (self.engine.across_processes or self.engine.is_alone):
                 await undo.enter_async_context(the_only_worker())
-            node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
+            node = Node(
+                self.engine,
+                self._channels.find,
+                self._presence_ttl,
+                self._channels.check_history,
+                capacity=self._capacity,
+            )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:
@@ -241,7 +265,10 @@ class Hub:
         self._undo.callback(self._forget_access)
         async with self._undo:
             # Clients are asked to reconnect; handlers may publish until they have returned.
-            await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
+            try:
+                await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
+            finally:
+                self._measured.stopped(node)
 
     def _forget_access(self) -> None:
         self._access = None
@@ -490,16 +517,9 @@ class Hub:
     async def position(self, channel: str) -> Position:
         """Return the present position of ``channel``: that of its newest publication.
 
-        It joins a state that a route returns to the stream. Read the position first, then the state, and
-        return both; the client subscribes with ``since=``::
-
-            @app.get("/rooms/{room_id}")
-            async def room(room_id: int) -> RoomState:
-                position = await hub.position(f"room:{room_id}")
-                return RoomState(messages=await load(room_id), since=str(position))
-
-        All changes that are published after they were committed are then in the state, or follow. Some may
-        be in both.
+        It joins a state that a route returns to the stream: the route reads the position first, then the
+        state, and returns both, and the client subscribes with this position as ``since``. Each change that
+        was committed before it was published is then in the state, or follows. Some may be in both.
 
         :return: the position in the engine. ``START``, whose id is ``"start"``, in a channel that has never
             been used, or that has been forgotten since.
@@ -667,3 +687,20 @@ class Hub:
         :raises HubNotRunning: the hub has not started, or has stopped.
         """
         return Stats(**self._lifecycle.running().stats())
+
+    @property
+    def metrics(self) -> MetricsRouter:
+        """The router with ``GET /metrics``, for Prometheus.
+
+        ::
+
+            app.include_router(hub.metrics)
+
+        It needs the extra ``metrics``. FastAPI's own telemetry gets the same metrics without this router, if
+        it is on.
+
+        :raises MissingExtra: the package ``prometheus-client`` is not installed.
+        """
+        if self._metrics is None:
+            self._metrics = MetricsRouter(self._measured)
+        return self._metrics

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from hubbub import EngineUnavailable, History, Hub, HubNotRunning, InvalidChannel, Position
 from hubbub.core.publication import START
 from hubbub.testing import FakeEngine, FakeServer
-from tests.clients import DEADLINE
+from tests.clients import DEADLINE, connect, http_client, receive_json
+from tests.uvicorn_process import serve
 
 
 def make(url: str, namespace: str) -> Hub:
@@ -72,6 +74,24 @@ async def test_the_position_is_read_in_one_process(namespace: str) -> None:
     async with make("memory://", namespace) as hub:
         await follows_the_publications(hub, hub)
         await joins_a_state(hub, hub)
+
+
+async def test_a_client_follows_the_state_that_it_has_loaded(log: Path) -> None:
+    """The example of the documentation."""
+    async with serve("stock:app", log, command="hubbub run") as server, http_client() as http:
+        url = server.http + "/stock/lamp"
+        loaded = (await http.get(url)).json()
+        assert loaded == {"since": "start", "count": 0}
+        for count in (5, 4):
+            assert (await http.post(url, params={"count": count})).status_code == 200
+            later = (await http.get(url)).json()
+            assert later["count"] == count
+            async with connect(f"{server.ws}/stock/lamp?since={loaded['since']}") as client:
+                begun = await receive_json(client)
+                assert (begun["type"], begun["recovered"]) == ("subscribed", True)
+                publication = await receive_json(client)
+                assert (publication["id"], publication["data"]) == (later["since"], {"count": count})
+            loaded = later
 
 
 # Errors
