@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from fastapi import APIRouter
 from fastapi.params import Depends
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Receive, Send
 from starlette.websockets import WebSocket
 
 from hubbub.channels.access import Access
@@ -24,6 +24,7 @@ from hubbub.codes import CloseCode, check_code, clip_reason
 from hubbub.connection.connection import Connection, connection_id
 from hubbub.connection.door import DoorConnection
 from hubbub.connection.limits import Limits
+from hubbub.connection.stream import Stream
 from hubbub.core.history import History
 from hubbub.core.publication import (
     START,
@@ -44,6 +45,7 @@ from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity
+from hubbub.routes.events import EventDoor
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
 from hubbub.security.admission import Admission
@@ -185,8 +187,11 @@ class Hub:
         self.stopping = Stopping()
         # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
-        serving = Serving(self._serve, self._open_door, self._admission)
+        serving = Serving(self._serve, self._open_door, self._open_stream, self.position, self._admission)
         self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
+        self.router.add_api_route(
+            PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
+        )
         hubs.add(self)
 
     def __repr__(self) -> str:
@@ -299,6 +304,9 @@ class Hub:
         return DoorConnection(
             node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol
         )
+
+    def _open_stream(self, receive: Receive, send: Send, user: str | None) -> Stream:
+        return Stream(self._lifecycle.running(), receive, send, self._limits, self.stopping, user=user)
 
     async def _publish_result(self, channel: str, result: Encoded, exclude: str | None) -> Position:
         node = self._lifecycle.running()

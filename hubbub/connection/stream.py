@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -13,6 +15,7 @@ from hubbub.codes import CloseCode
 from hubbub.connection.ending import Ending
 from hubbub.connection.handle import Handle
 from hubbub.connection.limits import Limits
+from hubbub.connection.subscriptions import presence_entry
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame, Message
 from hubbub.core.outbox import Outbox
@@ -22,6 +25,7 @@ from hubbub.node.node import Node
 from hubbub.node.snapshots import Snapshot
 from hubbub.protocols.event_stream import EVENT_STREAM, HEARTBEAT
 from hubbub.servers.response import abort_response
+from hubbub.servers.stopping import Stopping
 from hubbub.transports.stream import StreamTransport
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave
@@ -103,8 +107,8 @@ class Stream:
 
     ::
 
-        async with Stream(node, receive, send, limits, user="ann") as stream:
-            await stream.join("room:5", since=None)
+        async with Stream(node, receive, send, limits, stopping, user="ann") as stream:
+            await stream.join("room:5")
             await stream.departure()
 
     To its node it is a connection like one of a WebSocket: bounded in memory, disconnected when it is slow,
@@ -115,6 +119,7 @@ class Stream:
     :param receive: of ASGI.
     :param send: of ASGI.
     :param limits: of the connection.
+    :param stopping: ends the stream when the server begins to stop.
     :param user: the user, if there is one.
     :param headers: more headers of the response.
     """
@@ -125,6 +130,7 @@ class Stream:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
         limits: Limits,
+        stopping: Stopping,
         *,
         user: str | None = None,
         headers: Sequence[tuple[bytes, bytes]] = (),
@@ -141,10 +147,14 @@ class Stream:
         self._transport = StreamTransport(send, start, last_event, lambda: abort_response(receive))
         outbox = Outbox(limits.outbox_limit, limits.slow_consumer)
         self._writer = self.handle.writer = Writer(self.id, self._transport, outbox, self.handle)
+        self._stopping = stopping
+        self._until_stopping = ExitStack()
         self._channel: str | None = None
 
     async def __aenter__(self) -> Self:
         self._node.add(self.handle)
+        restart = partial(self.handle.end, CloseCode.SERVICE_RESTART, "restart")
+        self._until_stopping.enter_context(self._stopping.calling(restart))
         return self
 
     async def __aexit__(
@@ -152,6 +162,7 @@ class Stream:
     ) -> bool:
         """Leave the channel and complete the response, as far as the client takes it."""
         # Nothing is awaited before this, so that cancellation cannot come in between.
+        self._until_stopping.close()
         if self._channel is not None:
             self._node.leave(self._channel, self._writer)
         try:
@@ -166,10 +177,17 @@ class Stream:
         since: Position | None = None,
         history: int = 0,
         snapshot: Snapshot | None = None,
-        entry: bytes | None = None,
+        info: object = None,
         join_leave: JoinLeave | None = None,
     ) -> None:
-        """Subscribe to ``channel``; called once. See :meth:`hubbub.node.node.Node.join`."""
+        """Subscribe to ``channel``; called once. See :meth:`hubbub.Connection.subscribe`.
+
+        :param snapshot: reads the state with which the client begins; see :meth:`hubbub.node.node.Node.join`.
+        :param info: shown in the presence of a channel that has one.
+        """
+        # Presence is the channel's property here, not the caller's wish.
+        shown = info if self._node.has_presence(channel) else None
+        entry = presence_entry(self._node, channel, self.id, self.handle.user, shown, join_leave)
         self._channel = channel
         await self._node.join(
             channel,

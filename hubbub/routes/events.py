@@ -1,190 +1,139 @@
-"""The door for ``new EventSource(url)``: ``GET /channels/{channel}`` streams a channel."""
+"""The door for event streams: ``GET /channels/{channel}``, for ``new EventSource(url)``."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from contextlib import AbstractContextManager
-from typing import Protocol
+from functools import partial
 
-from fastapi import APIRouter
 from msgspec import Raw, json
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hubbub.channels.access import Access, Target
 from hubbub.channels.current import Client
-from hubbub.codes import CloseCode
-from hubbub.connection.limits import Limits
+from hubbub.channels.injection import InvalidParameters
 from hubbub.connection.stream import Stream
-from hubbub.connection.subscriptions import presence_entry
 from hubbub.core.publication import Position
-from hubbub.node.node import Node
-from hubbub.routes.parameters import Beginning, read_beginning, read_flag, refuse
-from hubbub.servers.stopping import Stopping
+from hubbub.exceptions import InvalidPosition
+from hubbub.routes.leaving import left, recheck
+from hubbub.routes.query import Subscription, parse_query
+from hubbub.routes.refusals import find_target, refusals
+from hubbub.routes.serving import Serving
+
+#: A position that no channel has: an epoch contains no space.
+UNRECOVERABLE = Position(0, " ")
 
 
-class Place(Protocol):
-    """The place of one client among the connections of a process."""
+class EventDoor:
+    """The door for event streams.
 
-    def claim_user(self, user: str | None) -> None:
-        """Count the client as one of ``user``.
-
-        :raises HTTPException: the user has too many connections (429).
-        """
-
-
-class EventHost(Protocol):
-    """The parts of a hub that this door needs."""
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of a connection."""
-
-    @property
-    def stopping(self) -> Stopping:
-        """Ends streams when the server begins to stop."""
-
-    def check(self, request: Request) -> None:
-        """Refuse a request by its origin and host.
-
-        :raises HTTPException: it is refused (403).
-        """
-
-    def serve(self) -> Awaitable[tuple[Node, Access]]:
-        """Return the node and the handlers of the running hub, which is started if necessary."""
-
-    def place(self, node: Node) -> AbstractContextManager[Place]:
-        """Take a place for a client, which is given back at the end of the block.
-
-        :raises HTTPException: the process is full (503).
-        """
-
-    def position(self, channel: str) -> Awaitable[Position]:
-        """Return the position of a channel in the engine."""
-
-    def headers(self, request: Request) -> dict[str, str]:
-        """Return more headers for an answer: those of CORS."""
-
-    def refusal(self, request: Request, exc: Exception) -> Exception:
-        """Return the exception that FastAPI answers with the status that ``exc`` stands for."""
-
-
-def add_event_streams(router: APIRouter, host: EventHost) -> None:
-    """Add the door to ``router``."""
-
-    async def channel_events(request: Request) -> Response:
-        return EventStreamResponse(host, request)
-
-    router.add_api_route(
-        "/channels/{channel:path}",
-        channel_events,
-        methods=["GET"],
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-class EventStreamResponse(Response):
-    """The answer to one request: an event stream, a snapshot, or a refusal.
-
-    Everything that may refuse the client happens here, before the first byte. Then the response is the
-    transport of a connection: ``docs/decisions/0031-a-response-of-its-own.md`` says why it is none of
-    Starlette's and FastAPI's.
-
-    :param host: the hub.
-    :param request: the request.
+    :param serving: the parts of the hub that it uses.
     """
 
-    def __init__(self, host: EventHost, request: Request) -> None:
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def endpoint(self, request: Request, channel: str) -> Response:
+        """Answer with a response that does all the work, because it gets ASGI's ``send``."""
+        return EventResponse(self._serving, request, channel)
+
+
+class EventResponse(Response):
+    """The answer to one request: an event stream, a snapshot, or a refusal.
+
+    All that may refuse the client happens before the first byte. Then the response is the transport of a
+    connection: ``docs/decisions/0031-a-response-of-its-own.md`` says why it is none of Starlette's and
+    FastAPI's.
+
+    :param serving: the parts of the hub that it uses.
+    :param request: the request.
+    :param channel: the name of the channel.
+    """
+
+    def __init__(self, serving: Serving, request: Request, channel: str) -> None:
         super().__init__()
-        self._host = host
+        self._serving = serving
         self._request = request
+        self._name = channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host, request = self._host, self._request
-        response: Response | None = None
+        with refusals():
+            # Nothing in here raises when the answer has begun: a stream ends by itself then.
+            answer = await self._serve(receive, send)
+        if answer is not None:
+            await answer(scope, receive, send)
+
+    async def _serve(self, receive: Receive, send: Send) -> Response | None:
+        """Return an answer, unless it has been sent, as an event stream."""
+        request = self._request
+        self._serving.admission.check(request)
+        access = await self._serving.access()
+        client = Client(request)
+        client.identity = await access.identify(client)
+        target = find_target(access, self._name)
+        asked = parse_query(request, target.declaration)
+        if asked.snapshot and target.operations.snapshot is None:
+            problem = {
+                "type": "value_error",
+                "loc": ("query", "snapshot"),
+                "msg": "The channel has no snapshot",
+            }
+            raise InvalidParameters([problem])
+        await access.subscribe(client, target)
+        if asked.snapshot:
+            return await self._snapshot(access, client, target)
         try:
-            host.check(request)
-            node, access = await host.serve()
-            with host.place(node) as place:
-                client = Client(request, await access.identify(request))
-                place.claim_user(client.identity.user)
-                target = access.find(request.path_params["channel"])
-                if target is None:
-                    raise HTTPException(404, "This channel is not declared.")
-                beginning = read_beginning(request, target, has_last_event_id=True)
-                if read_flag(request, "snapshot"):
-                    response = await self._snapshot(access, client, target)
-                else:
-                    await self._stream(node, access, client, target, beginning, receive, send)
-        except Exception as exc:
-            # Nothing has been sent: a stream that has begun does not raise.
-            raise host.refusal(request, exc) from exc
-        if response is not None:
-            await response(scope, receive, send)
+            async with self._serving.open_stream(receive, send, client.identity.user) as stream:
+                await self._join(stream, access, client, target, asked)
+                await stream.departure()
+        finally:
+            await left(access, client, target)
+        return None
 
     async def _snapshot(self, access: Access, client: Client, target: Target) -> Response:
-        """Return the state of a channel with the position from before it."""
-        if target.operations.snapshot is None:
-            refuse("snapshot", "Expected a channel with a snapshot, but this one has none.")
-        await access.subscribe(client, target)
-        position = await self._host.position(target.channel.name)
+        """Return the state of the channel with the position from before it."""
+        position = await self._serving.position(self._name)
         state = await _state(access, client, target)
         body = json.encode({"id": str(position), "data": Raw(state)})
-        headers = {"Cache-Control": "no-store", **self._host.headers(self._request)}
-        return Response(body, media_type="application/json", headers=headers)
-
-    async def _stream(
-        self,
-        node: Node,
-        access: Access,
-        client: Client,
-        target: Target,
-        beginning: Beginning,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        await access.subscribe(client, target)
-        try:
-            headers = self._host.headers(self._request)
-            stream = Stream(
-                node,
-                receive,
-                send,
-                self._host.limits,
-                user=client.identity.user,
-                headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-            )
-            with self._host.stopping.calling(lambda: stream.handle.end(CloseCode.SERVICE_RESTART, "restart")):
-                async with stream:
-                    await self._join(stream, node, access, client, target, beginning)
-                    await stream.departure()
-        finally:
-            await access.unsubscribed(client, target)
-            await access.disconnected(client)
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def _join(
-        self,
-        stream: Stream,
-        node: Node,
-        access: Access,
-        client: Client,
-        target: Target,
-        beginning: Beginning,
+        self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription
     ) -> None:
-        channel, identity = target.channel.name, client.identity
-        # Presence is the property of the channel, not the wish of the client.
-        info = identity.info if target.declaration.presence else None
+        has_snapshot = target.operations.snapshot is not None
+        since = _last_event_id(self._request)
         await stream.join(
-            channel,
-            since=beginning.since,
-            history=beginning.history,
-            snapshot=None if target.operations.snapshot is None else lambda: _state(access, client, target),
-            entry=presence_entry(node, channel, stream.id, identity.user, info, beginning.join_leave),
-            join_leave=beginning.join_leave,
+            self._name,
+            since=asked.since if since is None else since,
+            # The state has them in it.
+            history=0 if has_snapshot else asked.history,
+            snapshot=partial(_state, access, client, target) if has_snapshot else None,
+            info=client.identity.info,
+            join_leave=asked.presence,
         )
+
+        async def check_again() -> None:
+            if (close := await recheck(access, client, target)) is not None:
+                stream.handle.end(*close)
+
+        # Afterwards: the first event is that of the subscription.
+        stream.handle.on_recheck = check_again
+        stream.handle.expire_at(
+            client.identity.expires_at,
+            lambda seconds: stream.handle.send_event("expiring", self._name, {"seconds": seconds}),
+        )
+
+
+def _last_event_id(request: Request) -> Position | None:
+    """Return the position that a browser has when it reconnects. It repeats the old URL, with the old one."""
+    text = request.headers.get("last-event-id")
+    if text is None:
+        return None
+    try:
+        return Position.parse(text)
+    except InvalidPosition:
+        # An EventSource that got 422 would give up for good. It is told that its position is lost.
+        return UNRECOVERABLE
 
 
 async def _state(access: Access, client: Client, target: Target) -> bytes:

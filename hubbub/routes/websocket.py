@@ -6,7 +6,6 @@ errors are messages, and the socket stays open. Each frame is handled to its end
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -30,15 +29,13 @@ from hubbub.connection.decoding import as_json
 from hubbub.connection.door import DoorConnection
 from hubbub.exceptions import EngineUnavailable, InvalidMessage
 from hubbub.protocols.messages import encode_message
+from hubbub.routes.leaving import left, recheck
 from hubbub.routes.query import Subscription, parse_query
 from hubbub.routes.refusals import find_target, refusals
 from hubbub.routes.serving import Serving
 from hubbub.security.tokens import select_subprotocol
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that handlers have which are called for a client that has left.
-LEAVE_TIMEOUT = 30.0
 
 
 class _Rpc(Struct):
@@ -87,21 +84,7 @@ class WebSocketDoor:
                 client.send = connection.send_event
                 await _Session(access, client, target, connection).run(subscription)
         finally:
-            await _left(access, client, target)
-
-
-async def _left(access: Access, client: Client, target: Target) -> None:
-    """Call the handlers for a client that has left, in any way: also in a task that was cancelled."""
-    try:
-        async with asyncio.timeout(LEAVE_TIMEOUT):
-            await access.unsubscribed(client, target)
-            await access.disconnected(client)
-    except TimeoutError:
-        logger.warning(
-            "Handlers for a client that has left %r took more than %g s; continuing without them.",
-            target.channel.name,
-            LEAVE_TIMEOUT,
-        )
+            await left(access, client, target)
 
 
 class _Session:
@@ -156,15 +139,8 @@ class _Session:
 
     async def _recheck(self) -> None:
         """Run ``on_subscribe`` again; close the connection with 3507 if it refuses."""
-        try:
-            await self._access.subscribe(self._client, self._target)
-        except WebSocketException as exc:
-            await self._connection.close(exc.code, exc.reason)
-        except Exception as exc:
-            failure = failure_of(exc)
-            if failure.is_internal:
-                logger.exception("Could not check the permission of connection %s.", self._connection.id)
-            await self._connection.close(CloseCode.PERMISSION_DENIED, failure.message)
+        if (close := await recheck(self._access, self._client, self._target)) is not None:
+            await self._connection.close(*close)
 
     def _expiring(self, seconds: int) -> None:
         self._connection.send_at_once(encode_message("expiring", None, {"seconds": seconds}))
