@@ -43,10 +43,7 @@ class PublishDoor:
             await access.subscribe(client, target)
             kind = self._content_type(request, target)
             body = await self._body(request)
-            message = body if kind == BINARY else _text(body)
-            if kind == JSON and target.operations.messages.text is not None:
-                message = _string(message)
-            outcome = await access.publish(client, target, message)
+            outcome = await access.publish(client, target, _message(kind, body, target))
         return self._answer(request, outcome)
 
     async def preflight(self, request: Request, channel: str) -> Response:
@@ -101,28 +98,41 @@ class PublishDoor:
         result = outcome.result
         if result is None:
             return Response(status_code=204, headers=headers, background=outcome.background)
-        answer: dict[str, Any] = {
-            "id": None if outcome.position is None else position_id(outcome.position)
-        }
+        answer: dict[str, Any] = {"id": None if outcome.position is None else position_id(outcome.position)}
         if result.kind == "binary":
             answer["base64"] = b64encode(result.data).decode()
         else:
             answer["data"] = Raw(result.data) if result.kind == "json" else result.data.decode()
-        return Response(
-            json.encode(answer), headers=headers, media_type=JSON, background=outcome.background
-        )
+        return Response(json.encode(answer), headers=headers, media_type=JSON, background=outcome.background)
 
 
-def _text(body: bytes) -> str:
+def _message(kind: str, body: bytes, target: Target) -> str | bytes:
+    """Return the message that a body is.
+
+    :raises InvalidMessage: the body is not JSON.
+    :raises HTTPException: the body is not text, or not the text that the channel takes (422).
+    """
+    if kind == BINARY:
+        return body
     try:
-        return body.decode()
+        text = body.decode()
     except UnicodeDecodeError:
         raise HTTPException(422, "Expected text in UTF-8.") from None
+    is_for_models = target.operations.messages.has_models
+    return _unquoted(text, target) if kind == JSON and not is_for_models else text
 
 
-def _string(text: str) -> str:
-    """Return the string that a JSON body is, for a handler of text."""
+def _unquoted(text: str, target: Target) -> str:
+    """Return the text for which a JSON body stands, in a channel that takes text.
+
+    A JSON string is the text that it contains. Other JSON is published as it is, where no handler takes text.
+
+    :raises InvalidMessage: the body is not JSON.
+    :raises HTTPException: a handler takes text, and the body is other JSON (422).
+    """
     value = as_json(text)
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        return value
+    if target.operations.messages.text is not None:
         raise HTTPException(422, "Expected a JSON string.")
-    return value
+    return text
