@@ -7,6 +7,7 @@ only show FastAPI the models, parameters and security schemes of the handlers.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar, Union
@@ -23,6 +24,8 @@ from hubbub.channels.declaration import ChannelDeclaration
 from hubbub.channels.operations import ChannelOperations, PublishHandler
 from hubbub.channels.signature import asks_for, unwrap
 from hubbub.routes.serving import PATH
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -64,8 +67,13 @@ class PublishDocs:
         count = len(self._router.routes)
         try:
             self._add(declaration, handlers, dependencies)
-        except (FastAPIError, PydanticUserError, AssertionError, TypeError, ValueError):
-            # Its annotations serve a message, and not a document: it works, and is not documented.
+        except (FastAPIError, PydanticUserError, AssertionError, TypeError, ValueError) as exc:
+            # Its annotations serve a message, and not a document.
+            logger.warning(
+                "Left %r out of the OpenAPI document, because FastAPI cannot describe it: %s",
+                declaration.pattern,
+                exc,
+            )
             del self._router.routes[count:]
         else:
             self._routes[declaration.pattern] = self._router.routes[-1]
