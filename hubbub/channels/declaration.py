@@ -51,6 +51,8 @@ class Functions:
     #: The on_publish handlers by their messages; for checks alone.
     messages: MessageTable[Signature] | None = None
     is_sealed: bool = False
+    #: Called when a function has been added.
+    on_change: list[Callable[[], None]] = field(default_factory=list)
 
     def of(self, purpose: Purpose) -> list[Declared]:
         """Return the functions with this purpose, in the order of declaration."""
@@ -80,6 +82,8 @@ class Functions:
                 "of the other."
             )
         self.declared.append(declared)
+        for changed in self.on_change:
+            changed()
 
 
 class ChannelDeclaration:
