@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.connection.ending import Ending
@@ -31,11 +31,15 @@ class Handle:
     :param limits: of the connection.
     """
 
-    __slots__ = ("_ending", "_gone_since", "_limits", "_node", "id", "user", "writer")
+    __slots__ = ("_ending", "_gone_since", "_limits", "_node", "id", "on_recheck", "user", "writer")
 
     def __init__(self, node: Node, connection_id: str, ending: Ending, limits: Limits) -> None:
         self.id = connection_id
         self.user: str | None = None
+        #: Checks again what the client may do, and ends what it may not. ``None``: the application's own
+        #: endpoint decides that by itself. Where it refers to the connection, it is to be ``None`` again when
+        #: the connection has ended.
+        self.on_recheck: Callable[[], Awaitable[None]] | None = None
         #: The way out; ``None`` until the socket is accepted.
         self.writer: Writer | None = None
         self._node = node
@@ -59,6 +63,10 @@ class Handle:
         if self.writer is not None:
             self.writer.end(code, reason)
         self._ending.end(code, reason)
+
+    async def recheck(self) -> None:
+        if self.on_recheck is not None:
+            await self.on_recheck()
 
     def tick(self, now: float) -> None:
         """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""

@@ -22,12 +22,14 @@ from hubbub.node.control import (
     Command,
     Disconnect,
     Forget,
+    Recheck,
     decode_command,
     encode_command,
 )
 from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
+from hubbub.node.rechecks import Rechecks
 from hubbub.node.snapshots import Snapshot
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
@@ -80,6 +82,12 @@ class NodeConnection(Protocol):
     def end(self, code: int, reason: str) -> None:
         """Begin to close, without waiting."""
 
+    async def recheck(self) -> None:
+        """Check again what the client may do, and end what it may not; called when permissions have changed.
+
+        Connections of an application's own endpoints do nothing.
+        """
+
 
 class Node:
     """One process's share of a hub, from start to stop.
@@ -130,6 +138,11 @@ class Node:
         self._has_no_connections.set()
         # Tasks that have left the block of their connection, and are still running.
         self._handlers: set[asyncio.Task[Any]] = set()
+        self._rechecks = Rechecks(self._clock)
+        #: Commands to recheck a user that have come so far. A connection is rechecked only once the node has
+        #: it: a caller that checks permissions before that compares this number with the one from before the
+        #: checks, and checks again if it is another.
+        self.recheck_count = 0
         # Set when the node stops: code and reason for all connections, also for those that are opened
         # meanwhile.
         self._ending: tuple[int, str] | None = None
@@ -178,6 +191,7 @@ class Node:
                 connection.end(code, reason)
             try:
                 async with asyncio.timeout(timeout):
+                    await self._rechecks.stop()
                     await self._has_no_connections.wait()
                     await self._handlers_returned()
             except TimeoutError:
@@ -234,6 +248,7 @@ class Node:
     def remove(self, connection: NodeConnection) -> None:
         """Hold ``connection`` no longer. The task that calls this is its handler: a stop waits for it."""
         if self._connections.pop(connection.id, None) is not None:
+            self._rechecks.forget(connection)
             self._dropped += connection.dropped
             handler = asyncio.current_task()
             if handler is not None and handler not in self._handlers:
@@ -421,6 +436,11 @@ class Node:
                 self._disconnect(command)
             case Forget(channel):
                 self._subscriptions.forget(channel)
+            case Recheck(user):
+                self.recheck_count += 1
+                self._rechecks.begin(
+                    [connection for connection in self._connections.values() if connection.user == user]
+                )
 
     def _disconnect(self, command: Disconnect) -> None:
         for connection in list(self._connections.values()):
@@ -430,7 +450,7 @@ class Node:
                 connection.end(command.code, command.reason)
 
     def _on_commands_lost(self) -> None:
-        logger.warning("The engine has lost commands between nodes, such as to disconnect a user.")
+        logger.warning("The engine has lost commands between nodes, such as to disconnect or recheck a user.")
 
     # Internal
 
