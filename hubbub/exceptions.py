@@ -4,7 +4,7 @@
 
     HubbubError
     ├── InvalidURL         (ValueError)       the URL names no engine, or one that does not fit
-    ├── MissingExtra       (ImportError)      the engine needs a package that is not installed
+    ├── MissingExtra       (ImportError)      an engine, or metrics, need a package that is not installed
     ├── HubNotRunning      (RuntimeError)     the hub has not started, or has stopped
     ├── InvalidChannel     (ValueError)       a bad channel name, or a channel that is not declared like that
     ├── InvalidHandler     (TypeError)        a declared function that cannot be called as it is declared
@@ -51,7 +51,7 @@ class InvalidURL(HubbubError, ValueError):
 
 
 class MissingExtra(HubbubError, ImportError):
-    """The engine needs a package that is not installed; the message names the extra to install."""
+    """A package of an extra is not installed; the message names the extra to install."""
 
 
 class HubNotRunning(HubbubError, RuntimeError):

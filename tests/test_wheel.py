@@ -35,7 +35,7 @@ def test_the_wheel_is_typed_and_names_its_extras(unpacked: Path) -> None:
     assert (unpacked / "hubbub" / "engines" / "postgres" / "sql" / "functions.sql").exists()
     metadata = next(unpacked.glob("hubbub-*.dist-info/METADATA")).read_text().splitlines()
     extras = {line.partition(": ")[2] for line in metadata if line.startswith("Provides-Extra: ")}
-    assert extras == {"all", "postgres", "redis"}
+    assert extras == {"all", "metrics", "postgres", "redis"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(unpacked: Path) -> None:

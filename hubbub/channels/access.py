@@ -17,7 +17,6 @@ from fastapi.params import Depends
 from msgspec import DecodeError, json
 from pydantic_core import from_json
 from starlette.background import BackgroundTasks
-from starlette.requests import HTTPConnection
 
 from hubbub.channels.channel import Channel
 from hubbub.channels.collection import Method
@@ -33,6 +32,7 @@ from hubbub.codes import CloseCode, ErrorCode
 from hubbub.connection.decoding import as_model, excerpt
 from hubbub.core.publication import Position
 from hubbub.exceptions import Denied, HubbubError, InvalidMessage
+from hubbub.security.tokens import with_token
 from hubbub.types import Identity
 
 logger = logging.getLogger(__name__)
@@ -136,17 +136,14 @@ class Access:
 
     # Connections
 
-    async def identify(self, http: HTTPConnection, token: str | None = None) -> Identity:
+    async def identify(self, client: Client) -> Identity:
         """Return the identity of a client.
 
-        :param token: a new token, in place of that of the request.
+        :param client: one that has none yet.
         :raises InvalidResult: ``on_connect`` has returned something else.
         """
         if self._on_connect is None:
             return Identity()
-        client = Client(http)
-        if token is not None:
-            client.scope["headers"] = _with_token(client.scope["headers"], token)
         identity = await self._on_connect(Call(client))
         if identity is None:
             return Identity()
@@ -156,6 +153,15 @@ class Access:
                 "return Identity(user=…)."
             )
         return identity
+
+    async def refresh(self, client: Client, token: str) -> tuple[Identity, dict[str, Any]]:
+        """Return the identity of an open connection with a new token, and the scope with it.
+
+        :raises InvalidToken: no header can hold the token.
+        """
+        renewed = Client(client.http)
+        renewed.scope = with_token(client.scope, token)
+        return await self.identify(renewed), renewed.scope
 
     async def disconnected(self, client: Client) -> None:
         """Call ``on_disconnect``. Its exceptions are logged."""
@@ -326,9 +332,3 @@ async def _logged(operation: Operation[None], call: Call) -> None:
     except Exception:
         # The client has left, so the log is the only place.
         logger.exception("The %s handler %s failed.", operation.signature.purpose, operation.signature.name)
-
-
-def _with_token(headers: Sequence[tuple[bytes, bytes]], token: str) -> list[tuple[bytes, bytes]]:
-    """Return ``headers`` with ``token``, where connect tokens are looked for first."""
-    rest = [header for header in headers if header[0].lower() != b"authorization"]
-    return [*rest, (b"authorization", b"Bearer " + token.encode("latin-1", "replace"))]

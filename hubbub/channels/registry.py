@@ -75,10 +75,14 @@ class Registry:
         later one would apply to some of its channels and not to others.
         """
         self._is_sealed = True
+        for declaration in self:
+            declaration.functions.is_sealed = True
 
     def unseal(self) -> None:
         """Accept declarations again: the node has stopped."""
         self._is_sealed = False
+        for declaration in self:
+            declaration.functions.is_sealed = False
 
     def find(self, name: str) -> ChannelDeclaration | None:
         """Return the declaration of the channel ``name``: of patterns that match, the most specific one's."""

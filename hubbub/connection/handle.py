@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.connection.ending import Ending
+from hubbub.connection.expiry import Expiry
 from hubbub.connection.limits import Limits
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
@@ -31,15 +32,21 @@ class Handle:
     :param limits: of the connection.
     """
 
-    __slots__ = ("_ending", "_gone_since", "_limits", "_node", "id", "on_recheck", "user", "writer")
+    __slots__ = (
+        "_ending",
+        "_expiry",
+        "_gone_since",
+        "_limits",
+        "_node",
+        "id",
+        "on_recheck",
+        "user",
+        "writer",
+    )
 
     def __init__(self, node: Node, connection_id: str, ending: Ending, limits: Limits) -> None:
         self.id = connection_id
         self.user: str | None = None
-        #: Checks again what the client may do, and ends what it may not. ``None``: the application's own
-        #: endpoint decides that by itself. Where it refers to the connection, it is to be ``None`` again when
-        #: the connection has ended.
-        self.on_recheck: Callable[[], Awaitable[None]] | None = None
         #: The way out; ``None`` until the socket is accepted.
         self.writer: Writer | None = None
         self._node = node
@@ -47,6 +54,22 @@ class Handle:
         self._limits = limits
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
+        self._expiry: Expiry | None = None
+        #: Checks the permission of the client again, and ends what it may not do any more. ``None`` for one
+        #: that the application has subscribed.
+        self.on_recheck: Callable[[], Awaitable[None]] | None = None
+
+    # Expiry
+
+    def expire_at(self, expires_at: float | None, on_expiring: Callable[[int], object] | None = None) -> None:
+        """End the connection with 3005 at ``expires_at``. A later call, as by a refresh, counts instead.
+
+        :param expires_at: seconds since 1970; ``None``: the connection does not expire.
+        :param on_expiring: called with the seconds that are left, 25 of them before the end; at once, in this
+            call, if less is left.
+        """
+        self._expiry = None if expires_at is None else Expiry(expires_at, on_expiring)
+        self._check_expiry()
 
     # For the node
 
@@ -69,7 +92,8 @@ class Handle:
             await self.on_recheck()
 
     def tick(self, now: float) -> None:
-        """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""
+        """End a connection that has expired, takes nothing, or that only the writer knows to be lost."""
+        self._check_expiry()
         writer = self.writer
         if writer is None or self._ending.ended is not None:
             return
@@ -107,6 +131,12 @@ class Handle:
         self._disconnect(CloseCode.SLOW, reason)
 
     # Internal
+
+    def _check_expiry(self) -> None:
+        expiry = self._expiry
+        if expiry is None or self._ending.ended is not None or not expiry.check(self._node.wall_clock()):
+            return
+        self._disconnect(CloseCode.TOKEN_EXPIRED, "expired")
 
     def _disconnect(self, code: int, reason: str) -> None:
         # Called in the middle of a feed's flush, during which no subscriber may join or leave: the connection

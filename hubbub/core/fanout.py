@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from hubbub.core.counts import Counts
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame, last_position
 from hubbub.core.publication import Position
@@ -32,15 +33,19 @@ class FanOut:
     :param channel: the channel's name.
     :param schedule: called with :meth:`flush` when there is something to flush.
     :param lossless: see :attr:`Batch.lossless`.
+    :param counts: to which deliveries are added.
     """
 
-    __slots__ = ("_excluded", "_pending", "_schedule", "_subscribers", "channel", "lossless")
+    __slots__ = ("_counts", "_excluded", "_pending", "_schedule", "_subscribers", "channel", "lossless")
 
-    def __init__(self, channel: str, schedule: Schedule, *, lossless: bool = False) -> None:
+    def __init__(
+        self, channel: str, schedule: Schedule, *, lossless: bool = False, counts: Counts | None = None
+    ) -> None:
         self.channel = channel
         #: Whether subscribers must get every frame of the next flush; those that miss one are notified.
         self.lossless = lossless
         self._schedule = schedule
+        self._counts = counts or Counts()
         # By form: all subscribers of one form are handed the same batch.
         self._subscribers: dict[Form, dict[str, Subscriber]] = {}
         self._pending: list[Frame] = []
@@ -49,7 +54,7 @@ class FanOut:
 
     def __len__(self) -> int:
         """Return the number of subscribers."""
-        return sum(map(len, self._subscribers.values()))
+        return sum(map(len, list(self._subscribers.values())))
 
     # Subscribers
 
@@ -99,6 +104,7 @@ class FanOut:
                 else:
                     batch = form.batch(frames, self.channel, lossless=self.lossless)
                     failed = deliver(batch, subscribers.values())
+                    self._counts.delivered += len(frames) * len(subscribers)
             except Exception:
                 logger.exception("Could not write %d publications to %r.", len(frames), self.channel)
                 failed = subscribers.values()
@@ -119,11 +125,14 @@ class FanOut:
     ) -> list[Subscriber]:
         """Write to each connection the frames that do not exclude it; see :func:`deliver`."""
         batch = form.batch(frames, self.channel, lossless=self.lossless)
-        failed = deliver(batch, [each for each in subscribers.values() if each.id not in excluded])
+        included = [each for each in subscribers.values() if each.id not in excluded]
+        failed = deliver(batch, included)
+        self._counts.delivered += len(frames) * len(included)
         for id_, without in excluded.items():
             rest = [frame for frame in frames if frame not in without]
             if rest and (subscriber := subscribers.get(id_)) is not None:
                 failed += deliver(form.batch(rest, self.channel, lossless=self.lossless), (subscriber,))
+                self._counts.delivered += len(rest)
         return failed
 
     def _break(self, subscribers: Sequence[Subscriber], position: Position) -> None:

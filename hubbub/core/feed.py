@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 
+from hubbub.core.counts import Counts
 from hubbub.core.fanout import FanOut, Schedule
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
@@ -41,6 +42,7 @@ class Feed:
     :param position: the position of the channel.
     :param history: how many publications the channel is declared to keep, if any.
     :param clock: returns seconds that never go back.
+    :param counts: to which the events of the channel are added.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Feed:
         "_ring",
         "_waiting",
         "channel",
+        "counts",
         "is_repairing",
         "last_id",
         "position",
@@ -65,8 +68,11 @@ class Feed:
         position: Position = START,
         history: History | None = None,
         clock: Callable[[], float] = time.monotonic,
+        counts: Counts | None = None,
     ) -> None:
         self.channel = channel
+        #: The counts of the node.
+        self.counts = counts or Counts()
         #: The position of the last publication that every subscriber has been handed, or will be with the
         #: next flush.
         self.position = position
@@ -74,7 +80,7 @@ class Feed:
         self.last_id = ""
         #: Whether publications are kept until :meth:`repaired` is called.
         self.is_repairing = False
-        self._fan_out = FanOut(channel, schedule, lossless=position != START)
+        self._fan_out = FanOut(channel, schedule, lossless=position != START, counts=self.counts)
         self._repair = repair
         self._history = history
         self._clock = clock
@@ -96,6 +102,7 @@ class Feed:
 
         :return: the frame that is sent to subscribers; ``None`` if that is not decided yet.
         """
+        self.counts.received += 1
         if publication.offset == 0:
             frame = Frame(publication)
             self._fan_out.put_aside(frame)
@@ -296,14 +303,15 @@ class Feed:
             each.offset == offset and each.id != self.last_id for each in history
         )
 
-    def repaired(self, history: Sequence[Publication], top: Position) -> None:
+    def repaired(self, history: Sequence[Publication], top: Position) -> bool:
         """Continue after a repair.
 
         :param history: the publications that the channel has kept after :attr:`since`, in order.
         :param top: the channel's position at the time of the read.
+        :return: whether no publication is missing.
         """
         self.is_repairing = False
-        self._catch_up(history, top)
+        is_complete = self._catch_up(history, top)
         waiting, self._waiting = self._waiting, []
         is_behind, self._is_stale = self._is_stale, False
         for publication in waiting:
@@ -315,6 +323,7 @@ class Feed:
             # The history that was just read may be from before a removal.
             self._ring = None
             self.verify()
+        return is_complete
 
     def remember(self, history: Sequence[Publication], top: Position) -> None:
         """Take a piece of history that was read on behalf of one subscriber.
@@ -356,7 +365,7 @@ class Feed:
             return False
         return publication.offset <= offset and publication.epoch == epoch
 
-    def _catch_up(self, history: Sequence[Publication], top: Position) -> None:
+    def _catch_up(self, history: Sequence[Publication], top: Position) -> bool:
         missing = self._missing(history, top)
         if missing is None:
             self._break(history, top)
@@ -364,6 +373,7 @@ class Feed:
             for publication in missing:
                 self._accept(publication, is_live=False)
         self._learn(history)
+        return missing is not None
 
     def _learn(self, history: Sequence[Publication]) -> None:
         """Take the id of the publication at our position from ``history``, if it is not known."""

@@ -64,6 +64,9 @@ class Resume:
         self._frames: Sequence[Frame] = ()
         # Whether ``since`` is after the engine's own position.
         self._is_beyond = False
+        #: Whether the subscriber gets everything after ``since``; ``None`` without a ``since``, and until it
+        #: is known. It may turn to ``False`` until the resume is complete.
+        self.recovered: bool | None = None
         #: Whether the subscriber has got its first piece, so that it cannot be refused any more.
         self.has_begun = False
         #: Whether the subscriber has joined, or was dropped because its run is broken. There are no more
@@ -171,8 +174,8 @@ class Resume:
         if self._start_given is not None:
             return self._start_given
         top = self._feed.position
-        recovered = None if self._since is None else top != START
-        return Start(Position(0, top.epoch) if reached == START else reached, recovered)
+        self.recovered = None if self._since is None else top != START
+        return Start(Position(0, top.epoch) if reached == START else reached, self.recovered)
 
     def _read(self, after: Position) -> Position:
         """Ask for the history after ``after``.
@@ -188,6 +191,8 @@ class Resume:
         """Continue from another position, because publications are missing, and report that."""
         feed, subscriber = self._feed, self._subscriber
         self._gathered = []
+        if self._since is not None:
+            self.recovered = False
         if self.has_begun:
             if is_kept_after_break(subscriber, feed.channel, feed.position):
                 feed.add(subscriber, self._form)

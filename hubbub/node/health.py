@@ -39,7 +39,9 @@ class EngineHealth:
         self._ids = publication_ids()
         #: Outages since the node was made.
         self.outages = 0
-        self._outage_since: float | None = None
+        # Seconds of all outages that are over, and when the present one began. In one attribute: counts are
+        # read from other threads, too.
+        self._outage: tuple[float, float | None] = (0.0, None)
         self._outage_reason = ""
         # Bytes of the last publication that the engine refused; None if it has accepted another one since.
         self._refused: int | None = None
@@ -47,17 +49,24 @@ class EngineHealth:
     @property
     def outage_seconds(self) -> float:
         """Seconds since the engine was lost; 0 while it is connected."""
-        return 0.0 if self._outage_since is None else self._clock.time() - self._outage_since
+        _, since = self._outage
+        return 0.0 if since is None else self._clock.time() - since
+
+    @property
+    def all_outage_seconds(self) -> float:
+        """Seconds of all outages since the node was made, the present one included."""
+        past, since = self._outage
+        return past if since is None else past + self._clock.time() - since
 
     def lost(self, reason: str) -> None:
         """Note that an outage has begun."""
         self.outages += 1
-        self._outage_since = self._clock.time()
+        self._outage = (self.all_outage_seconds, self._clock.time())
         self._outage_reason = reason
 
     def reconnected(self) -> None:
         """Note that the outage is over."""
-        self._outage_since = None
+        self._outage = (self.all_outage_seconds, None)
         self._outage_reason = ""
 
     async def publish(

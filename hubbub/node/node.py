@@ -7,8 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from threading import RLock
 from typing import Any, Protocol
 
+from hubbub.core.counts import Counts
 from hubbub.core.forms import Form
 from hubbub.core.history import History
 from hubbub.core.publication import INTERNAL, START, Position, Publication, publication_ids
@@ -30,6 +32,8 @@ from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
 from hubbub.node.rechecks import Rechecks
+from hubbub.node.refusals import Refusals
+from hubbub.node.slots import Capacity, Slot, Slots
 from hubbub.node.snapshots import Snapshot
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
@@ -99,6 +103,7 @@ class Node:
     :param find_declaration: returns the declaration of a channel, or ``None`` for an undeclared one.
     :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
     :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
+    :param capacity: how many connections there may be.
     :param clock: by which everything of the node is timed; by default the event loop's.
     :param wall_clock: seconds that also pass while the machine sleeps.
     """
@@ -110,6 +115,7 @@ class Node:
         presence_ttl: float = 30.0,
         check_history: Callable[[str], None] = lambda name: None,
         *,
+        capacity: Capacity | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -118,16 +124,26 @@ class Node:
         self._check_history = check_history
         self.loop = asyncio.get_running_loop()
         self._clock: Clock = self.loop if clock is None else clock
+        #: Seconds since 1970, for moments that clients and other processes name.
+        self.wall_clock = wall_clock
         self._ids = publication_ids()
         self._health = EngineHealth(engine, self._clock)
         #: Connections that were disconnected as slow.
         self.slow_disconnects = 0
+        #: Clients and messages that were refused.
+        self.refusals = Refusals()
+        self._slots = Slots(Capacity() if capacity is None else capacity, self.refusals)
         # Messages dropped for connections that have ended.
         self._dropped = 0
-        # Publications since a publisher was suspended last.
-        self._published = 0
+        # Held for moments while a connection is removed: the messages that were dropped for it are either its
+        # own or in the sum. Otherwise the count could fall, for a thread that reads it just then. Reentrant,
+        # because the garbage collector may end a forgotten connection at any time.
+        self._removing = RLock()
+        self._counts = Counts()
+        # The number of publications by which a publisher is suspended next.
+        self._suspend_at = YIELD_COUNT
         # Channels
-        self._subscriptions = Subscriptions(engine, self._history_of, self._clock)
+        self._subscriptions = Subscriptions(engine, self._history_of, self._clock, self._counts)
         self._control = CallbackSubscriber("control", self._on_command, self._on_commands_lost)
         # Presence
         self._presence = PresenceTracker(engine, presence_ttl, self._clock, wall_clock)
@@ -215,18 +231,26 @@ class Node:
     # Health
 
     def stats(self) -> dict[str, Any]:
-        """Return the fields of :class:`hubbub.Stats`."""
-        connections = self._connections.values()
+        """Return the fields of :class:`hubbub.Stats`.
+
+        Any thread may call this, without waiting for the event loop: exporters of metrics have threads of
+        their own, which the loop may be waiting for.
+        """
+        with self._removing:
+            connections, dropped = list(self._connections.values()), self._dropped
         feeds = [feed for feed in self._subscriptions if not feed.channel.startswith(INTERNAL)]
         return {
             "connections": len(connections),
             "subscriptions": sum(map(len, feeds)),
             "channels": len(feeds),
             "backlog": sum(connection.backlog for connection in connections),
-            "dropped": self._dropped + sum(connection.dropped for connection in connections),
+            "dropped": dropped + sum(connection.dropped for connection in connections),
             "slow_disconnects": self.slow_disconnects,
             "engine_outages": self._health.outages,
             "engine_outage_seconds": self._health.outage_seconds,
+            "refused": self.refusals.counts(),
+            "all_outage_seconds": self._health.all_outage_seconds,
+            **{name: getattr(self._counts, name) for name in Counts.__slots__},
         }
 
     async def health(self, timeout: float) -> Health:
@@ -238,6 +262,15 @@ class Node:
 
     # Connections
 
+    def admit(self) -> Slot:
+        """Take a slot for a client that wants to connect, before anything is awaited for it.
+
+        It has to be released in the end, also if the client is refused.
+
+        :raises HTTPException: the process has as many connections as it may have (503).
+        """
+        return self._slots.take()
+
     def add(self, connection: NodeConnection) -> None:
         """Hold ``connection`` until it is removed; end it at once if the node is stopping."""
         self._connections[connection.id] = connection
@@ -247,9 +280,12 @@ class Node:
 
     def remove(self, connection: NodeConnection) -> None:
         """Hold ``connection`` no longer. The task that calls this is its handler: a stop waits for it."""
-        if self._connections.pop(connection.id, None) is not None:
+        with self._removing:
+            is_removed = self._connections.pop(connection.id, None) is not None
+            if is_removed:
+                self._dropped += connection.dropped
+        if is_removed:
             self._rechecks.forget(connection)
-            self._dropped += connection.dropped
             handler = asyncio.current_task()
             if handler is not None and handler not in self._handlers:
                 self._handlers.add(handler)
@@ -371,12 +407,15 @@ class Node:
     ) -> Position:
         """Publish; see :meth:`hubbub.Hub.publish`."""
         history = self._history_of(publication.channel)
+        counts = self._counts
         if using is not None:
-            return await self._engine.publish_in(publication, history, idempotency_key, using)
+            position = await self._engine.publish_in(publication, history, idempotency_key, using)
+            counts.published += 1
+            return position
         position = await self._health.publish(publication, history, idempotency_key)
-        self._published += 1
-        if self._subscriptions.collected > YIELD_AFTER or self._published >= YIELD_COUNT:
-            self._published = 0
+        counts.published += 1
+        if self._subscriptions.collected > YIELD_AFTER or counts.published >= self._suspend_at:
+            self._suspend_at = counts.published + YIELD_COUNT
             await asyncio.sleep(0)
         return position
 

@@ -237,7 +237,10 @@ class Repairs:
                 self._log(exc, f"{feed.channel!r}")
                 await backoff.wait()
             else:
-                feed.repaired(page.publications, page.position)
+                if feed.repaired(page.publications, page.position):
+                    feed.counts.repairs += 1
+                else:
+                    feed.counts.failed_repairs += 1
                 return
 
     async def _read(self, feed: Feed) -> HistoryPage:

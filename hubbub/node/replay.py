@@ -18,7 +18,7 @@ from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
 from hubbub.core.subscriber import Start, Subscriber
 from hubbub.engines.reconnect import Backoff
-from hubbub.exceptions import EngineUnavailable
+from hubbub.exceptions import EngineUnavailable, Unrecoverable
 from hubbub.node.clock import Clock
 
 #: Bytes that are written at a time; about as many are read at a time. A single publication may be larger.
@@ -87,7 +87,11 @@ class Replay:
         backoff = Backoff()
         while (room := await subscriber.ready()) and is_wanted():
             # Nothing is awaited in a step: with the last one, the subscriber is added to the feed.
-            after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            try:
+                after = resume.step(min(room, PIECE) if subscriber.recovers_in_pieces else room)
+            except Unrecoverable:
+                self.feed.counts.failed_recoveries += 1
+                raise
             if resume.is_complete:
                 break
             if after is None:
@@ -103,6 +107,12 @@ class Replay:
                     raise
                 # It has begun: like a subscriber in the feed, it continues after the outage.
                 await backoff.wait()
+        # A subscriber that has left meanwhile has neither recovered nor failed.
+        if resume.is_complete and resume.recovered is not None:
+            if resume.recovered:
+                self.feed.counts.recoveries += 1
+            else:
+                self.feed.counts.failed_recoveries += 1
         return resume.position
 
     def forget(self) -> None:

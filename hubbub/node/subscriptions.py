@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from hubbub.core.counts import Counts
 from hubbub.core.feed import Feed
 from hubbub.core.forms import Form
 from hubbub.core.history import History, HistoryPage
-from hubbub.core.publication import START, Position, Publication
+from hubbub.core.publication import INTERNAL, START, Position, Publication
 from hubbub.core.subscriber import Subscriber
 from hubbub.engines.base import Engine
 from hubbub.exceptions import EngineUnavailable, HubNotRunning
@@ -40,12 +41,22 @@ class Subscriptions:
     :param engine: where publications come from.
     :param history_of: returns the declared history of a channel, or ``None``.
     :param clock: by which empty channels are left, histories expire and repairs are due.
+    :param counts: to which the events of the channels are added.
     """
 
-    def __init__(self, engine: Engine, history_of: Callable[[str], History | None], clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        history_of: Callable[[str], History | None],
+        clock: Clock,
+        counts: Counts | None = None,
+    ) -> None:
         self._engine = engine
         self._history_of = history_of
         self._clock = clock
+        self._counts = counts or Counts()
+        # Of channels in which nodes talk to each other; these are not the application's.
+        self._internal_counts = Counts()
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
         # Channels that were joined or left lately, and when, in that order. Those without subscribers are
@@ -66,7 +77,8 @@ class Subscriptions:
         self.collected = 0
 
     def __iter__(self) -> Iterator[Feed]:
-        return iter(self._feeds.values())
+        # A copy, made in one step: threads that read counts iterate too.
+        return iter(list(self._feeds.values()))
 
     # Lifecycle
 
@@ -236,7 +248,14 @@ class Subscriptions:
 
     async def _subscribe(self, channel: str) -> None:
         history = self._history_of(channel)
-        feed = Feed(channel, self.schedule, self._repairs.begin, history=history, clock=self._clock.time)
+        feed = Feed(
+            channel,
+            self.schedule,
+            self._repairs.begin,
+            history=history,
+            clock=self._clock.time,
+            counts=self._internal_counts if channel.startswith(INTERNAL) else self._counts,
+        )
         # Publications that come before the position is known wait in the feed.
         feed.hold()
         self._feeds[channel] = feed

@@ -1,0 +1,1 @@
+"""Metrics: the counts of a hub, for Prometheus and for FastAPI's telemetry."""
