@@ -154,11 +154,8 @@ class Node:
         self._has_no_connections.set()
         # Tasks that have left the block of their connection, and are still running.
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._rechecks = Rechecks(self._clock)
-        #: Commands to recheck a user that have come so far. A connection is rechecked only once the node has
-        #: it: a caller that checks permissions before that compares this number with the one from before the
-        #: checks, and checks again if it is another.
-        self.recheck_count = 0
+        #: Checks again what clients may do, when that has changed.
+        self.rechecks = Rechecks(self._clock)
         # Set when the node stops: code and reason for all connections, also for those that are opened
         # meanwhile.
         self._ending: tuple[int, str] | None = None
@@ -207,7 +204,7 @@ class Node:
                 connection.end(code, reason)
             try:
                 async with asyncio.timeout(timeout):
-                    await self._rechecks.stop()
+                    await self.rechecks.stop()
                     await self._has_no_connections.wait()
                     await self._handlers_returned()
             except TimeoutError:
@@ -285,7 +282,7 @@ class Node:
             if is_removed:
                 self._dropped += connection.dropped
         if is_removed:
-            self._rechecks.forget(connection)
+            self.rechecks.forget(connection)
             handler = asyncio.current_task()
             if handler is not None and handler not in self._handlers:
                 self._handlers.add(handler)
@@ -476,10 +473,8 @@ class Node:
             case Forget(channel):
                 self._subscriptions.forget(channel)
             case Recheck(user):
-                self.recheck_count += 1
-                self._rechecks.begin(
-                    [connection for connection in self._connections.values() if connection.user == user]
-                )
+                connections = self._connections.values()
+                self.rechecks.carry_out([connection for connection in connections if connection.user == user])
 
     def _disconnect(self, command: Disconnect) -> None:
         for connection in list(self._connections.values()):

@@ -49,16 +49,29 @@ class Rechecks:
         self._waiting: dict[str, Checked] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._has_stopped = False
+        #: Commands that have been carried out so far; see :meth:`catch_up`.
+        self.count = 0
 
-    def begin(self, connections: Iterable[Checked]) -> None:
-        """Recheck ``connections``.
+    def carry_out(self, connections: Iterable[Checked]) -> None:
+        """Carry out a command: recheck ``connections``.
 
         A connection that waits for a recheck gets only one. A connection that is being rechecked gets another
         one after that, because the present one may have read permissions that have changed meanwhile.
         """
-        if not self._has_stopped:
-            self._waiting.update((connection.id, connection) for connection in connections)
-            self._start_tasks()
+        self.count += 1
+        self._begin(connections)
+
+    def catch_up(self, connection: Checked, count: int) -> None:
+        """Recheck a new connection, if there has been a command since its permissions were checked.
+
+        Permissions are checked before a client is accepted, and commands find only connections that the node
+        has. A command of the time between would be lost.
+
+        :param connection: the connection, which can be rechecked from now on.
+        :param count: :attr:`count` from before its permissions were checked.
+        """
+        if count != self.count:
+            self._begin([connection])
 
     def forget(self, connection: Checked) -> None:
         """Begin no recheck of ``connection``, which has ended.
@@ -85,6 +98,11 @@ class Rechecks:
             raise
 
     # Internal
+
+    def _begin(self, connections: Iterable[Checked]) -> None:
+        if not self._has_stopped:
+            self._waiting.update((connection.id, connection) for connection in connections)
+            self._start_tasks()
 
     def _start_tasks(self) -> None:
         # Connections that are being rechecked are passed over; there are fewer than AT_ONCE of them.

@@ -74,7 +74,7 @@ async def rechecks(clock: FakeClock) -> AsyncIterator[Rechecks]:
 
 async def test_a_few_connections_are_rechecked_at_a_time(rechecks: Rechecks) -> None:
     connections = [Connection(str(number)) for number in range(AT_ONCE + 3)]
-    rechecks.begin(connections)
+    rechecks.carry_out(connections)
     await turns()
     assert [each.begun for each in connections] == [1] * AT_ONCE + [0] * 3
     for each in connections[:2]:
@@ -91,7 +91,7 @@ async def test_a_few_connections_are_rechecked_at_a_time(rechecks: Rechecks) -> 
 async def test_a_connection_that_is_being_rechecked_is_rechecked_once_more(rechecks: Rechecks) -> None:
     one, two = Connection("1"), Connection("2")
     for _ in range(3):
-        rechecks.begin([one, two])
+        rechecks.carry_out([one, two])
         await turns()
     # Never two at the same time.
     assert (one.begun, two.begun) == (1, 1)
@@ -103,14 +103,26 @@ async def test_a_connection_that_is_being_rechecked_is_rechecked_once_more(reche
 
 async def test_connections_that_are_being_rechecked_do_not_hold_up_others(rechecks: Rechecks) -> None:
     busy = [Connection(str(number)) for number in range(AT_ONCE - 1)]
-    rechecks.begin(busy)
+    rechecks.carry_out(busy)
     await turns()
-    rechecks.begin(busy)
+    rechecks.carry_out(busy)
     other = Connection("other", check=turns)
-    rechecks.begin([other])
+    rechecks.carry_out([other])
     await turns()
     assert other.begun == 1
     assert [each.begun for each in busy] == [1] * len(busy)
+
+
+async def test_a_new_connection_catches_up_with_commands_of_the_time_between(rechecks: Rechecks) -> None:
+    before = rechecks.count
+    early = Connection("early", turns)
+    rechecks.catch_up(early, before)
+    rechecks.carry_out([])
+    late = Connection("late", turns)
+    rechecks.catch_up(late, before)
+    rechecks.catch_up(early, rechecks.count)
+    await turns()
+    assert (early.begun, late.begun) == (0, 1)
 
 
 async def test_a_recheck_that_raises_ends_its_connection_alone(
@@ -120,7 +132,7 @@ async def test_a_recheck_that_raises_ends_its_connection_alone(
         raise ConnectionError("no database")
 
     failing, other = Connection("failing", fail), Connection("other", turns)
-    rechecks.begin([failing, other])
+    rechecks.carry_out([failing, other])
     async with asyncio.timeout(DEADLINE):
         assert await failing.ended == (1011, "recheck failed")
     await turns()
@@ -137,7 +149,7 @@ async def test_a_recheck_that_takes_too_long_ends_its_connection(
 ) -> None:
     slow = [Connection(str(number)) for number in range(AT_ONCE)]
     after = Connection("after", turns)
-    rechecks.begin([*slow, after])
+    rechecks.carry_out([*slow, after])
     await turns()
     clock.advance(TIMEOUT - 1)
     await turns()
@@ -157,7 +169,7 @@ async def test_a_recheck_that_takes_too_long_ends_its_connection(
 async def test_connections_that_have_ended_are_not_rechecked(rechecks: Rechecks) -> None:
     busy = [Connection(str(number)) for number in range(AT_ONCE)]
     late = Connection("late")
-    rechecks.begin([*busy, late])
+    rechecks.carry_out([*busy, late])
     await turns()
     rechecks.forget(late)
     rechecks.forget(busy[0])
@@ -190,9 +202,9 @@ async def test_a_recheck_has_the_context_of_the_node(rechecks: Rechecks) -> None
     one, two = Connection("1", change), Connection("2", change)
     token = request.set("the request that sends the command")
     try:
-        rechecks.begin([one])
+        rechecks.carry_out([one])
         await turns()
-        rechecks.begin([one, two])
+        rechecks.carry_out([one, two])
         await turns()
     finally:
         request.reset(token)
@@ -201,7 +213,7 @@ async def test_a_recheck_has_the_context_of_the_node(rechecks: Rechecks) -> None
 
 async def test_a_stop_waits_for_rechecks_and_begins_no_more(rechecks: Rechecks) -> None:
     connections = [Connection(str(number)) for number in range(AT_ONCE + 1)]
-    rechecks.begin(connections)
+    rechecks.carry_out(connections)
     await turns()
     stopping = asyncio.create_task(rechecks.stop())
     await turns()
@@ -210,7 +222,7 @@ async def test_a_stop_waits_for_rechecks_and_begins_no_more(rechecks: Rechecks) 
         each.go_on.set()
     async with asyncio.timeout(DEADLINE):
         await stopping
-    rechecks.begin(connections)
+    rechecks.carry_out(connections)
     await turns()
     assert [each.done for each in connections] == [1] * AT_ONCE + [0]
 
@@ -225,7 +237,7 @@ async def test_a_stop_that_is_cancelled_cancels_rechecks(rechecks: Rechecks) -> 
             cancelled.set()
 
     connection = Connection("1", wait)
-    rechecks.begin([connection])
+    rechecks.carry_out([connection])
     await turns()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
