@@ -87,6 +87,14 @@ class Handle:
             self.writer.end(code, reason)
         self._ending.end(code, reason)
 
+    def recheck_with(self, recheck: Callable[[], Awaitable[None]], count: int) -> None:
+        """Have ``recheck`` check the permission again; at once, if it may have changed since the first check.
+
+        :param count: of :attr:`.node.Node.rechecks`, from before the first check.
+        """
+        self.on_recheck = recheck
+        self._node.rechecks.catch_up(self, count)
+
     async def recheck(self) -> None:
         if self.on_recheck is not None:
             await self.on_recheck()
