@@ -198,9 +198,11 @@ async def test_a_connection_says_how_it_is_rechecked_and_catches_up() -> None:
         await handle.recheck()
         before = node.rechecks.count
         handle.recheck_with(check, before)
-        await node.command(Recheck("ann"))
-        # The command has found no such connection: the node does not have this one yet.
-        assert not checked.is_set()
-        handle.recheck_with(check, before)
         async with asyncio.timeout(DEADLINE):
+            await node.command(Recheck("ann"))
+            while node.rechecks.count == before:  # noqa: ASYNC110 (until the command has come)
+                await asyncio.sleep(0)
+            # It has found no such connection: the node does not have this one yet.
+            assert not checked.is_set()
+            handle.recheck_with(check, before)
             await checked.wait()
