@@ -42,7 +42,7 @@ from hubbub.metrics.measured import Measured
 from hubbub.metrics.router import MetricsRouter
 from hubbub.metrics.telemetry import feed_telemetry
 from hubbub.node.clock import Clocks
-from hubbub.node.control import Disconnect
+from hubbub.node.control import Disconnect, Recheck
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
@@ -704,6 +704,30 @@ class Hub:
             None if user is None else user_id(user),
             None if connection is None else connection_id(connection),
         )
+        node = await self._running()
+        await node.command(command)
+
+    async def recheck(self, *, user: User) -> None:
+        """Check again what the connections of a user may do, in all processes.
+
+        Call this when the user's permissions have changed. For each channel that they are subscribed to
+        through a door, the dependencies and ``on_subscribe`` of the channel run again. If these refuse, the
+        subscription ends. Connections of your own endpoints, which subscribe to channels by themselves, are
+        not affected; :meth:`disconnect` closes them.
+
+        When this returns, every process that reaches the engine begins to check; the remaining processes
+        follow as soon as they reach it again. A few connections are checked at a time. A check that fails by
+        an error, or takes longer than 30 seconds, closes its connection with 1011, so that the client
+        connects again and is checked anew.
+
+        :param user: an ``int`` or a ``UUID`` becomes its ``str``.
+        :raises TypeError: ``user`` has another type.
+        :raises ValueError: ``user`` is empty: connections without a user cannot be told apart.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        command = Recheck(user_id(user))
+        if not command.user:
+            raise ValueError("Expected a user to recheck, but got an empty one, which no connection has.")
         node = await self._running()
         await node.command(command)
 
