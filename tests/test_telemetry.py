@@ -25,9 +25,6 @@ from hubbub.metrics.telemetry import otel_name
 from tests.clients import DEADLINE
 from tests.uvicorn_process import ROOT
 
-# FastAPI 0.144, the oldest that is supported, has none.
-pytest.importorskip("fastapi.telemetry")
-
 
 class Provider:
     """A meter provider of the test's own, and a reader of it."""

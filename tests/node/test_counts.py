@@ -203,7 +203,7 @@ async def test_a_repair_that_comes_too_late(node: Node, engine: FlakyEngine) -> 
 class Connection:
     """A connection for which messages were dropped."""
 
-    user = None
+    user: str | None = None
     backlog = 1
 
     def __init__(self, number: int) -> None:
