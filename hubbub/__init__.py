@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from hubbub.channels.channel import Channel
+from hubbub.channels.collection import Channels
+from hubbub.channels.current import CurrentChannel, CurrentConnection, CurrentIdentity
 from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.channels.rate_limit import RateLimit
 from hubbub.connection.connection import Connection
 from hubbub.core.history import History
 from hubbub.core.publication import Position, Publication
@@ -14,6 +17,7 @@ from hubbub.exceptions import (
     HubNotRunning,
     InvalidChannel,
     InvalidData,
+    InvalidHandler,
     InvalidMessage,
     InvalidPosition,
     InvalidURL,
@@ -22,13 +26,20 @@ from hubbub.exceptions import (
 )
 from hubbub.hub import Hub
 from hubbub.publisher import Publisher
+from hubbub.security.jwt import JWT
+from hubbub.security.tokens import ConnectToken
 from hubbub.types import Health, Identity, Presence, PresenceEntry, Stats
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "Channel",
     "ChannelDeclaration",
+    "Channels",
+    "CurrentChannel",
+    "CurrentConnection",
+    "CurrentIdentity",
+    "ConnectToken",
     "Connection",
     "Denied",
     "EngineUnavailable",
@@ -40,15 +51,18 @@ __all__ = [
     "Identity",
     "InvalidChannel",
     "InvalidData",
+    "InvalidHandler",
     "InvalidMessage",
     "InvalidPosition",
     "InvalidURL",
+    "JWT",
     "MissingExtra",
     "Position",
     "Presence",
     "PresenceEntry",
     "Publication",
     "Publisher",
+    "RateLimit",
     "Stats",
     "Unrecoverable",
 ]

@@ -7,6 +7,7 @@
     ├── MissingExtra       (ImportError)      an engine, or metrics, need a package that is not installed
     ├── HubNotRunning      (RuntimeError)     the hub has not started, or has stopped
     ├── InvalidChannel     (ValueError)       a bad channel name, or a channel that is not declared like that
+    ├── InvalidHandler     (TypeError)        a declared function that cannot be called as it is declared
     ├── InvalidPosition    (ValueError)       a text that is not the id of a position
     ├── InvalidData        (TypeError)        data that cannot be sent
     ├── EngineUnavailable  (ConnectionError)  the engine cannot be reached
@@ -29,6 +30,7 @@ __all__ = [
     "HubbubError",
     "InvalidChannel",
     "InvalidData",
+    "InvalidHandler",
     "InvalidMessage",
     "InvalidPosition",
     "InvalidURL",
@@ -61,6 +63,10 @@ class InvalidChannel(HubbubError, ValueError):
 
     Names have 1 to 255 characters, none of them a control character.
     """
+
+
+class InvalidHandler(HubbubError, TypeError):
+    """A handler or one of its dependencies cannot be called as it is declared; the message names the mend."""
 
 
 class InvalidPosition(HubbubError, ValueError):

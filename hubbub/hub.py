@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
 from weakref import WeakSet
 
 from fastapi import APIRouter
-from starlette.types import Lifespan
+from fastapi.params import Depends
+from starlette.types import Lifespan, Receive, Send
 from starlette.websockets import WebSocket
 
-from hubbub.channels.declaration import ChannelDeclaration
+from hubbub.channels.access import Access
+from hubbub.channels.collection import Channels, Method, add_method, declare_method
+from hubbub.channels.declaration import ChannelDeclaration, Declared, Token, check_dependency_list
 from hubbub.channels.registry import Registry
+from hubbub.channels.results import Encoded
+from hubbub.channels.signature import Purpose, caller_names, name_of, parse_signature
 from hubbub.codes import CloseCode, check_code, clip_reason
 from hubbub.connection.connection import Connection, connection_id
+from hubbub.connection.door import DoorConnection
 from hubbub.connection.limits import Limits
+from hubbub.connection.stream import Stream
 from hubbub.core.history import History
 from hubbub.core.publication import (
     START,
@@ -30,13 +37,18 @@ from hubbub.core.publication import (
     publication_ids,
 )
 from hubbub.engines import doctor_command, engine_for
-from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, Unrecoverable
+from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, InvalidHandler, Unrecoverable
 from hubbub.metrics.measured import Measured
 from hubbub.metrics.router import MetricsRouter
 from hubbub.metrics.telemetry import feed_telemetry
+from hubbub.node.clock import Clocks
 from hubbub.node.control import Disconnect
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
+from hubbub.node.slots import Capacity, Slot
+from hubbub.routes.events import EventDoor
+from hubbub.routes.serving import PATH, Serving
+from hubbub.routes.websocket import WebSocketDoor
 from hubbub.security.admission import Admission
 from hubbub.security.hosts import parse_hosts
 from hubbub.security.logs import protect_logs
@@ -46,6 +58,8 @@ from hubbub.servers.stopping import Stopping
 from hubbub.servers.workers import the_only_worker
 from hubbub.threads import refuse_event_loop
 from hubbub.types import Health, Presence, SlowConsumer, Stats, User, check_count, check_seconds, user_id
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: Every hub of this process. ``hubbub run`` looks here for hubs that cannot run in several workers.
 hubs: WeakSet[Hub] = WeakSet()
@@ -100,6 +114,12 @@ class Hub:
         such as ``"10.0.0.0/8"``, without ports; against DNS rebinding. A connection to any other host gets
         403. ``None`` checks nothing.
     :param max_message_size: bytes of one message from a client; a longer one closes its connection with 1009.
+    :param max_message_rate: messages a second of one connection that reach a handler of a declared channel or
+        an rpc method; as many at once are free. A message beyond it is answered with error 111 and is not
+        handled. ``None``: no limit. Connections of :meth:`connection` are not limited.
+    :param max_connections: connections of this process; beyond it, clients get 503. ``None``: no limit.
+    :param max_user_connections: connections of one user in this process; beyond it, clients get 429.
+        Connections without a user are not counted. ``None``: no limit.
     :param outbox_limit: bytes that may wait for one slow client. Each message counts its payload and 256
         bytes.
     :param slow_consumer: the policy for a client whose outbox is full: ``"disconnect"`` closes its connection
@@ -109,6 +129,7 @@ class Hub:
     :param close_timeout: seconds that a client has to take waiting messages when its connection is closed.
     :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
         Engine outages shorter than this do not change presence.
+    :param dependencies: run before those of each channel and rpc method, as those of an app for its routes.
     :raises InvalidURL: no engine has the URL's scheme.
     :raises MissingExtra: the engine needs a package that is not installed.
     :raises TypeError: another parameter has the wrong type.
@@ -123,11 +144,15 @@ class Hub:
         allow_origins: Iterable[str] = (),
         hosts: Iterable[str] | None = None,
         max_message_size: int = 1_048_576,
+        max_message_rate: int | None = 100,
+        max_connections: int | None = 50_000,
+        max_user_connections: int | None = 100,
         outbox_limit: int = 1_048_576,
         slow_consumer: SlowConsumer = "disconnect",
         send_timeout: float = 30.0,
         close_timeout: float = 5.0,
         presence_ttl: float = 30.0,
+        dependencies: Sequence[Depends] = (),
     ) -> None:
         check_seconds("presence_ttl", presence_ttl)
         self._limits = Limits(
@@ -136,15 +161,25 @@ class Hub:
             slow_consumer=slow_consumer,
             send_timeout=send_timeout,
             close_timeout=close_timeout,
+            max_message_rate=max_message_rate,
         )
+        self._capacity = Capacity(max_connections, max_user_connections)
         self._admission = Admission(parse_origins(allow_origins), parse_hosts(hosts))
         #: Carries publications between the processes that share the URL.
         self.engine = engine_for(url, namespace)
-        #: ``app.include_router(hub.router)`` starts and stops the hub with the app.
+        #: ``app.include_router(hub.router)`` starts and stops the hub with the app, and adds the doors.
         self.router = HubRouter(self._lifespan)
 
         self._presence_ttl = presence_ttl
+        self._dependencies = check_dependency_list(dependencies, "the hub")
+        # Replaced by hubbub.testing.freeze().
+        self._clocks = Clocks()
         self._channels = Registry()
+        self._methods: dict[str, Method] = {}
+        self._on_connect: Declared | None = None
+        self._on_disconnect: Declared | None = None
+        # While the hub runs: the handlers, ready to be called.
+        self._access: Access | None = None
         self._ids = publication_ids()
         self._lifecycle = Lifecycle(self._start, self._stop)
         self._measured = Measured(self.engine.namespace, self._lifecycle)
@@ -155,6 +190,13 @@ class Hub:
         self.stopping = Stopping()
         # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
+        serving = Serving(
+            self._serve, self._open_door, self._open_stream, self.position, self._admission, self._limits
+        )
+        self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
+        self.router.add_api_route(
+            PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
+        )
         hubs.add(self)
 
     def __repr__(self) -> str:
@@ -196,28 +238,53 @@ class Hub:
         async with AsyncExitStack() as undo:
             self._channels.seal()
             undo.callback(self._channels.unseal)
+            access = self._make_access()
             if not (self.engine.across_processes or self.engine.is_alone):
                 await undo.enter_async_context(the_only_worker())
-            node = Node(self.engine, self._channels.find, self._presence_ttl, self._channels.check_history)
+            node = Node(
+                self.engine,
+                self._channels.find,
+                self._presence_ttl,
+                self._channels.check_history,
+                capacity=self._capacity,
+                clock=self._clocks.clock,
+                wall_clock=self._clocks.wall_clock,
+            )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
             except EngineUnavailable as exc:
                 raise EngineUnavailable(
                     f"{exc} To find out more, run: {doctor_command(self.engine.url, self.engine.namespace)}"
                 ) from None
+            self._access = access
             self._undo = undo.pop_all()
         return node
+
+    def _make_access(self) -> Access:
+        return Access(
+            self._channels,
+            self._methods,
+            dependencies=self._dependencies,
+            on_connect=self._on_connect,
+            on_disconnect=self._on_disconnect,
+            publish=self._publish_result,
+            timer=self._measured.handler_seconds,
+        )
 
     async def _stop(self, node: Node) -> None:
         self.stopping.begin()
         self.stopping = Stopping()
         self._knows_server = False
+        self._undo.callback(self._forget_access)
         async with self._undo:
             # Clients are asked to reconnect; handlers may publish until they have returned.
             try:
                 await node.stop(CloseCode.SERVICE_RESTART, "restart", self._limits.close_timeout)
             finally:
                 self._measured.stopped(node)
+
+    def _forget_access(self) -> None:
+        self._access = None
 
     async def _running(self) -> Node:
         """Return the running node. If the app has not started it yet, start it.
@@ -230,6 +297,34 @@ class Hub:
             except HubbubError as exc:
                 raise exc.with_traceback(None) from None
         return self._lifecycle.running()
+
+    # Doors
+
+    async def _serve(self) -> tuple[Node, Access]:
+        """Return the node and the handlers of the running hub; start it, if the app has not done so yet."""
+        node = await self._running()
+        assert self._access is not None
+        return node, self._access
+
+    def _open_door(
+        self, websocket: WebSocket, user: str | None, subprotocol: str | None, slot: Slot
+    ) -> DoorConnection:
+        node = self._lifecycle.running()
+        self._find_server(websocket)
+        return DoorConnection(
+            node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol, slot=slot
+        )
+
+    def _open_stream(
+        self, receive: Receive, send: Send, user: str | None, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Stream:
+        node = self._lifecycle.running()
+        return Stream(node, receive, send, self._limits, self.stopping, user=user, headers=headers)
+
+    async def _publish_result(self, channel: str, result: Encoded, exclude: str | None) -> Position:
+        node = self._lifecycle.running()
+        publication = Publication(channel, result.data, result.kind, exclude, id=next(self._ids))
+        return await node.publish(publication)
 
     # Connections
 
@@ -255,9 +350,7 @@ class Hub:
         :raises ValueError: ``slow_consumer`` is not a policy.
         """
         node = self._lifecycle.running()
-        if not self._knows_server:
-            self._knows_server = True
-            adopt_server_of(websocket, self.stopping)
+        self._find_server(websocket)
         limits = self._limits
         if slow_consumer is not None:
             limits = replace(limits, slow_consumer=slow_consumer)
@@ -271,25 +364,143 @@ class Hub:
             headers=headers,
         )
 
+    def _find_server(self, websocket: WebSocket) -> None:
+        if not self._knows_server:
+            self._knows_server = True
+            adopt_server_of(websocket, self.stopping)
+
+    def on_connect(self, function: F) -> F:
+        """Declare the function that returns the :class:`hubbub.Identity` of a client.
+
+        It is called once for each client of a door, before any other handler, with its own dependencies. It
+        refuses a client by an exception; ``None`` is a client without a user. :class:`hubbub.JWT` is such a
+        function: ``hub.on_connect(JWT(...))``.
+
+        :raises InvalidHandler: the function cannot be called, or is the second one.
+        :raises RuntimeError: the hub is running.
+        """
+        self._on_connect = self._declare(function, "on_connect", self._on_connect)
+        return function
+
+    def on_disconnect(self, function: F) -> F:
+        """Declare a function that is called when a connection through a door has ended.
+
+        :raises InvalidHandler: the function cannot be called, or is the second one.
+        :raises RuntimeError: the hub is running.
+        """
+        self._on_disconnect = self._declare(function, "on_disconnect", self._on_disconnect)
+        return function
+
+    def rpc(self, name: str, *, dependencies: Sequence[Depends] = ()) -> Callable[[F], F]:
+        """Declare a function that clients call by ``name``, and that replies to the caller alone.
+
+        ::
+
+            @hub.rpc("room.rename")
+            async def rename(message: Rename, user: CurrentUser) -> Renamed:
+                return Renamed(name=message.name)
+
+        Its message is validated like that of an ``on_publish`` handler; without a message parameter it takes
+        none. It is guarded by the dependencies of the hub and its own.
+
+        :param name: 1 to 255 characters.
+        :param dependencies: run before the function.
+        :raises InvalidHandler: the name is taken, or the function cannot be called.
+        :raises RuntimeError: the hub is running.
+        """
+        self._check_stopped(f"the method {name!r}")
+        return declare_method(self._methods, name, dependencies)
+
+    def _declare(self, function: Any, purpose: Purpose, present: Declared | None) -> Declared:
+        self._check_stopped(f"{purpose} handler {name_of(function)}()")
+        if present is not None:
+            raise InvalidHandler(
+                f"Expected one {purpose} handler, but got {name_of(present.function)}() and "
+                f"{name_of(function)}(). Make one a dependency of the other."
+            )
+        names = caller_names(2)
+        parse_signature(function, purpose, (), names)
+        return Declared(function, purpose, names)
+
+    def _check_stopped(self, subject: str) -> None:
+        if self._access is not None:
+            raise RuntimeError(
+                f"Expected {subject} to be declared before the hub starts, but the hub is running. "
+                "Declare it where the hub is made."
+            )
+
     # Channels
 
     def channel(
-        self, pattern: str, *, history: History | None = None, presence: bool = False
+        self,
+        pattern: str,
+        *,
+        history: History | None = None,
+        presence: bool = False,
+        dependencies: Sequence[Depends] = (),
+        client_publish: bool | Literal["binary"] = False,
+        client_presence: bool = False,
+        client_history: bool = False,
+        token: Token | None = None,
     ) -> ChannelDeclaration:
         """Declare channels, before the hub starts.
 
+        Clients may subscribe to a declared channel through a door, if its dependencies and its
+        ``on_subscribe`` handler let them.
+
         :param pattern: a channel name, in which ``{name}`` stands for one or more characters other than ``:``
             and ``/``, and ``{name:path}`` for one or more characters: ``"room:{room_id}"``,
-            ``"file:{path:path}"``. Of patterns that match a name, the one declared first counts.
+            ``"file:{path:path}"``. Of patterns that match a name, the most specific one counts:
+            ``"room:lobby"`` before ``"room:{room_id}"``, and that before ``"{all:path}"``.
         :param history: the history that each channel keeps, for clients that reconnect; ``None`` keeps none.
         :param presence: whether the connections in each channel are visible in presence, in all processes.
-        :raises InvalidChannel: ``pattern`` is not a pattern, or has been declared already.
+        :param dependencies: guard each subscription and each message of a client.
+        :param client_publish: whether clients may publish text as it is, without an ``on_publish`` handler;
+            ``"binary"`` is for binary frames.
+        :param client_presence: whether subscribed clients may read the presence.
+        :param client_history: whether subscribed clients may read the history.
+        :param token: checks the subscription token that a client sends; it is required unless
+            ``JWT(..., required=False)``.
+        :raises InvalidChannel: ``pattern`` is not a pattern, or has been declared already; or it and an
+            earlier one match the same name, and neither is more specific.
         :raises TypeError: ``history`` is not a ``History``, or ``presence`` not a ``bool``.
         :raises RuntimeError: the hub is running.
         """
-        declared = ChannelDeclaration(pattern, history, presence)
+        declared = ChannelDeclaration(
+            pattern,
+            history,
+            presence,
+            dependencies=dependencies,
+            client_publish=client_publish,
+            client_presence=client_presence,
+            client_history=client_history,
+            token=token,
+        )
         self._channels.add(declared)
         return declared
+
+    def include(self, channels: Channels, *, prefix: str = "", dependencies: Sequence[Depends] = ()) -> None:
+        """Add the channels and rpc methods of a collection, before the hub starts.
+
+        :param prefix: put before each pattern and each name of a method.
+        :param dependencies: run after those of the hub and before those of the collection.
+        :raises InvalidChannel: a pattern has been declared already, or matches names of another.
+        :raises InvalidHandler: an rpc method has been declared already.
+        :raises RuntimeError: the hub is running.
+        :raises TypeError: ``channels`` is not a ``Channels``, or another parameter has the wrong type.
+        """
+        if not isinstance(channels, Channels):
+            raise TypeError(f"Expected a Channels, but got {type(channels).__name__}.")
+        if not isinstance(prefix, str):
+            raise TypeError(f"Expected a prefix as str, but got {prefix!r}.")
+        self._check_stopped("a collection")
+        outer = (*check_dependency_list(dependencies, "hub.include()"), *channels.dependencies)
+        for declaration in channels.declarations:
+            self._channels.add(declaration.with_prefix(prefix, outer))
+        for method in channels.methods.values():
+            renamed = Method(prefix + method.name, method.declared, (*outer, *method.dependencies))
+            add_method(self._methods, renamed)
+        channels.close()
 
     async def history(
         self,
@@ -323,6 +534,23 @@ class Hub:
             if is_other_epoch or (limit != 0 and first != since.offset + 1):
                 raise Unrecoverable(channel, *page.position)
         return publications
+
+    async def position(self, channel: str) -> Position:
+        """Return the present position of ``channel``: that of its newest publication.
+
+        It joins a state that a route returns to the stream: the route reads the position first, then the
+        state, and returns both, and the client subscribes with this position as ``since``. Each change that
+        was committed before it was published is then in the state, or follows. Some may be in both.
+
+        :return: the position in the engine. ``START``, whose id is ``"start"``, in a channel that has never
+            been used, or that has been forgotten since.
+        :raises InvalidChannel: the channel is not declared with a history.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        self._channels.check_history(check_channel(channel))
+        await self._running()
+        (top,) = await self.engine.tops([channel])
+        return top.position
 
     async def remove_history(self, channel: str) -> None:
         """Remove the history of ``channel``. Clients that reconnect cannot resume, and learn that.

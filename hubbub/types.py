@@ -18,6 +18,23 @@ SlowConsumer: TypeAlias = Literal["disconnect", "drop_oldest", "latest"]
 #: The join and leave events that a client gets: for each connection, or once for each user.
 JoinLeave: TypeAlias = Literal["connections", "users"]
 
+#: The reason for which a client, or a message of a client, was refused; counted in :class:`Stats`.
+Refusal: TypeAlias = Literal[
+    "host",
+    "origin",
+    "cross_site",
+    "connections",
+    "user_connections",
+    "message_rate",
+    "message_size",
+    "rate_limit",
+    "bad_request",
+    "unauthorized",
+    "expired",
+    "forbidden",
+    "unknown_channel",
+]
+
 #: A user, as applications may give it. Inside Hubbub it is a ``str``.
 User: TypeAlias = str | int | UUID
 
@@ -68,6 +85,17 @@ def check_count(name: str, value: object, *, least: int, most: int | None = None
         raise ValueError(f"Expected {name} to be at most {most:,}, but got {value!r:.50}.")
 
 
+def check_limit(name: str, value: object) -> None:
+    """Check that ``value`` is a limit: an integer greater than 0, or ``None`` for no limit.
+
+    :param name: of the parameter, for the error message.
+    :raises TypeError: ``value`` is neither an ``int`` nor ``None``.
+    :raises ValueError: ``value`` is out of range.
+    """
+    if value is not None:
+        check_count(name, value, least=1)
+
+
 def check_seconds(name: str, value: object, *, most: float | None = None) -> None:
     """Check that ``value`` is a number of seconds: finite and greater than 0.
 
@@ -96,7 +124,7 @@ class Identity:
             user = await find_user(session)
             return Identity(user=user.id, info={"name": user.name})
 
-    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` are a client without a user.
+    :param user: an ``int`` or a ``UUID`` becomes its ``str``; ``None`` and ``""`` mean no user.
     :param info: data that other clients see in presence, written as JSON of at most some 4,000 bytes.
     :param expires_at: the moment in which the connection is closed with 3005, unless the client refreshes its
         token before: a ``datetime`` with a time zone, or seconds since 1970. ``None``: never.
@@ -238,6 +266,23 @@ class Stats:
     :param slow_disconnects: connections closed because their clients were slow, since the hub started.
     :param engine_outages: outages of the engine, since the hub started.
     :param engine_outage_seconds: seconds since the engine was lost; 0 while it is connected.
+    :param refused: refusals since the hub started, by reason; every reason is there, also with 0:
+
+        ====================  ================================================================================
+        ``host``              ``Hub(hosts=…)`` does not name the host of the request
+        ``origin``            ``Hub(allow_origins=…)`` does not name the web page
+        ``cross_site``        another site made a browser send the request, without saying which
+        ``connections``       the process has ``Hub(max_connections=…)`` already
+        ``user_connections``  the user has ``Hub(max_user_connections=…)`` already
+        ``message_rate``      a message beyond ``Hub(max_message_rate=…)``
+        ``message_size``      a message of more than ``Hub(max_message_size=…)`` bytes
+        ``rate_limit``        beyond a ``RateLimit``, or another 429 of a handler or a dependency
+        ``bad_request``       a message or a request that does not validate
+        ``unauthorized``      no token, or a wrong one: 401 or 101
+        ``expired``           a token expired while the connection was open: 3005
+        ``forbidden``         403, 103, or a permission that was withdrawn: 3507
+        ``unknown_channel``   a channel that is not declared, or another 404
+        ====================  ================================================================================
     :param all_outage_seconds: seconds of all outages of the engine since the hub started, the present one
         included.
     :param published: publications that this process published, since the hub started.
@@ -261,6 +306,7 @@ class Stats:
     slow_disconnects: int
     engine_outages: int
     engine_outage_seconds: float
+    refused: dict[str, int]
     all_outage_seconds: float
     published: int
     received: int

@@ -75,11 +75,11 @@ def has_websocket_handler(websocket: WebSocket, exc: BaseException) -> bool:
     for cls in type(exc).__mro__:
         # Starlette runs handlers for Exception itself for HTTP only (starlette.middleware.errors).
         if cls is not Exception and cls in handlers:
-            return issubclass(cls, WebSocketException) or _takes_websocket(handlers[cls])
+            return issubclass(cls, WebSocketException) or takes_websocket(handlers[cls])
     return False
 
 
-def _takes_websocket(handler: Callable[..., Any]) -> bool:
+def takes_websocket(handler: Callable[..., Any]) -> bool:
     try:
         hints = get_type_hints(handler)
         first = next(iter(inspect.signature(handler).parameters))

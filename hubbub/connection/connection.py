@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from uuid import uuid4
 
 from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.codes import CloseCode, ErrorCode, check_code
@@ -23,9 +25,11 @@ from hubbub.core.outbox import Outbox
 from hubbub.core.publication import Position, check_channel, check_position, encode, encode_json
 from hubbub.exceptions import InvalidData, InvalidMessage
 from hubbub.node.node import Node
+from hubbub.node.slots import Slot
+from hubbub.protocols.envelope import ENVELOPE
 from hubbub.protocols.plain import PLAIN
 from hubbub.protocols.websocket import WebSocketMessage
-from hubbub.security.admission import Admission
+from hubbub.security.admission import Admission, refusal
 from hubbub.transports.asgi import claim, open_transport
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, User, check_utf8, user_id
@@ -45,8 +49,8 @@ class Connection:
                 async for text in client.iter_text():
                     await hub.publish(f"room:{room_id}", text)
 
-    Entering the block checks the page's origin and accepts the socket. Leaving it, in any way, unsubscribes
-    from every channel and closes the socket; :meth:`__aexit__` has the codes.
+    Entering the block checks the page's origin and the limits on connections, and accepts the socket. Leaving
+    it, in any way, unsubscribes from every channel and closes the socket; :meth:`__aexit__` has the codes.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Connection:
         user: User | None = None,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
+        slot: Slot | None = None,
     ) -> None:
         #: Unique among all connections of the hub.
         self.id: str = uuid4().hex
@@ -69,6 +74,10 @@ class Connection:
         self._admission = admission
         self._limits = limits
         self._accept = (subprotocol, headers)
+        # Its place in the process: given by a door, which also releases it; or taken when the block is
+        # entered.
+        self._door_slot = slot
+        self._slot: Slot | None = None
         self._receiver = Receiver(websocket)
         self._handle = Handle(node, self.id, self._receiver, limits)
         self._subscriptions = ConnectionSubscriptions(node, self._receiver)
@@ -83,12 +92,17 @@ class Connection:
         """The user, if the application has given one; an ``int`` or a ``UUID`` becomes its ``str``.
 
         :raises TypeError: another type is assigned.
+        :raises HTTPException: the user that is assigned has ``Hub(max_user_connections=…)`` connections
+            already (429). Not caught, this closes the connection with 1008.
         """
         return self._handle.user
 
     @user.setter
     def user(self, user: User | None) -> None:
-        self._handle.user = None if user is None else user_id(user)
+        user = None if user is None else user_id(user)
+        if self._slot is not None:
+            self._slot.claim_user(user)
+        self._handle.user = user
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r} channels={len(self._subscriptions)}>"
@@ -100,13 +114,21 @@ class Connection:
             raise RuntimeError(
                 "Expected a new connection, but this one has been entered before. Enter each connection once."
             )
-        self._admission.check(self.websocket)
-        claim(self.websocket)
-        if self.websocket.application_state is WebSocketState.CONNECTING:
-            await self.websocket.accept(*self._accept)
-        outbox = Outbox(self._limits.outbox_limit, self._limits.slow_consumer)
-        transport = open_transport(self.websocket, self._limits.max_message_size)
-        self._writer = Writer(self.id, transport, outbox, self._handle)
+        self._admission.check(self.websocket, self._node.refusals)
+        slot = self._take_slot()
+        try:
+            claim(self.websocket)
+            self._slot = slot
+            if self.websocket.application_state is WebSocketState.CONNECTING:
+                await self.websocket.accept(*self._accept)
+            outbox = Outbox(self._limits.outbox_limit, self._limits.slow_consumer)
+            # Without a reference to this object, which the server would keep.
+            on_too_large = partial(self._node.refusals.count, "message_size")
+            transport = open_transport(self.websocket, self._limits.max_message_size, on_too_large)
+            self._writer = Writer(self.id, transport, outbox, self._handle)
+        except BaseException:
+            self._release(slot)
+            raise
         self._handle.writer = self._writer
         self._node.add(self._handle)
         return self
@@ -140,6 +162,8 @@ class Connection:
             return await self._close_for(exc)
         finally:
             self._node.remove(self._handle)
+            if self._slot is not None:
+                self._release(self._slot)
             if (task := asyncio.current_task()) is not None:
                 self._left_by = weakref.ref(task)
 
@@ -221,7 +245,7 @@ class Connection:
             entry=entry,
             since=since,
             history=history,
-            positions=positions,
+            form=ENVELOPE if positions else PLAIN,
             join_leave=join_leave,
         )
 
@@ -276,6 +300,7 @@ class Connection:
         data = await self._receiver.receive()
         limit = self._limits.max_message_size
         if exceeds(data, limit):
+            self._node.refusals.count("message_size")
             await self.close(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {limit} bytes")
             raise WebSocketDisconnect(CloseCode.MESSAGE_TOO_BIG)
         return data
@@ -343,6 +368,24 @@ class Connection:
         return self._iterate(as_model(model))
 
     # Internal
+
+    def _take_slot(self) -> Slot:
+        if self._door_slot is not None:
+            return self._door_slot
+        try:
+            slot = self._node.admit()
+            try:
+                slot.claim_user(self.user)
+            except HTTPException:
+                slot.release()
+                raise
+        except HTTPException as exc:
+            raise refusal(self.websocket, exc) from None
+        return slot
+
+    def _release(self, slot: Slot) -> None:
+        if slot is not self._door_slot:
+            slot.release()
 
     def _entered(self) -> Writer:
         """Return the writer, which exists from the moment in which the block is entered.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from hubbub.codes import CloseCode, clip_reason
+from hubbub.connection.ending import Ending
+from hubbub.connection.expiry import Expiry
 from hubbub.connection.limits import Limits
-from hubbub.connection.receiving import Receiver
 from hubbub.core.forms import Form
 from hubbub.core.frames import Frame
 from hubbub.core.publication import Position
@@ -27,22 +28,47 @@ class Handle:
 
     :param node: the node that has the connection.
     :param connection_id: unique among all connections of the hub.
-    :param receiver: ended together with the connection.
+    :param ending: of the connection's receiving side, which ends together with the writer.
     :param limits: of the connection.
     """
 
-    __slots__ = ("_gone_since", "_limits", "_node", "_receiver", "id", "user", "writer")
+    __slots__ = (
+        "_ending",
+        "_expiry",
+        "_gone_since",
+        "_limits",
+        "_node",
+        "id",
+        "on_recheck",
+        "user",
+        "writer",
+    )
 
-    def __init__(self, node: Node, connection_id: str, receiver: Receiver, limits: Limits) -> None:
+    def __init__(self, node: Node, connection_id: str, ending: Ending, limits: Limits) -> None:
         self.id = connection_id
         self.user: str | None = None
         #: The way out; ``None`` until the socket is accepted.
         self.writer: Writer | None = None
         self._node = node
-        self._receiver = receiver
+        self._ending = ending
         self._limits = limits
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
+        self._expiry: Expiry | None = None
+        #: Checks the permission of the client again; ``None`` for one that the application has subscribed.
+        self.on_recheck: Callable[[], Awaitable[None]] | None = None
+
+    # Expiry
+
+    def expire_at(self, expires_at: float | None, on_expiring: Callable[[int], object] | None = None) -> None:
+        """End the connection with 3005 at ``expires_at``. A later call, as by a refresh, counts instead.
+
+        :param expires_at: seconds since 1970; ``None``: the connection does not expire.
+        :param on_expiring: called with the seconds that are left, 25 of them before the end; at once, in this
+            call, if less is left.
+        """
+        self._expiry = None if expires_at is None else Expiry(expires_at, on_expiring)
+        self._check_expiry()
 
     # For the node
 
@@ -58,12 +84,13 @@ class Handle:
         reason = clip_reason(reason)
         if self.writer is not None:
             self.writer.end(code, reason)
-        self._receiver.end(code, reason)
+        self._ending.end(code, reason)
 
     def tick(self, now: float) -> None:
-        """Disconnect a client that takes nothing; end a connection that only the writer knows to be lost."""
+        """End a connection that has expired, takes nothing, or that only the writer knows to be lost."""
+        self._check_expiry()
         writer = self.writer
-        if writer is None or self._receiver.ended is not None:
+        if writer is None or self._ending.ended is not None:
             return
         if (seconds := writer.stalled(now)) > self._limits.send_timeout:
             reason = f"slow: nothing taken for {seconds:.0f} s"
@@ -74,8 +101,8 @@ class Handle:
             # while the client's last bytes are still on their way out.
             self._gone_since = now if self._gone_since is None else self._gone_since
             if now - self._gone_since > self._limits.close_timeout:
-                self._receiver.client_left = True
-                self._receiver.end(CloseCode.ABNORMAL, "")
+                self._ending.client_left = True
+                self._ending.end(CloseCode.ABNORMAL, "")
 
     # For the writer
 
@@ -99,6 +126,12 @@ class Handle:
         self._disconnect(CloseCode.SLOW, reason)
 
     # Internal
+
+    def _check_expiry(self) -> None:
+        expiry = self._expiry
+        if expiry is None or self._ending.ended is not None or not expiry.check(self._node.wall_clock()):
+            return
+        self._disconnect(CloseCode.TOKEN_EXPIRED, "expired")
 
     def _disconnect(self, code: int, reason: str) -> None:
         # Called in the middle of a feed's flush, during which no subscriber may join or leave: the connection

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hubbub.codes import CloseCode
+from hubbub.connection.ending import Ending
 from hubbub.exceptions import InvalidMessage
 
 T = TypeVar("T")
 
 
-class Receiver:
+class Receiver(Ending):
     """Receives from one socket, in one task at a time.
 
     :param websocket: an accepted socket.
     """
 
-    __slots__ = ("_loops", "_task", "_websocket", "client_left", "ended")
+    __slots__ = ("_loops", "_websocket")
 
     def __init__(self, websocket: WebSocket) -> None:
+        super().__init__()
         self._websocket = websocket
-        # The task that is waiting for a message.
-        self._task: asyncio.Task[Any] | None = None
         # ``iter_*`` loops that are running.
         self._loops = 0
-        #: The code and reason with which the connection ended; ``None`` while it is open.
-        self.ended: tuple[int, str] | None = None
-        #: Whether the client has ended the connection, so that no close frame can be sent.
-        self.client_left = False
 
     @property
     def is_iterating(self) -> bool:
@@ -48,19 +43,10 @@ class Receiver:
             raise WebSocketDisconnect(*self.ended)
         if self._task is not None:
             raise RuntimeError("Expected one task at a time to receive, but another one is waiting already.")
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling()
-        try:
-            message = await self._websocket.receive()
-        except asyncio.CancelledError:
-            # end() stops the wait as asyncio.timeout() does: by a cancellation that is taken back here. So it
-            # costs nothing where it does not happen.
-            if self.ended is not None and task.uncancel() <= cancelling:
-                raise WebSocketDisconnect(*self.ended) from None
-            raise
-        finally:
-            self._task = None
+        message = await self._unless_ended(self._websocket.receive())
+        if message is None:
+            assert self.ended is not None
+            raise WebSocketDisconnect(*self.ended)
         if message["type"] == "websocket.disconnect":
             self.client_left = True
             self.ended = (message.get("code", CloseCode.NORMAL), message.get("reason") or "")
@@ -94,10 +80,3 @@ class Receiver:
             pass
         finally:
             self._loops -= 1
-
-    def end(self, code: int, reason: str) -> None:
-        """Receive no more; a waiting task gets ``WebSocketDisconnect``. Only the first call counts."""
-        if self.ended is None:
-            self.ended = (code, reason)
-            if self._task is not None:
-                self._task.cancel()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import get_args
 
-from hubbub.connection.receiving import Receiver
+from hubbub.connection.ending import Ending
 from hubbub.core.forms import Form
 from hubbub.core.publication import START, Position
 from hubbub.exceptions import InvalidChannel
 from hubbub.node.node import Node
 from hubbub.node.presence import encode_entry
-from hubbub.protocols.envelope import ENVELOPE
-from hubbub.protocols.plain import PLAIN
+from hubbub.node.snapshots import Snapshot
 from hubbub.transports.writer import Writer
 from hubbub.types import JoinLeave, PresenceEntry
 
@@ -21,14 +20,14 @@ class ConnectionSubscriptions:
     """The channels that one connection has subscribed to, or is about to.
 
     :param node: the node that has the connection.
-    :param receiver: knows whether the connection has ended; then it subscribes to nothing more.
+    :param ending: knows whether the connection has ended; then it subscribes to nothing more.
     """
 
-    __slots__ = ("_forms", "_joining", "_node", "_receiver")
+    __slots__ = ("_ending", "_forms", "_joining", "_node")
 
-    def __init__(self, node: Node, receiver: Receiver) -> None:
+    def __init__(self, node: Node, ending: Ending) -> None:
         self._node = node
-        self._receiver = receiver
+        self._ending = ending
         # By channel: the form in which the client gets publications.
         self._forms: dict[str, Form] = {}
         # Channels that a task is subscribing to; set when it is done.
@@ -48,22 +47,25 @@ class ConnectionSubscriptions:
         entry: bytes | None,
         since: Position | None,
         history: int,
-        positions: bool,
+        form: Form,
+        snapshot: Snapshot | None = None,
         join_leave: JoinLeave | None,
     ) -> Position:
         """Subscribe to ``channel``; see :meth:`hubbub.Connection.subscribe`.
 
         :param writer: the connection's, which is the subscriber.
         :param entry: from :func:`presence_entry`.
+        :param form: how publications are written to the client.
+        :param snapshot: see :meth:`hubbub.node.node.Node.join`.
         """
-        form = ENVELOPE if positions else PLAIN
         while (joining := self._joining.get(channel)) is not None:
             # Another task is subscribing to the channel; if it fails, this one tries.
             await joining.wait()
-        if self._receiver.ended is not None:
+        if self._ending.ended is not None:
             return START
         if channel in self._forms:
             if self._forms[channel] is not form:
+                positions = form.reports_recovery
                 raise ValueError(
                     f"Expected positions={not positions} as in the present subscription to {channel!r}, but "
                     f"got {positions!r}. Unsubscribe first."
@@ -79,6 +81,7 @@ class ConnectionSubscriptions:
                 since,
                 history,
                 form,
+                snapshot=snapshot,
                 entry=entry,
                 join_leave=join_leave,
                 is_wanted=lambda: channel in self._forms,

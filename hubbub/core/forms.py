@@ -9,8 +9,8 @@ has a form of that codec; all subscribers of one form are handed the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hubbub.core.publication import Publication
 
@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Encodes publications."""
+    """Encodes publications, and the events of a channel that are none: joins, leaves."""
 
     def encode(self, publication: Publication) -> Message:
         """Return ``publication`` as one message."""
+
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> Message:
+        """Return an event of ``channel`` as one message.
+
+        :param event: its type, such as ``"join"``.
+        :param fields: its other fields, which can be written as JSON.
+        """
 
 
 class Form(Protocol):

@@ -6,8 +6,8 @@ a client. A *batch* is messages in one carrier, to be written in one go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from hubbub.core.publication import START, Position, Publication
 
@@ -72,7 +72,7 @@ class Frame:
             return self._message
         if self._others is not None and codec in self._others:
             return self._others[codec]
-        message = codec.encode(self.publication)
+        message = self._encode(codec)
         if self._codec is None:
             self._codec, self._message = codec, message
         else:
@@ -90,26 +90,33 @@ class Frame:
         if weight is not None:
             weight.cost += self.cost
 
+    # Internal
+
+    def _encode(self, codec: Codec) -> Message:
+        return codec.encode(self.publication)
+
     def _grow(self, cost: int) -> None:
         self.cost += cost
         if self._weight is not None:
             self._weight.cost += cost
 
 
-class EncodedFrame(Frame):
-    """A frame that needs no codec: its message is the same in all forms that it is written in.
+class EventFrame(Frame):
+    """An event of a channel that is not a publication, such as a join. It is encoded once in each codec.
 
-    :param message: sent to all subscribers. It is not the encoding of a publication.
+    :param event: its type.
+    :param fields: see :meth:`hubbub.core.forms.Codec.event`.
     """
 
-    __slots__ = ("_only",)
+    __slots__ = ("_event", "_fields")
 
-    def __init__(self, channel: str, message: Message) -> None:
-        super().__init__(Publication(channel, message.data, "json"))
-        self._only = message
+    def __init__(self, channel: str, event: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(Publication(channel, b"", "json"))
+        self._event = event
+        self._fields = fields
 
-    def encoded(self, codec: Codec) -> Message:
-        return self._only
+    def _encode(self, codec: Codec) -> Message:
+        return codec.event(self._event, self.publication.channel, self._fields)
 
 
 class Batch(bytes):

@@ -29,16 +29,30 @@ class Resume:
     :param form: how it is written to.
     :param since: the position up to which it has everything; ``None`` for a subscriber that is new.
     :param history: how many of the last publications a new subscriber is handed.
+    :param start: reported to a subscriber that begins at ``since``, in place of one that has recovered from
+        there.
+    :param reports_recovery: whether a subscriber whose ``since`` cannot be recovered begins at the feed's
+        position, which is reported to it; by default, if its form can do that.
     """
 
     def __init__(
-        self, feed: Feed, subscriber: Subscriber, form: Form, since: Position | None, history: int
+        self,
+        feed: Feed,
+        subscriber: Subscriber,
+        form: Form,
+        since: Position | None,
+        history: int,
+        *,
+        start: Start | None = None,
+        reports_recovery: bool | None = None,
     ) -> None:
         self._feed = feed
         self._subscriber = subscriber
         self._form = form
         self._since = since
         self._history = history
+        self._start_given = start
+        self._reports_recovery = form.reports_recovery if reports_recovery is None else reports_recovery
         # The position up to which the subscriber has everything; ``None`` until that is computed from
         # ``history``.
         self._reached = since
@@ -70,8 +84,8 @@ class Resume:
         :param limit: bytes that may be handed over.
         :return: the position after which history must be read for :meth:`take` before the next step; ``None``
             if that is not needed.
-        :raises Unrecoverable: publications after ``since`` are missing, and the form cannot report that.
-            Nothing has been handed over.
+        :raises Unrecoverable: publications after ``since`` are missing, and that is not reported. Nothing
+            has been handed over.
         """
         feed = self._feed
         feed.flush()
@@ -157,6 +171,8 @@ class Resume:
         return reached
 
     def _start(self, reached: Position) -> Start:
+        if self._start_given is not None:
+            return self._start_given
         top = self._feed.position
         self.recovered = None if self._since is None else top != START
         return Start(Position(0, top.epoch) if reached == START else reached, self.recovered)
@@ -185,7 +201,7 @@ class Resume:
             self._reached = self._first_kept()
             self._read_after = None
             return
-        elif self._form.reports_recovery:
+        elif self._reports_recovery:
             feed.join(subscriber, self._form, Start(feed.position, recovered=False))
         else:
             raise  # the Unrecoverable that is being handled

@@ -20,10 +20,12 @@ class Start(NamedTuple):
     :param position: the position before the first publication that it gets.
     :param recovered: whether everything follows that was published after the position that the subscriber
         gave; ``None`` if it gave none.
+    :param snapshot: the state of the channel as JSON, read after ``position``; ``None`` without a snapshot.
     """
 
     position: Position
     recovered: bool | None = None
+    snapshot: bytes | None = None
 
 
 class Subscriber(Protocol):

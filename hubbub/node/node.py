@@ -30,6 +30,9 @@ from hubbub.node.control import (
 from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
+from hubbub.node.refusals import Refusals
+from hubbub.node.slots import Capacity, Slot, Slots
+from hubbub.node.snapshots import Snapshot
 from hubbub.node.subscriptions import Subscriptions
 from hubbub.protocols.plain import PLAIN
 from hubbub.types import Health, JoinLeave, Presence, check_count
@@ -92,6 +95,7 @@ class Node:
     :param find_declaration: returns the declaration of a channel, or ``None`` for an undeclared one.
     :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
     :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
+    :param capacity: how many connections there may be.
     :param clock: by which everything of the node is timed; by default the event loop's.
     :param wall_clock: seconds that also pass while the machine sleeps.
     """
@@ -103,6 +107,7 @@ class Node:
         presence_ttl: float = 30.0,
         check_history: Callable[[str], None] = lambda name: None,
         *,
+        capacity: Capacity | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -111,10 +116,15 @@ class Node:
         self._check_history = check_history
         self.loop = asyncio.get_running_loop()
         self._clock: Clock = self.loop if clock is None else clock
+        #: Seconds since 1970, for moments that clients and other processes name.
+        self.wall_clock = wall_clock
         self._ids = publication_ids()
         self._health = EngineHealth(engine, self._clock)
         #: Connections that were disconnected as slow.
         self.slow_disconnects = 0
+        #: Clients and messages that were refused.
+        self.refusals = Refusals()
+        self._slots = Slots(Capacity() if capacity is None else capacity, self.refusals)
         # Messages dropped for connections that have ended.
         self._dropped = 0
         # Held for moments while a connection is removed: the messages that were dropped for it are either its
@@ -224,6 +234,7 @@ class Node:
             "slow_disconnects": self.slow_disconnects,
             "engine_outages": self._health.outages,
             "engine_outage_seconds": self._health.outage_seconds,
+            "refused": self.refusals.counts(),
             "all_outage_seconds": self._health.all_outage_seconds,
             **{name: getattr(self._counts, name) for name in Counts.__slots__},
         }
@@ -236,6 +247,15 @@ class Node:
         return await self._health.check(timeout, lambda: self._presence.error)
 
     # Connections
+
+    def admit(self) -> Slot:
+        """Take a slot for a client that wants to connect, before anything is awaited for it.
+
+        It has to be released in the end, also if the client is refused.
+
+        :raises HTTPException: the process has as many connections as it may have (503).
+        """
+        return self._slots.take()
 
     def add(self, connection: NodeConnection) -> None:
         """Hold ``connection`` until it is removed; end it at once if the node is stopping."""
@@ -268,6 +288,7 @@ class Node:
         history: int = 0,
         form: Form = PLAIN,
         *,
+        snapshot: Snapshot | None = None,
         entry: bytes | None = None,
         join_leave: JoinLeave | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
@@ -281,6 +302,8 @@ class Node:
         :param since: the position from which it resumes; missed publications are written first.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
+        :param snapshot: reads the state with which it begins, unless ``since`` is recovered. The channel has
+            a history, ``history`` is 0, and the form reports the start.
         :param entry: its presence entry, from :func:`hubbub.node.presence.encode_entry`.
         :param join_leave: the presence events that it gets.
         :param is_wanted: returns whether it is still to be added. If not, once it is its turn to join or has
@@ -296,7 +319,9 @@ class Node:
             if join_leave is not None:
                 await self._events.open(channel, subscriber)
             if is_wanted():
-                position = await self._subscriptions.join(channel, subscriber, since, history, form)
+                position = await self._subscriptions.join(
+                    channel, subscriber, since, history, form, snapshot=snapshot
+                )
             # Nothing is awaited from here on: the next publication may come in the next turn of the loop.
             if not is_wanted():
                 self.leave(channel, subscriber)

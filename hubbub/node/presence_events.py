@@ -12,11 +12,9 @@ from collections.abc import Callable
 from typing import get_args
 from weakref import WeakValueDictionary
 
-from msgspec import json
-
 from hubbub.core.fanout import FanOut
 from hubbub.core.forms import Form
-from hubbub.core.frames import EncodedFrame
+from hubbub.core.frames import EventFrame
 from hubbub.core.presence import Changes, PresenceState, Users
 from hubbub.core.rotation import Rotation
 from hubbub.core.subscriber import CallbackSubscriber, Subscriber, deliver
@@ -32,7 +30,6 @@ from hubbub.node.presence import (
     presence_channel,
 )
 from hubbub.node.subscriptions import Subscriptions
-from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import JoinLeave, PresenceEntry
 
 logger = logging.getLogger(__name__)
@@ -201,7 +198,7 @@ class PresenceEvents:
         self._expected.discard(subscriber.id)
         self._fan_outs[join_leave].add(subscriber, form)
         entries = self._users.entries if join_leave == "users" else self._state.entries
-        frame = _frame("presence", self.channel, entries)
+        frame = EventFrame(self.channel, "presence", {"entries": entries})
         deliver(form.batch((frame,), self.channel, lossless=True), (subscriber,))
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -279,9 +276,4 @@ class PresenceEvents:
             # Leaves first: a page that is reloaded leaves and joins.
             for event, entries in (("leave", left), ("join", joined)):
                 if entries and len(fan_out):
-                    fan_out.put_aside(_frame(event, self.channel, entries))
-
-
-def _frame(event: str, channel: str, entries: list[PresenceEntry]) -> EncodedFrame:
-    data = json.encode({"type": event, "channel": channel, "entries": entries})
-    return EncodedFrame(channel, WebSocketMessage("json", data))
+                    fan_out.put_aside(EventFrame(self.channel, event, {"entries": entries}))

@@ -16,7 +16,7 @@ from hubbub.core.frames import Frame
 from hubbub.core.history import HistoryPage
 from hubbub.core.publication import Position
 from hubbub.core.resume import Resume
-from hubbub.core.subscriber import Subscriber
+from hubbub.core.subscriber import Start, Subscriber
 from hubbub.engines.reconnect import Backoff
 from hubbub.exceptions import EngineUnavailable, Unrecoverable
 from hubbub.node.clock import Clock
@@ -64,6 +64,9 @@ class Replay:
         since: Position | None,
         history: int,
         is_wanted: Callable[[], bool],
+        *,
+        start: Start | None = None,
+        reports_recovery: bool | None = None,
     ) -> Position:
         """Write the publications that ``subscriber`` has missed, then add it to the feed.
 
@@ -73,11 +76,14 @@ class Replay:
         :param since: the position from which it resumes.
         :param history: instead, how many of the last publications are written first.
         :param is_wanted: returns whether it is still to be added.
+        :param start: see :class:`~hubbub.core.resume.Resume`, and so for ``reports_recovery``.
         :return: the position up to which everything has been written to it.
-        :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
+        :raises Unrecoverable: the history does not reach back to ``since``, and that is not reported.
         :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
         """
-        resume = Resume(self.feed, subscriber, form, since, history)
+        resume = Resume(
+            self.feed, subscriber, form, since, history, start=start, reports_recovery=reports_recovery
+        )
         backoff = Backoff()
         while (room := await subscriber.ready()) and is_wanted():
             # Nothing is awaited in a step: with the last one, the subscriber is added to the feed.

@@ -22,6 +22,7 @@ from hubbub.exceptions import EngineUnavailable, HubNotRunning
 from hubbub.node.clock import Clock
 from hubbub.node.repairs import READS, Repairs
 from hubbub.node.replay import Replay
+from hubbub.node.snapshots import Snapshot, join_with_snapshot
 from hubbub.protocols.plain import PLAIN
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class Subscriptions:
         since: Position | None = None,
         history: int = 0,
         form: Form = PLAIN,
+        *,
+        snapshot: Snapshot | None = None,
     ) -> Position:
         """Write the publications that ``subscriber`` has missed, then add it to the feed of ``channel``.
 
@@ -108,6 +111,8 @@ class Subscriptions:
         :param since: the position from which it resumes.
         :param history: instead, how many of the last publications are written first.
         :param form: how publications are written to it.
+        :param snapshot: reads the state with which it begins, unless ``since`` is recovered; see
+            :func:`~hubbub.node.snapshots.join_with_snapshot`.
         :return: the position up to which everything has been written to it.
         :raises Unrecoverable: the history does not reach back to ``since``, and the form cannot say so.
         :raises EngineUnavailable: the engine cannot be reached, and nothing has been written.
@@ -118,15 +123,19 @@ class Subscriptions:
         arrival = self._arrivals[key] = object()
         try:
             feed = await self._feed(channel)
-            if since is None and not history and form is PLAIN:
+            if since is None and not history and snapshot is None and not form.reports_recovery:
                 feed.join(subscriber, form)
                 return feed.position
             replay = self._replays.get(channel)
             if replay is None or replay.feed is not feed:
                 replay = self._replays[channel] = Replay(feed, partial(self._read, feed), self._clock)
-            return await replay.join(
-                subscriber, form, since, history, lambda: self._arrivals.get(key) is arrival
-            )
+
+            def is_wanted() -> bool:
+                return self._arrivals.get(key) is arrival
+
+            if snapshot is not None:
+                return await join_with_snapshot(replay, subscriber, form, since, snapshot, is_wanted)
+            return await replay.join(subscriber, form, since, history, is_wanted)
         finally:
             if self._arrivals.get(key) is arrival:
                 del self._arrivals[key]

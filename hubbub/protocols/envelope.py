@@ -1,56 +1,71 @@
-"""The envelope form: each publication in JSON that names its channel and its id.
+"""The envelope form: each publication in JSON that names its id, and its channel where a client has several.
 
 First comes ``{"type": "subscribed", "channel": …, "id": …}``, then each publication as ``{"type":
-"publication", "channel": …, "id": …, "data": …}``.
+"publication", "channel": …, "id": …, "data": …}``. Behind a door, which has one channel, there is no
+``"channel"``.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import DecodeError, Raw, json
 
 from hubbub.core.forms import Codec, Form
-from hubbub.core.publication import START, Position, Publication
+from hubbub.core.frames import Message
+from hubbub.core.publication import Publication
 from hubbub.core.subscriber import Start
+from hubbub.protocols.messages import encode_message, opening_fields, position_id
 from hubbub.protocols.websocket import WebSocketForm, WebSocketMessage
 
 
 class EnvelopeCodec:
-    """Wraps a publication in JSON: JSON as it is, text as a string, binary as base64."""
+    """Wraps a publication in JSON: JSON as it is, text as a string, binary as base64.
+
+    :param names_channel: whether messages name their channel.
+    """
+
+    def __init__(self, *, names_channel: bool) -> None:
+        self._names_channel = names_channel
 
     def encode(self, publication: Publication) -> WebSocketMessage:
-        return WebSocketMessage("json", _envelope(publication), publication)
+        head = encode_message(
+            "publication",
+            publication.channel if self._names_channel else None,
+            {"id": position_id(publication.position)},
+        )
+        if publication.kind == "binary":
+            payload = b'"base64":"' + b64encode(publication.data) + b'"'
+        else:
+            payload = b'"data":' + _as_json(publication)
+        return WebSocketMessage("json", b"%b,%b}" % (head[:-1], payload), publication)
+
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> WebSocketMessage:
+        named = channel if self._names_channel else None
+        return WebSocketMessage("json", encode_message(event, named, fields))
 
 
 class Envelope(WebSocketForm):
-    """Each publication in an envelope, in a WebSocket frame of its own."""
+    """Each publication in an envelope, in a WebSocket frame of its own.
 
-    codec: Codec = EnvelopeCodec()
+    :param names_channel: whether envelopes name their channel.
+    """
+
     reports_recovery = True
 
-    def opening(self, channel: str, start: Start) -> WebSocketMessage:
-        opening: dict[str, object] = {"type": "subscribed", "channel": channel, "id": _id(start.position)}
-        if start.recovered is not None:
-            opening["recovered"] = start.recovered
-        return WebSocketMessage("json", json.encode(opening))
+    def __init__(self, *, names_channel: bool) -> None:
+        self.codec: Codec = EnvelopeCodec(names_channel=names_channel)
+
+    def opening(self, channel: str, start: Start) -> Message:
+        return self.codec.event("subscribed", channel, opening_fields(start))
 
 
-ENVELOPE: Form = Envelope()
-
-
-def _id(position: Position) -> str | None:
-    """Return the id of ``position``; ``None`` in a channel without history, which has no positions."""
-    return None if position == START else str(position)
-
-
-def _envelope(publication: Publication) -> bytes:
-    head = {"type": "publication", "channel": publication.channel, "id": _id(publication.position)}
-    if publication.kind == "binary":
-        payload = b'"base64":"' + b64encode(publication.data) + b'"'
-    else:
-        payload = b'"data":' + _as_json(publication)
-    return b"%b,%b}" % (json.encode(head)[:-1], payload)
+#: For connections, which have any number of channels.
+ENVELOPE: Form = Envelope(names_channel=True)
+#: For doors, which have one channel.
+DOOR_ENVELOPE: Form = Envelope(names_channel=False)
 
 
 def _as_json(publication: Publication) -> bytes:

@@ -1,4 +1,4 @@
-"""Admission: refuses a WebSocket by its ``Origin`` and ``Host`` headers, before it is accepted."""
+"""Admission: refuses a client by the page and the host name that its request has, before it is accepted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketState
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.core.throttle import Throttle
+from hubbub.node.refusals import CountedRefusal, Refusals
 from hubbub.security.hosts import Hosts
 from hubbub.security.logs import is_reported
 from hubbub.security.origins import is_allowed
@@ -18,12 +20,12 @@ from hubbub.security.origins import is_allowed
 logger = logging.getLogger(__name__)
 
 # One line in the log every ten seconds for each, however many clients are refused.
-_refused_origins, _refused_hosts = Throttle(), Throttle()
+_refused_origins, _refused_hosts, _refused_sites = Throttle(), Throttle(), Throttle()
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The web pages and host names from which a hub accepts connections.
+    """The web pages and host names from which a hub accepts clients.
 
     :param origins: from :func:`hubbub.security.origins.parse_origins`.
     :param hosts: from :func:`hubbub.security.hosts.parse_hosts`; ``None`` accepts every host name.
@@ -32,19 +34,48 @@ class Admission:
     origins: frozenset[str]
     hosts: Hosts | None
 
-    def check(self, websocket: WebSocket) -> None:
-        """Refuse ``websocket`` if its page or its host name is not allowed.
+    def check(self, http: HTTPConnection, refusals: Refusals) -> None:
+        """Refuse the client of an application's own endpoint if its page or its host name is not allowed.
 
+        :param http: its request, or its socket.
+        :param refusals: counts the refusal.
         :raises HTTPException: it is refused with status 403.
         :raises WebSocketException: it is refused, and the server cannot answer with a status any more.
         """
-        self._check_host(websocket)
-        self._check_origin(websocket)
+        self._check_host(http, refusals)
+        self._check_origin(http, refusals)
 
-    def _check_host(self, websocket: WebSocket) -> None:
-        host = websocket.headers.get("host")
+    def check_door(self, http: HTTPConnection, refusals: Refusals) -> None:
+        """Refuse the client of a door: as :meth:`check`, and by the headers of Fetch Metadata.
+
+        A browser says with ``Sec-Fetch-Site`` which pages a request comes from, and with ``Sec-Fetch-Dest``
+        for which purpose (https://www.w3.org/TR/fetch-metadata/). Scripts cannot set these headers, and other
+        clients do not send them. They tell requests apart that carry cookies and no ``Origin``: those of
+        images, links, forms, and of scripts in the mode "no-cors".
+
+        :param http: its request, or its socket.
+        :param refusals: counts the refusal.
+        :raises HTTPException: it is refused with status 403.
+        :raises WebSocketException: it is refused, and the server cannot answer with a status any more.
+        """
+        self.check(http, refusals)
+        site = _token(http, "sec-fetch-site")
+        if site in ("cross-site", "same-site") and not self.has_allowed_origin(http):
+            self._refuse_site(http, refusals, f"it comes from another site ({site}) without an Origin")
+        purpose = _token(http, "sec-fetch-dest", "empty")
+        if http.scope.get("method") in ("GET", "HEAD") and purpose != "empty":
+            self._refuse_site(http, refusals, f"the browser asks for {purpose[:50]!r}, not for a script")
+
+    def has_allowed_origin(self, http: HTTPConnection) -> bool:
+        """Whether ``http`` has an ``Origin`` header, and this page is allowed."""
+        origin = http.headers.get("origin")
+        return origin is not None and is_allowed(origin, http.headers.get("host"), self.origins)
+
+    def _check_host(self, http: HTTPConnection, refusals: Refusals) -> None:
+        host = http.headers.get("host")
         if self.hosts is None or self.hosts.include(host):
             return
+        refusals.count("host")
         if (more := _refused_hosts.admit()) is not None:
             # The header comes from the client: cut, and escaped by %r.
             logger.warning(
@@ -53,13 +84,15 @@ class Admission:
                 host,
                 more,
             )
-        _refuse(websocket, "This server does not answer to the name in the Host header; see Hub(hosts=…).")
+        detail = "This server does not answer to the name in the Host header; see Hub(hosts=…)."
+        raise refusal(http, CountedRefusal(403, detail))
 
-    def _check_origin(self, websocket: WebSocket) -> None:
-        origin = websocket.headers.get("origin")
-        host = websocket.headers.get("host")
+    def _check_origin(self, http: HTTPConnection, refusals: Refusals) -> None:
+        origin = http.headers.get("origin")
+        host = http.headers.get("host")
         if origin is None or is_allowed(origin, host, self.origins):
             return
+        refusals.count("origin")
         if (more := _refused_origins.admit()) is not None:
             logger.warning(
                 "Refused a page from %.200r with 403: the request's Host is %.200r, and the page is not in "
@@ -69,13 +102,39 @@ class Admission:
                 host,
                 more,
             )
-        _refuse(websocket, f"Pages from {origin[:200]!r} may not connect here; see Hub(allow_origins=…).")
+        detail = f"Pages from {origin[:200]!r} may not connect here; see Hub(allow_origins=…)."
+        raise refusal(http, CountedRefusal(403, detail))
+
+    def _refuse_site(self, http: HTTPConnection, refusals: Refusals, reason: str) -> NoReturn:
+        refusals.count("cross_site")
+        if (more := _refused_sites.admit()) is not None:
+            logger.warning("Refused a request with 403: %s.%s", reason, more)
+        raise refusal(http, CountedRefusal(403, f"This request is refused: {reason}."))
 
 
-def _refuse(websocket: WebSocket, detail: str) -> NoReturn:
-    """Answer 403; or close, if the application has accepted the socket already."""
+def refusal(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSocketException:
+    """Return ``exc`` in a form that still reaches the client, for a refusal that Hubbub has logged itself.
+
+    :param http: the client's request, or its socket.
+    :return: ``exc`` while a status can be sent. A socket that is accepted, or whose server cannot answer a
+        handshake with a status, is closed instead: with 1013, "try again later", for 503, and with 1008 for
+        any other status.
+    """
     is_reported.set(True)
-    is_answerable = "websocket.http.response" in websocket.scope.get("extensions", {})
-    if is_answerable and websocket.application_state is WebSocketState.CONNECTING:
-        raise HTTPException(403, detail)
-    raise WebSocketException(CloseCode.POLICY_VIOLATION, clip_reason(detail))
+    return answer(http, exc)
+
+
+def answer(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSocketException:
+    """Return ``exc`` in a form that still reaches the client; see :func:`refusal`."""
+    if http.scope["type"] != "websocket":
+        return exc
+    is_answerable = "websocket.http.response" in http.scope.get("extensions", {})
+    state = getattr(http, "application_state", WebSocketState.CONNECTING)
+    if is_answerable and state is WebSocketState.CONNECTING:
+        return exc
+    code = CloseCode.TRY_AGAIN_LATER if exc.status_code == 503 else CloseCode.POLICY_VIOLATION
+    return WebSocketException(code, clip_reason(str(exc.detail)))
+
+
+def _token(http: HTTPConnection, header: str, default: str = "") -> str:
+    return http.headers.get(header, default).strip().lower()

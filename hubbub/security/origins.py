@@ -36,16 +36,30 @@ def is_allowed(origin: str, host: str | None, allowed: frozenset[str]) -> bool:
         because behind a proxy that ends TLS the page says ``https`` and the server sees ``http``.
     :param allowed: from :func:`parse_origins`; ``*`` allows every page.
     """
-    if "*" in allowed or origin in allowed:
+    if "*" in allowed or is_named(origin, allowed):
         return True
     try:
         origin = _parse(origin)
     except ValueError:
         return False
     scheme, _, authority = origin.partition("://")
-    return origin in allowed or (
-        host is not None and authority == _without_default_port(host.lower(), scheme)
-    )
+    return host is not None and authority == _without_default_port(host.lower(), scheme)
+
+
+def is_named(origin: str, allowed: frozenset[str]) -> bool:
+    """Whether ``origin`` itself is one of ``allowed``; ``*`` names no page.
+
+    :param origin: the request's ``Origin`` header.
+    :param allowed: from :func:`parse_origins`.
+    """
+    if origin == "*":
+        return False
+    if origin in allowed:
+        return True
+    try:
+        return _parse(origin) in allowed
+    except ValueError:
+        return False
 
 
 def _parse(origin: str) -> str:

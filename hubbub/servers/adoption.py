@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket
 
+from hubbub.servers.limits import DRAIN_SHARE
 from hubbub.servers.middleware import unwrap
 from hubbub.servers.send_path import log_direct, log_queued
 from hubbub.servers.stopping import Stopping
@@ -123,7 +124,7 @@ def _wrap_shutdown(server: Server, stopping: Stopping) -> None:
     shutdown = server.shutdown
 
     async def begin_and_shut_down(*args: Any, **kwargs: Any) -> None:
-        stopping.begin()
+        stopping.begin((server.config.timeout_graceful_shutdown or 0) * DRAIN_SHARE)
         await shutdown(*args, **kwargs)
 
     server.shutdown = begin_and_shut_down  # type: ignore[method-assign]

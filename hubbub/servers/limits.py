@@ -46,3 +46,12 @@ PING_LIMIT = 65_536
 
 #: Seconds that a client may take to receive pending data after the server has closed its connection.
 ABORT_AFTER = 5.0
+
+# Shutdown
+
+#: Connections closed per second when the server shuts down. If all were closed at once, all clients would
+#: reconnect at once.
+DRAIN_RATE = 500.0
+
+#: Share of the graceful shutdown's time that this may take; handlers need the rest to end.
+DRAIN_SHARE = 0.8

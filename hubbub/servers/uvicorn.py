@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TimerHandle
+from collections.abc import Callable
 from random import random
 from typing import Any
 
@@ -35,6 +36,8 @@ from hubbub.codes import CloseCode
 from hubbub.servers.handshake import END, HandshakeRefused, read_request
 from hubbub.servers.limits import (
     ABORT_AFTER,
+    DRAIN_RATE,
+    DRAIN_SHARE,
     EARLY_BYTES,
     FRAGMENT_BYTES,
     FRAGMENTS,
@@ -51,12 +54,6 @@ from hubbub.transports.asgi import EXTENSION, ASGITransport, has_connection
 from hubbub.transports.base import Transport
 from hubbub.transports.socket import SocketTransport
 from hubbub.transports.tcp import Progress, progress
-
-#: Connections closed per second when the server shuts down. If all were closed at once, all clients would
-#: reconnect at once.
-DRAIN_RATE = 500.0
-#: Share of the graceful shutdown's time that this may take; handlers need the rest to end.
-DRAIN_SHARE = 0.8
 
 # The only extension that is offered to clients.
 _EXTENSIONS = (SharedDeflateFactory(),)
@@ -75,7 +72,7 @@ _ATTRIBUTES = (
     *("handshake_complete", "handshake_initiated", "pending_ping_payload", "pong_timer", "queue"),
     *("read_paused", "writable"),
 )
-_PARSER_ATTRIBUTES = ("available_extensions", "max_message_size", "parser", "parser_exc")
+_PARSER_ATTRIBUTES = ("available_extensions", "close_sent", "max_message_size", "parser", "parser_exc")
 
 # Shared by all connections that are not paused, since an event is as large as all other state that this class
 # adds. It is never cleared.
@@ -113,6 +110,8 @@ class HubProtocol(WebSocketsSansIOProtocol):
         # the hub disconnects a client that does not read.
         self._direct: SocketTransport | None = None
         self._has_connection = False
+        # Called when a message is refused because it is too large.
+        self._on_too_large: Callable[[], None] | None = None
         # Pings since the transport was last empty: their bytes, the answer to the latest one, and whether
         # reading is paused because there were too many.
         self._pings = 0
@@ -131,6 +130,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self._cut()
         # Break the reference cycle: the scope's extension references this protocol.
         self._direct = None
+        self._on_too_large = None
         if hasattr(self, "scope"):
             self.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
@@ -278,6 +278,10 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self._bound()
 
     def handle_parser_exception(self) -> None:
+        # If no close frame was sent before, this one is the parser's.
+        close = None if self.close_sent else self.conn.close_sent
+        if close is not None and close.code == CloseCode.MESSAGE_TOO_BIG and self._on_too_large is not None:
+            self._on_too_large()
         self._cut()
         super().handle_parser_exception()
         self._bound()
@@ -349,10 +353,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self._bound()
 
-    def _make_transport(self, websocket: WebSocket, max_message_size: int) -> Transport:
+    def _make_transport(
+        self, websocket: WebSocket, max_message_size: int, on_too_large: Callable[[], None]
+    ) -> Transport:
         if self._has_connection:
             raise has_connection()
         self._has_connection = True
+        self._on_too_large = on_too_large
         # Messages that arrived before were under uvicorn's limit; the connection checks their size again.
         limit = self.conn.max_message_size
         self.conn.max_message_size = max_message_size if limit is None else min(limit, max_message_size)

@@ -311,6 +311,22 @@ class EngineContract:
             assert position.epoch != published[name][0].epoch
             assert (position.offset, newest) == (0, "")
 
+    async def test_the_top_is_where_the_next_history_begins(self) -> None:
+        """A state that is read after the top misses nothing that was published after its change."""
+        async with self.nodes() as nodes:
+            engine, other = nodes[0][0], nodes[-1][0]
+            (top,) = await engine.tops(["chat"])
+            assert top == (START, "")
+            for number in range(1, 4):
+                await other.publish(publication("chat", str(number)), HISTORY)
+                page = await engine.history("chat", top.position)
+                assert [each.data for each in page.publications] == [str(number).encode()]
+                (top,) = await engine.tops(["chat"])
+                # Reading it changes nothing.
+                assert [top] == await engine.tops(["chat"])
+                assert top.position == page.position == (await other.tops(["chat"]))[0].position
+                assert (await engine.history("chat", top.position)).publications == []
+
     async def test_a_channel_that_was_published_to_can_be_declared_again(self) -> None:
         """A node subscribes again in order to declare a history after data was lost."""
         async with self.started() as (engine, collector):

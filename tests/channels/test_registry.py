@@ -12,42 +12,87 @@ from fastapi.testclient import TestClient
 
 from hubbub import ChannelDeclaration, History, Hub, HubbubError, InvalidChannel, Position
 from hubbub.channels import registry
+from hubbub.channels.pattern import Pattern
 from hubbub.channels.registry import Registry
+from hubbub.core.publication import INTERNAL
 
 KEPT = History(size=5)
 
 
-class Counted(ChannelDeclaration):
-    """A declaration that counts how often its pattern is compared with a name."""
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The patterns with which names are compared, in this order."""
+    texts: list[str] = []
+    matches = Pattern.matches
 
-    compared = 0
+    def counted(pattern: Pattern, name: str) -> bool:
+        texts.append(pattern.text)
+        return matches(pattern, name)
 
-    def matches(self, name: str) -> bool:
-        type(self).compared += 1
-        return super().matches(name)
+    monkeypatch.setattr(Pattern, "matches", counted)
+    return texts
 
 
 # Lookup
 
 
-def test_a_name_is_compared_with_patterns_once() -> None:
-    Counted.compared = 0
+def test_a_name_is_compared_with_patterns_once(compared: list[str]) -> None:
     channels = Registry()
-    room, plain = Counted("room:{id}"), Counted("plain")
+    room, plain = ChannelDeclaration("room:{id}"), ChannelDeclaration("plain")
     channels.add(room)
     channels.add(plain)
     for _ in range(3):
         assert channels.find("room:1") is room
-        assert channels.find("other") is None
-    assert Counted.compared == 1 + 2
+        assert channels.find("room:1:2") is None
+    assert compared == ["room:{id}", "room:{id}"]
 
 
-def test_of_patterns_that_match_the_first_counts() -> None:
+def test_a_name_is_compared_with_patterns_that_begin_as_it_does(compared: list[str]) -> None:
     channels = Registry()
-    first, second = ChannelDeclaration("{a}:{b}"), ChannelDeclaration("room:{id}")
-    channels.add(first)
-    channels.add(second)
-    assert channels.find("room:1") is first
+    for number in range(1000):
+        channels.add(ChannelDeclaration(f"room{number:03}:{{id}}"))
+    compared.clear()
+    found = channels.find("room567:x")
+    assert found is not None
+    assert found.pattern == "room567:{id}"
+    assert compared == ["room567:{id}"]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_of_patterns_that_match_the_most_specific_counts(is_reversed: bool) -> None:
+    patterns = [
+        "{all:path}",
+        "{a}:{p:path}",
+        "room:{p:path}",
+        "{a}:{b}",
+        "room:{id}",
+        "room:v{id}",
+        "room:v1",
+    ]
+    channels = Registry()
+    for pattern in reversed(patterns) if is_reversed else patterns:
+        if pattern != "{a}:{b}":  # Of this one and of room:{p:path}, neither is more specific.
+            channels.add(ChannelDeclaration(pattern))
+    for name, pattern in {
+        "lobby": "{all:path}",
+        "lobby:1": "{a}:{p:path}",
+        "room:a:b": "room:{p:path}",
+        "room:1": "room:{id}",
+        "room:v2": "room:v{id}",
+        "room:v1": "room:v1",
+        "room:v12": "room:v{id}",
+    }.items():
+        found = channels.find(name)
+        assert found is not None
+        assert found.pattern == pattern
+
+
+def test_channels_between_nodes_are_not_declared() -> None:
+    channels = Registry()
+    channels.add(ChannelDeclaration("{all:path}", history=KEPT))
+    channels.add(ChannelDeclaration("{a}:{b}", history=KEPT))
+    assert channels.find(f"{INTERNAL}control") is None
+    assert channels.find(f"{INTERNAL}presence:room") is None
 
 
 def test_a_declaration_counts_for_names_that_were_looked_up_before() -> None:
@@ -58,18 +103,17 @@ def test_a_declaration_counts_for_names_that_were_looked_up_before() -> None:
     assert channels.find("room:1") is room
 
 
-def test_names_from_clients_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_from_clients_take_bounded_memory(monkeypatch: pytest.MonkeyPatch, compared: list[str]) -> None:
     monkeypatch.setattr(registry, "CACHED_NAMES", 10)
-    Counted.compared = 0
     channels = Registry()
-    room = Counted("room:{id}")
+    room = ChannelDeclaration("room:{id}")
     channels.add(room)
     for number in range(100):
         assert channels.find(f"room:{number}") is room
     # The names that were looked up last are remembered; those from before have made room for them.
     for number in range(99, -1, -1):
         assert channels.find(f"room:{number}") is room
-    assert 100 + 90 <= Counted.compared < 200
+    assert 100 + 90 <= len(compared) < 200
 
 
 # Declaring
@@ -101,6 +145,57 @@ def test_a_channel_is_declared_once() -> None:
     hub.channel("room:{id}")
     with pytest.raises(InvalidChannel, match="declared twice"):
         hub.channel("room:{id}")
+    with pytest.raises(InvalidChannel, match=r"'room:{id}' and 'room:{number}' match the same names"):
+        hub.channel("room:{number}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        ("a:{x}:c", "a:b:{y}", "a:b:c"),
+        ("room-{id}", "{kind}-5", "room-5"),
+        ("{p:path}:b", "a:{y}", "a:b"),
+        ("room:{p:path}", "{a}:{b}", "room:x"),
+        ("{a}-1", "2-{b}", "2-1"),
+    ],
+)
+def test_patterns_that_share_names_are_refused_if_neither_is_more_specific(
+    one: str, other: str, name: str
+) -> None:
+    for first, second in ((one, other), (other, one)):
+        hub = Hub()
+        hub.channel(first)
+        with pytest.raises(InvalidChannel) as caught:
+            hub.channel(second)
+        message = str(caught.value)
+        assert f"{first!r} and {second!r} both match {name!r}" in message
+        assert message.endswith("Change the literal text of one of them, so that no name matches both.")
+        # The refused declaration has left no trace.
+        hub.channel("unrelated")
+
+
+def test_patterns_that_share_only_names_too_long_for_a_channel_are_declared() -> None:
+    hub = Hub()
+    hub.channel("a" * 200 + ":{x}")
+    hub.channel("{x}:" + "b" * 200)
+
+
+def test_a_thousand_patterns_are_compared_by_their_literal_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def searched(pattern: Pattern, state: int, character: str) -> list[int]:
+        raise AssertionError(f"{pattern} is compared character by character.")
+
+    monkeypatch.setattr(Pattern, "_next", searched)
+    for patterns in (
+        "room:{n}",
+        "room{n}:{{id}}",
+        "{{tenant}}:room{n}:{{id}}",
+        "{{tenant}}:room{n}:{{path:path}}",
+        "{{path:path}}:room{n}:{{id}}",
+        "room:{{id}}-{n:04}",
+    ):
+        channels = Registry()
+        for number in range(100):
+            channels.add(ChannelDeclaration(patterns.format(n=number)))
 
 
 # Errors

@@ -10,6 +10,9 @@ import pytest
 from hubbub.connection.handle import Handle
 from hubbub.connection.limits import Limits
 from hubbub.connection.receiving import Receiver
+from hubbub.testing.fake_engine import FakeServer
+from tests.clock import FakeClock
+from tests.nodes import running
 
 LIMITS = Limits(
     max_message_size=1000,
@@ -40,7 +43,8 @@ class FakeWriter:
 
 class Rig:
     def __init__(self) -> None:
-        self.node = SimpleNamespace(slow_disconnects=0)
+        self.wall_clock = FakeClock(1_800_000_000.0)
+        self.node = SimpleNamespace(slow_disconnects=0, wall_clock=self.wall_clock)
         self.receiver = Receiver(None)  # type: ignore[arg-type]
         self.writer = FakeWriter()
         node: Any = self.node
@@ -97,3 +101,80 @@ def test_a_lost_client_ends_the_handler_after_a_while(rig: Rig) -> None:
     assert rig.receiver.ended == (1006, "")
     assert rig.receiver.client_left
     assert rig.node.slow_disconnects == 0
+
+
+def test_an_expired_connection_ends_with_3005_after_a_notice(rig: Rig) -> None:
+    notices: list[int] = []
+    rig.handle.expire_at(rig.wall_clock() + 60, notices.append)
+    for _ in range(59):
+        rig.wall_clock.advance(1.0)
+        rig.handle.tick(0.0)
+    assert notices == [25]
+    assert rig.receiver.ended is None
+    rig.wall_clock.advance(1.0)
+    rig.handle.tick(0.0)
+    # Messages that wait are sent first.
+    assert rig.writer.ends == [(3005, "expired", False)]
+    assert rig.receiver.ended == (3005, "expired")
+    rig.handle.tick(0.0)
+    assert len(rig.writer.ends) == 1
+
+
+def test_a_notice_comes_at_once_if_less_is_left(rig: Rig) -> None:
+    notices: list[int] = []
+    rig.handle.expire_at(rig.wall_clock() + 9.5, notices.append)
+    assert notices == [10]
+    rig.handle.expire_at(rig.wall_clock() - 1, notices.append)
+    assert rig.receiver.ended == (3005, "expired")
+    assert notices == [10]
+
+
+def test_a_refresh_replaces_the_expiry(rig: Rig) -> None:
+    notices: list[int] = []
+    rig.handle.expire_at(rig.wall_clock() + 20, notices.append)
+    rig.handle.expire_at(rig.wall_clock() + 60, notices.append)
+    rig.wall_clock.advance(20.0)
+    rig.handle.tick(0.0)
+    assert (rig.receiver.ended, notices) == (None, [20])
+    rig.handle.expire_at(None)
+    rig.wall_clock.advance(1000.0)
+    rig.handle.tick(0.0)
+    assert (rig.receiver.ended, notices) == (None, [20])
+
+
+def test_a_connection_that_has_ended_does_not_expire(rig: Rig) -> None:
+    notices: list[int] = []
+    rig.handle.end(4001, "bye")
+    rig.handle.expire_at(rig.wall_clock() + 1, notices.append)
+    rig.wall_clock.advance(2.0)
+    rig.handle.tick(0.0)
+    assert rig.writer.ends == [(4001, "bye", False)]
+    assert notices == []
+
+
+def test_a_connection_expires_before_it_is_accepted(rig: Rig) -> None:
+    rig.handle.writer = None
+    rig.handle.expire_at(rig.wall_clock() + 1)
+    rig.wall_clock.advance(1.0)
+    rig.handle.tick(0.0)
+    assert rig.receiver.ended == (3005, "expired")
+
+
+async def test_the_node_ends_expired_connections_once_a_second() -> None:
+    clock = FakeClock(1_800_000_000.0)
+    async with running(FakeServer(), clock=clock) as node:
+        handles = []
+        for name, expires_at in (("ann", clock() + 30), ("bob", None), ("eve", clock() + 90)):
+            handle = Handle(node, name, Receiver(None), LIMITS)  # type: ignore[arg-type]
+            handle.expire_at(expires_at)
+            node.add(handle)
+            handles.append(handle)
+        writers: list[Any] = [FakeWriter() for _ in handles]
+        for handle, writer in zip(handles, writers, strict=True):
+            handle.writer = writer
+        await clock.pass_time(29.0, 1.0)
+        assert [writer.ends for writer in writers] == [[], [], []]
+        await clock.pass_time(2.0, 1.0)
+        assert [writer.ends for writer in writers] == [[(3005, "expired", False)], [], []]
+        for handle in handles:
+            node.remove(handle)

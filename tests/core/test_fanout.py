@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from hubbub.core.fanout import FanOut
-from hubbub.core.frames import Batch, EncodedFrame, Frame
+from hubbub.core.frames import Batch, EventFrame, Frame
 from hubbub.core.publication import START, Position, Publication
 from hubbub.protocols.envelope import ENVELOPE
 from hubbub.protocols.plain import PLAIN
-from hubbub.protocols.websocket import WebSocketMessage
 from tests.core.test_feed import Loop, Recorder
 
 
@@ -109,16 +108,15 @@ def test_a_subscriber_that_is_dropped_gets_no_partial_batch_either(loop: Loop) -
     assert len(fan_out) == 1
 
 
-def test_encoded_frames_need_no_position(loop: Loop) -> None:
+def test_events_need_no_position(loop: Loop) -> None:
     fan_out = FanOut("room", loop.call_soon, lossless=True)
     ann, ben, leaving = Recorder("ann"), Recorder("ben"), Broken("leaving", stays=False)
     fan_out.add(ann, PLAIN)
     fan_out.add(ben, ENVELOPE)
     fan_out.add(leaving, PLAIN)
-    message = WebSocketMessage("json", b'{"type": "join"}')
-    fan_out.put_aside(EncodedFrame("room", message))
+    fan_out.put_aside(EventFrame("room", "join", {}))
     loop.turn()
-    assert ann.messages == ben.messages == [message]
+    assert [each.data for each in ann.messages + ben.messages] == [b'{"type":"join","channel":"room"}'] * 2
     assert ann.batches[0].lossless
     assert leaving.breaks == [("room", START)]
 

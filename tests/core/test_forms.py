@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,9 @@ class JSONLinesCodec:
         self.count += 1
         push = {"channel": publication.channel, "data": json.loads(publication.data)}
         return Message(json.dumps(push).encode() + b"\n", publication)
+
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> Message:
+        return Message(json.dumps({event: fields}).encode() + b"\n")
 
 
 class JSONLines:

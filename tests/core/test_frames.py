@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from hubbub.core.frames import FRAME_OVERHEAD, Batch, EncodedFrame, Frame, Message, Weight, last_position
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hubbub.core.frames import FRAME_OVERHEAD, Batch, EventFrame, Frame, Message, Weight, last_position
 from hubbub.core.publication import START, Position, Publication
 
 
@@ -18,12 +22,19 @@ class Codec:
         self.count += 1
         return Message(publication.data * 2, publication)
 
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> Message:
+        self.count += 1
+        return Message(json.dumps([event, channel, fields]).encode())
+
 
 class Identity:
     """Leaves payloads as they are."""
 
     def encode(self, publication: Publication) -> Message:
         return Message(publication.data, publication)
+
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> Message:
+        return Message(event.encode())
 
 
 def test_a_message_costs_its_payload_and_a_fixed_charge() -> None:
@@ -74,10 +85,14 @@ def test_a_weight_grows_with_its_frames() -> None:
     assert weight.cost == 0
 
 
-def test_an_encoded_frame_is_the_same_message_in_all_codecs() -> None:
-    message = Message(b"joined")
-    frame = EncodedFrame("chat", message)
-    assert frame.encoded(Codec()) is frame.encoded(Identity()) is message
+def test_an_event_is_encoded_once_in_each_codec() -> None:
+    codec, frame = Codec(), EventFrame("chat", "join", {"entries": [1]})
+    message = frame.encoded(codec)
+    assert frame.encoded(codec) is message
+    assert (codec.count, message.data) == (1, b'["join", "chat", {"entries": [1]}]')
+    assert frame.encoded(Identity()).data == b"join"
+    # It is no publication, and excludes no connection.
+    assert message.publication is None
     assert (frame.publication.channel, frame.publication.exclude, frame.position) == ("chat", None, START)
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from hubbub.core.publication import START, Position, Publication
 from hubbub.core.subscriber import Start
-from hubbub.protocols.envelope import ENVELOPE
-from hubbub.protocols.plain import PLAIN
+from hubbub.protocols.envelope import DOOR_ENVELOPE, ENVELOPE
+from hubbub.protocols.plain import DOOR_PLAIN, PLAIN
 from hubbub.protocols.websocket import WebSocketMessage
 from hubbub.types import Kind
 
@@ -91,3 +91,33 @@ def test_an_opening_names_the_position_at_which_a_subscriber_begins(
     assert opening is not None
     assert json.loads(opening.data) == {"type": "subscribed", "channel": "chat", **expected}
     assert PLAIN.opening("chat", Start(position, recovered)) is None
+
+
+def test_behind_a_door_no_message_names_the_channel() -> None:
+    encode = DOOR_ENVELOPE.codec.encode
+    assert encode(published(b"1")).data == b'{"type":"publication","id":"18:c0ffee42","data":1}'
+    assert encode(published(b"\x00", "binary")).data == (
+        b'{"type":"publication","id":"18:c0ffee42","base64":"AA=="}'
+    )
+    no_history = Publication("chat", b"hi", "text")
+    assert encode(no_history).data == b'{"type":"publication","id":null,"data":"hi"}'
+    opening = DOOR_ENVELOPE.opening("chat", Start(Position(17, "c0ffee42")))
+    assert opening is not None
+    assert opening.data == b'{"type":"subscribed","id":"17:c0ffee42"}'
+    opening = DOOR_ENVELOPE.opening("chat", Start(Position(17, "ab"), recovered=False, snapshot=b'{"n":1}'))
+    assert opening is not None
+    assert opening.data == b'{"type":"subscribed","id":"17:ab","recovered":false,"data":{"n":1}}'
+    assert DOOR_PLAIN.opening("chat", Start(Position(17, "ab"))) is None
+    assert DOOR_PLAIN.codec.encode(published(b"1")).data == b"1"
+
+
+def test_joins_and_leaves_name_the_channel_where_a_client_may_have_several() -> None:
+    for form, expected in (
+        (PLAIN, b'{"type":"join","channel":"chat","entries":[]}'),
+        (ENVELOPE, b'{"type":"join","channel":"chat","entries":[]}'),
+        (DOOR_PLAIN, b'{"type":"join","entries":[]}'),
+        (DOOR_ENVELOPE, b'{"type":"join","entries":[]}'),
+    ):
+        message = form.codec.event("join", "chat", {"entries": []})
+        assert isinstance(message, WebSocketMessage)
+        assert (message.kind, message.data, message.publication) == ("json", expected, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from hubbub.security.logs import LOGGERS, LONGEST, is_reported, protect_logs
 from tests.clients import connect, exchange, http_client, receive
@@ -52,6 +53,56 @@ def test_the_value_of_a_token_is_not_logged(url: str, line: str) -> None:
     assert logged("127.0.0.1:1", url, 200) == [f"127.0.0.1:1 {line} 200"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("Authorization", "Bearer s3cret", "Authorization …"),
+        ("cookie", "session=s3cret", "cookie …"),
+        ("Set-Cookie", "session=s3cret", "Set-Cookie …"),
+        ("proxy-authorization", "Basic s3cret", "proxy-authorization …"),
+        (
+            "sec-websocket-protocol",
+            "hubbub, hubbub.token.s3cret, x",
+            "sec-websocket-protocol hubbub, hubbub.token.…, x",
+        ),
+        ("User-Agent", "curl", "User-Agent curl"),
+    ],
+)
+def test_the_values_of_secret_headers_are_not_logged(name: str, value: str, line: str) -> None:
+    # As the library of uvicorn's own WebSocket protocol logs them at the level "debug".
+    assert logged(name, value) == [line]
+
+
+def test_an_asgi_scope_is_logged_without_secrets() -> None:
+    scope = {
+        "type": "websocket",
+        "path": "/ws",
+        "query_string": b"a=1&token=s3cret",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"authorization", b"Bearer s3cret"),
+            (b"cookie", b"session=s3cret"),
+            (b"sec-websocket-protocol", b"hubbub, hubbub.token.s3cret"),
+            [b"no", b"pair", b"at all"],
+        ],
+        "subprotocols": ["hubbub", "hubbub.token.s3cret"],
+    }
+    before = repr(scope)
+    (line,) = logged("1.2.3.4:5", 1, scope)
+    assert "s3cret" not in line
+    for part in ("'query_string': 'a=1&token=…'", "('host', 'localhost')", "['hubbub', 'hubbub.token.…']"):
+        assert part in line
+    assert repr(scope) == before
+    # As uvicorn logs it.
+    assert "'headers': '<...>'" in logged("1.2.3.4:5", 1, {**scope, "headers": "<...>"})[0]
+
+
+def test_a_message_with_a_token_is_not_logged() -> None:
+    refresh = Frame(Opcode.TEXT, b'{"type": "refresh", "token": "s3cret"}')
+    assert logged(refresh) == ["TEXT [38 bytes with a token]"]
+    assert logged(Frame(Opcode.TEXT, b"hello")) == ["TEXT 'hello' [5 bytes]"]
+
+
 def test_control_characters_are_escaped() -> None:
     assert logged("a\x1b[2J\x85\u2028b", "ü") == ["a\\x1b[2J\\x85\\u2028b ü"]
 
@@ -78,17 +129,32 @@ def test_the_filter_is_there_once() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "trace"])
-async def test_no_token_reaches_the_log_at_any_level(level: str, log: Path) -> None:
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn queued"])
+async def test_no_token_reaches_the_log_at_any_level(name: str, level: str, log: Path) -> None:
     args = ["--log-level", level]
-    async with serve("tests.apps.handshakes:app", log, args=args, cwd=ROOT) as server:
-        async with connect(f"{server.ws}/ws?token=s3cret&a=1") as client:
+    secrets = {"Authorization": "Bearer s3cret", "Cookie": "session=s3cret"}
+    subprotocols: Any = ["hubbub", "hubbub.token.s3cret"]
+    async with serve("tests.apps.handshakes:app", log, command=name, args=args, cwd=ROOT) as server:
+        async with connect(
+            f"{server.ws}/ws?token=s3cret&a=1", additional_headers=secrets, subprotocols=subprotocols
+        ) as client:
+            await receive(client)
+            await client.send('{"type": "refresh", "token": "s3cret"}')
             await receive(client)
         async with http_client() as http:
-            await http.get(f"{server.http}/nowhere?a=1&to%6ben=s3cret")
+            await http.get(f"{server.http}/nowhere?a=1&to%6ben=s3cret", headers=secrets)
+            # As an EventSource, and as fetch().
+            await http.get(f"{server.http}/channels/a?token=s3cret", headers={"Accept": "text/event-stream"})
+            await http.post(f"{server.http}/channels/a?token=s3cret", json={})
     assert "s3cret" not in server.log
+    assert '"POST /channels/a?token=… HTTP/1.1" 404' in server.log
     if level == "trace":
         assert "'query_string': 'token=…&a=1'" in server.log
         assert "'query_string': 'a=1&to%6ben=…'" in server.log
+        assert "'subprotocols': ['hubbub', 'hubbub.token.…']" in server.log
+    if name == "uvicorn queued":
+        assert "< authorization: …" in server.log
+        assert "TEXT [38 bytes with a token]" in server.log
 
 
 @pytest.mark.parametrize("name", ["hubbub run", "uvicorn --ws", "uvicorn"])

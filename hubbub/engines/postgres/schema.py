@@ -21,7 +21,7 @@ from hubbub.exceptions import EngineUnavailable
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 #: The version of the schema that this version of Hubbub uses.
-VERSION = 3
+VERSION = 4
 
 #: Seconds that a publication to a channel without history is kept after its transaction, for nodes to read.
 HANDOVER = 60.0

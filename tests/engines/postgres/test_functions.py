@@ -1,4 +1,4 @@
-"""The functions of the database: publishing from SQL."""
+"""The functions of the database: publishing from SQL, and reading positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from hubbub.core.publication import START, Position
 from hubbub.engines.postgres import PostgresEngine
-from hubbub.testing.engine_contract import Collector, publication
+from hubbub.testing.engine_contract import HISTORY, Collector, publication
 from tests.engines.postgres.nodes import asyncpg_connection
 
 
@@ -126,3 +126,80 @@ async def test_a_user_with_usage_of_the_schema_may_publish_and_nothing_else(
         await other.execute(f'DELETE FROM "{namespace}".publications')
     await other.execute("RESET ROLE")
     await collector.heard("chat", ["hello"])
+
+
+# Positions
+
+
+async def test_the_position_of_a_channel_is_that_of_its_last_publication(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    read = f'SELECT "{namespace}".position($1)'
+    assert await other.fetchval(read, "kept") == "start" == str(START)
+    await engine.publish(publication("plain", "1"))
+    assert await other.fetchval(read, "plain") == "start"
+    declared, _ = await engine.subscribe("kept", HISTORY)
+    assert await other.fetchval(read, "kept") == str(declared)
+    for number in range(3):
+        position = await engine.publish(publication("kept", str(number)), HISTORY)
+        assert await other.fetchval(read, "kept") == str(position) == f"{number + 1}:{declared.epoch}"
+    assert await other.fetchval(f'SELECT "{namespace}".position(channel => $1)', "kept") == str(position)
+    await engine.remove_history("kept")
+    (top,) = await engine.tops(["kept"])
+    assert top.position.epoch != declared.epoch
+    assert await other.fetchval(read, "kept") == str(top.position)
+
+
+async def test_a_position_is_of_the_moment_of_its_statement(
+    node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
+) -> None:
+    engine, _ = node
+    first = await engine.publish(publication("kept", "1"), HISTORY)
+    schema = f'"{namespace}"'
+    # What the statement itself publishes, its other parts do not see either.
+    row = await other.fetchrow(
+        f"""SELECT {schema}.position('kept') AS before, p."offset", {schema}.position('kept') AS after
+        FROM {schema}.publish('kept', '2') AS p"""
+    )
+    assert tuple(row) == (str(first), 2, str(first))
+    second = Position(2, first.epoch)
+    async with asyncpg_connection(postgres_url) as using:
+        # This transaction sees what it has published, and no other one does before the commit.
+        await using.execute(f"SELECT {schema}.publish('kept', '3')")
+        third = str(Position(3, first.epoch))
+        assert await using.fetchval(f"SELECT {schema}.position('kept')") == third
+        assert await other.fetchval(f"SELECT {schema}.position('kept')") == str(second)
+        assert (await engine.tops(["kept"]))[0].position == second
+    assert await other.fetchval(f"SELECT {schema}.position('kept')") == third
+    # In a transaction that sees one moment, the position stays.
+    async with other.transaction(isolation="repeatable_read"):
+        assert await other.fetchval(f"SELECT {schema}.position('kept')") == third
+        await engine.publish(publication("kept", "4"))
+        assert await other.fetchval(f"SELECT {schema}.position('kept')") == third
+    assert await other.fetchval(f"SELECT {schema}.position('kept')") == str(Position(4, first.epoch))
+
+
+async def test_a_user_with_usage_of_the_schema_reads_positions_and_no_publications(
+    node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    engine, _ = node
+    position = await engine.publish(publication("kept", "1"), HISTORY)
+    role = f"role_{token_hex(4)}"
+    await other.execute(f'CREATE ROLE {role}; GRANT USAGE ON SCHEMA "{namespace}" TO {role}; SET ROLE {role}')
+    assert await other.fetchval(f"""SELECT "{namespace}".position('kept')""") == str(position)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await other.fetchval(f'SELECT "offset" FROM "{namespace}".publications')
+    # The search path of the caller does not decide what the function reads.
+    await other.execute(
+        "CREATE TEMP TABLE streams (channel text, sequence bigint); SET search_path = pg_temp"
+    )
+    assert await other.fetchval(f"""SELECT "{namespace}".position('kept')""") == str(position)
+
+
+@pytest.mark.parametrize("channel", ["NULL", "''", "repeat('x', 256)", "E'\\x01control'"])
+async def test_channels_without_positions_are_refused(
+    channel: str, node: tuple[PostgresEngine, Collector], other: Any, namespace: str
+) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="Expected a channel of 1 to 255 characters"):
+        await other.execute(f'SELECT "{namespace}".position({channel})')

@@ -70,7 +70,7 @@ async def test_a_schema_of_version_1_is_upgraded_while_it_is_in_use(
         for collector in collectors:
             await collector.heard("chat", ["2"])
         state = await other.fetchrow(f'SELECT version, usable_from FROM "{namespace}".state')
-        assert tuple(state) == (3, 2)
+        assert tuple(state) == (4, 2)
         assert await engines[0].publish(publication("chat", "1"), HISTORY, "key") == Position(*first)
         assert await engines[0].publish(publication("chat", "3")) == (3, first["epoch"])
         # The statements of a worker of version 1 that was started before the upgrade.
@@ -96,7 +96,7 @@ async def test_a_user_without_the_right_to_upgrade_the_schema_is_referred_to_its
     """)
     parts = urlsplit(postgres_url)
     url = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
-    with pytest.raises(EngineUnavailable, match=r"from version 1 to 3 .* Start .* as the schema's owner\."):
+    with pytest.raises(EngineUnavailable, match=r"from version 1 to 4 .* Start .* as the schema's owner\."):
         await PostgresEngine(url, namespace).start(Collector())
     assert await other.fetchval(f'SELECT version FROM "{namespace}".state') == 1
     async with started(postgres_url, namespace):
@@ -107,9 +107,9 @@ async def test_a_schema_of_a_newer_version_is_not_changed(
     node: tuple[PostgresEngine, Collector], other: Any, postgres_url: str, namespace: str
 ) -> None:
     await other.execute(f'UPDATE "{namespace}".state SET version = 99, usable_from = 98')
-    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 3\. Upgrade Hubbub"):
+    with pytest.raises(EngineUnavailable, match=r"of version 99, but .* knows 4\. Upgrade Hubbub"):
         await PostgresEngine(postgres_url, namespace).start(Collector())
-    # A schema that says that version 3 can use it is used as it is.
+    # A schema that says that version 4 can use it is used as it is.
     await other.execute(f'UPDATE "{namespace}".state SET usable_from = 2')
     async with started(postgres_url, namespace) as (engine, collector):
         await engine.subscribe("chat")

@@ -169,6 +169,28 @@ CREATE OR REPLACE FUNCTION {schema}.publish(
         channel, convert_to(data::text, 'UTF8'), kind, history_size, history_ttl, idempotency_key, exclude, id)
 $$;
 
+-- Read the position of a channel from any client: SELECT hubbub.position('room:1')
+--
+-- It is the id of the position, 'OFFSET:EPOCH'; 'start' if the channel has no history yet. Runs with the rights of the
+-- schema's owner, as append does. It is STABLE, so that in one statement it shows the same moment as the rest of the
+-- statement, which reads the state: a VOLATILE function would show publications that are newer than that state.
+CREATE OR REPLACE FUNCTION {schema}.position(channel text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _channel ALIAS FOR $1;
+BEGIN
+    IF coalesce(_channel, '') = '' OR length(_channel) > 255 OR starts_with(_channel, E'\x01') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'Expected a channel of 1 to 255 characters without control characters, but got %L.',
+            left(_channel, 300));
+    END IF;
+    RETURN coalesce(
+        (SELECT (s.sequence - s.base) || ':' || s.epoch FROM {schema}.streams s
+        WHERE s.channel = _channel AND s.size IS NOT NULL),
+        'start');
+END
+$$;
+
 -- Give a channel a history.
 CREATE OR REPLACE FUNCTION {schema}.declare(_channel text, _size bigint, _ttl double precision)
 RETURNS {schema}.streams LANGUAGE plpgsql AS $$
