@@ -47,6 +47,7 @@ from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
 from hubbub.routes.events import EventDoor
+from hubbub.routes.preflight import PreflightDoor
 from hubbub.routes.publish import PublishDoor
 from hubbub.routes.publish_docs import PublishDocs
 from hubbub.routes.serving import PATH, Serving
@@ -77,12 +78,11 @@ class HubRouter(APIRouter):
 
     def add_doors(self, serving: Serving) -> None:
         """Add the routes through which clients reach declared channels."""
-        publish = PublishDoor(serving)
         self.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
         for method, endpoint in (
             ("GET", EventDoor(serving).endpoint),
-            ("POST", publish.endpoint),
-            ("OPTIONS", publish.preflight),
+            ("POST", PublishDoor(serving).endpoint),
+            ("OPTIONS", PreflightDoor(serving).endpoint),
         ):
             self.add_api_route(PATH, endpoint, methods=[method], response_model=None, include_in_schema=False)
 

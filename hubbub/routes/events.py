@@ -17,7 +17,7 @@ from hubbub.core.publication import Position
 from hubbub.exceptions import InvalidPosition
 from hubbub.routes.leaving import left, recheck
 from hubbub.routes.preflight import cors_headers
-from hubbub.routes.query import Subscription, parse_query
+from hubbub.routes.query import Subscription, parse_query, wants_snapshot
 from hubbub.routes.refusals import find_target, refusals
 from hubbub.routes.serving import Entrance, Serving
 
@@ -59,7 +59,8 @@ class EventResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving, client = self._serving, Client(self._request)
-        opens_connection = self._request.query_params.get("snapshot", "0") == "0"
+        # Exactly then: a stream without a slot would pass the limits.
+        opens_connection = not wants_snapshot(self._request)
         with (
             Entrance(serving, client, opens_connection=opens_connection) as entrance,
             refusals(serving, self._request, entrance),

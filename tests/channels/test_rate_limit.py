@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 import hubbub.channels.rate_limit
 from hubbub import Hub, Identity, RateLimit
+from hubbub.channels.current import CALL, Call, Client
 from tests.clock import FakeClock
 
 
@@ -24,10 +25,11 @@ def request(
         "headers": [],
         "client": None if address is None else (address, 1234),
     }
+    http = HTTPConnection(scope)
     if user is not None or connection is not None:
-        opened = None if connection is None else SimpleNamespace(id=connection)
-        scope["hubbub.call"] = SimpleNamespace(identity=Identity(user), connection=opened)
-    return HTTPConnection(scope)
+        opened: Any = None if connection is None else SimpleNamespace(id=connection)
+        scope[CALL] = Call(Client(http, Identity(user), opened))
+    return http
 
 
 async def passes(limit: RateLimit, http: HTTPConnection) -> bool:
