@@ -42,11 +42,12 @@ from hubbub.metrics.measured import Measured
 from hubbub.metrics.router import MetricsRouter
 from hubbub.metrics.telemetry import feed_telemetry
 from hubbub.node.clock import Clocks
-from hubbub.node.control import Disconnect
+from hubbub.node.control import Disconnect, Recheck
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
 from hubbub.routes.events import EventDoor
+from hubbub.routes.preflight import PreflightDoor
 from hubbub.routes.publish import PublishDoor
 from hubbub.routes.publish_docs import PublishDocs
 from hubbub.routes.serving import PATH, Serving
@@ -77,12 +78,11 @@ class HubRouter(APIRouter):
 
     def add_doors(self, serving: Serving) -> None:
         """Add the routes through which clients reach declared channels."""
-        publish = PublishDoor(serving)
         self.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
         for method, endpoint in (
             ("GET", EventDoor(serving).endpoint),
-            ("POST", publish.endpoint),
-            ("OPTIONS", publish.preflight),
+            ("POST", PublishDoor(serving).endpoint),
+            ("OPTIONS", PreflightDoor(serving).endpoint),
         ):
             self.add_api_route(PATH, endpoint, methods=[method], response_model=None, include_in_schema=False)
 
@@ -704,6 +704,30 @@ class Hub:
             None if user is None else user_id(user),
             None if connection is None else connection_id(connection),
         )
+        node = await self._running()
+        await node.command(command)
+
+    async def recheck(self, *, user: User) -> None:
+        """Check again what the connections of a user may do, in all processes.
+
+        Call this when the user's permissions have changed. For each channel that they are subscribed to
+        through a door, the dependencies and ``on_subscribe`` of the channel run again. If these refuse, the
+        subscription ends. Connections of your own endpoints, which subscribe to channels by themselves, are
+        not affected; :meth:`disconnect` closes them.
+
+        When this returns, every process that reaches the engine begins to check; the remaining processes
+        follow as soon as they reach it again. A few connections are checked at a time. A check that fails by
+        an error, or takes longer than 30 seconds, closes its connection with 1011, so that the client
+        connects again and is checked anew.
+
+        :param user: an ``int`` or a ``UUID`` becomes its ``str``.
+        :raises TypeError: ``user`` has another type.
+        :raises ValueError: ``user`` is empty: connections without a user cannot be told apart.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        command = Recheck(user_id(user))
+        if not command.user:
+            raise ValueError("Expected a user to recheck, but got an empty one, which no connection has.")
         node = await self._running()
         await node.command(command)
 

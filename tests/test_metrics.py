@@ -319,6 +319,24 @@ async def test_a_server_is_scraped(log: Path, command: str) -> None:
         assert "a-token" not in server.log
 
 
+async def test_several_workers_are_warned_of(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(
+        "from fastapi import FastAPI\n"
+        "from hubbub import Hub\n"
+        "hub = Hub('sqlite:///hub.db')\n"
+        "app = FastAPI()\n"
+        "app.include_router(hub.router)\n"
+        "app.include_router(hub.metrics)\n"
+    )
+    warning = "Warning: a scrape of hub.metrics reaches one of the 2 workers"
+    async with serve("shared:app", log, cwd=tmp_path, probe="/docs", args=["--workers", "2"]) as server:
+        assert server.log.count(warning) == 1
+        assert (await scrape(server))["hubbub_engine_up"] == 1
+    other_log = tmp_path / "other.log"
+    async with serve("shared:app", other_log, cwd=tmp_path, probe="/docs") as server:
+        assert "Warning" not in server.log
+
+
 async def test_bytes_wait_for_a_slow_client(log: Path) -> None:
     async with (
         serve("metrics:app", log, probe="/docs", env=TOKEN) as server,

@@ -34,8 +34,8 @@ UNITS = {"": "", "bytes": "By", "seconds": "s"}
 def feed_telemetry(app: Any, measured: Measured) -> None:
     """Hand the metrics of a hub to the telemetry of ``app``, if that is on.
 
-    It is off if FastAPI has none yet, if ``FastAPI(telemetry={"metrics": False})`` says so, and as long as
-    the application has set no meter provider. Later calls for the same provider have no effect.
+    It is off if ``FastAPI(telemetry={"metrics": False})`` says so, as long as the application has set no
+    meter provider, and in a FastAPI without telemetry. Later calls for the same provider have no effect.
     """
     try:
         provider = _provider(app)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from hubbub.connection.closing import MAX_LAYERS
 from hubbub.node.refusals import CountedRefusal, Refusals
+from hubbub.routes.serving import Serving
 from hubbub.security.admission import Admission
 from hubbub.security.origins import is_named
 
@@ -60,6 +61,21 @@ def with_cors(exc: HTTPException, http: HTTPConnection, admission: Admission) ->
     copied.__dict__.update(exc.__dict__)
     copied.headers = {**(exc.headers or {}), **cors_headers(http, admission)}
     return copied.with_traceback(exc.__traceback__)
+
+
+class PreflightDoor:
+    """The door for preflight requests: ``OPTIONS /channels/{channel}``.
+
+    :param serving: the parts of the hub that it uses.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def endpoint(self, request: Request, channel: str) -> Response:
+        """Answer one request; the answer is the same for all channels."""
+        node, _ = await self._serving.start()
+        return preflight(request, self._serving.admission, node.refusals)
 
 
 def preflight(request: Request, admission: Admission, refusals: Refusals) -> Response:

@@ -15,7 +15,7 @@ from hubbub.channels.current import Client
 from hubbub.connection.decoding import as_json
 from hubbub.exceptions import Denied
 from hubbub.protocols.messages import position_id
-from hubbub.routes.preflight import cors_headers, preflight
+from hubbub.routes.preflight import cors_headers
 from hubbub.routes.refusals import find_target, refusals
 from hubbub.routes.serving import Entrance, Serving
 
@@ -45,11 +45,6 @@ class PublishDoor:
             body = await self._body(request)
             outcome = await access.publish(client, target, _message(kind, body, target))
         return self._answer(request, outcome)
-
-    async def preflight(self, request: Request, channel: str) -> Response:
-        """Answer a preflight request of a page on another host."""
-        node, _ = await self._serving.start()
-        return preflight(request, self._serving.admission, node.refusals)
 
     # Internal
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, WebSocket
 
-from hubbub import Hub, Identity, RateLimit
+from hubbub import History, Hub, Identity, RateLimit
 from tests.apps.crossing import PAGE
 
 #: The limits of the hub: connections of the process, and those of one user.
@@ -36,7 +36,7 @@ async def connect(user: Annotated[str | None, Query()] = None) -> Identity:
 
 room = hub.channel("room:{room_id}", client_publish=True)
 closed = hub.channel("closed:{room_id}")
-state = hub.channel("state:{room_id}")
+state = hub.channel("state:{room_id}", history=History())
 limited = hub.channel("limited:{room_id}")
 
 
