@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -187,7 +187,14 @@ class Hub:
         self.stopping = Stopping()
         # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
-        serving = Serving(self._serve, self._open_door, self._open_stream, self.position, self._admission)
+        serving = Serving(
+            self._serve,
+            self._open_door,
+            self._lifecycle.running,
+            self._open_stream,
+            self.position,
+            self._admission,
+        )
         self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
         self.router.add_api_route(
             PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
@@ -305,8 +312,11 @@ class Hub:
             node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol
         )
 
-    def _open_stream(self, receive: Receive, send: Send, user: str | None) -> Stream:
-        return Stream(self._lifecycle.running(), receive, send, self._limits, self.stopping, user=user)
+    def _open_stream(
+        self, receive: Receive, send: Send, user: str | None, headers: Mapping[str, str]
+    ) -> Stream:
+        node = self._lifecycle.running()
+        return Stream(node, receive, send, self._limits, self.stopping, user=user, headers=headers)
 
     async def _publish_result(self, channel: str, result: Encoded, exclude: str | None) -> Position:
         node = self._lifecycle.running()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from msgspec import Raw, json
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,7 +16,9 @@ from hubbub.channels.injection import InvalidParameters
 from hubbub.connection.stream import Stream
 from hubbub.core.publication import Position
 from hubbub.exceptions import InvalidPosition
+from hubbub.node.slots import Slot
 from hubbub.routes.leaving import left, recheck
+from hubbub.routes.preflight import cors_headers, with_cors
 from hubbub.routes.query import Subscription, parse_query
 from hubbub.routes.refusals import find_target, refusals
 from hubbub.routes.serving import Serving
@@ -57,19 +60,33 @@ class EventResponse(Response):
         self._name = channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with refusals():
-            # Nothing in here raises when the answer has begun: a stream ends by itself then.
-            answer = await self._serve(receive, send)
+        request, admission = self._request, self._serving.admission
+        try:
+            with refusals():
+                # Nothing in here raises when the answer has begun: a stream ends by itself then.
+                answer = await self._admit(receive, send)
+        except HTTPException as exc:
+            raise with_cors(exc, request, admission) from None
         if answer is not None:
             await answer(scope, receive, send)
 
-    async def _serve(self, receive: Receive, send: Send) -> Response | None:
+    async def _admit(self, receive: Receive, send: Send) -> Response | None:
         """Return an answer, unless it has been sent, as an event stream."""
+        serving = self._serving
+        access = await serving.access()
+        node = serving.node()
+        serving.admission.check_door(self._request, node.refusals)
+        slot = node.admit()
+        try:
+            return await self._serve(access, slot, receive, send)
+        finally:
+            slot.release()
+
+    async def _serve(self, access: Access, slot: Slot, receive: Receive, send: Send) -> Response | None:
         request = self._request
-        self._serving.admission.check(request)
-        access = await self._serving.access()
         client = Client(request)
         client.identity = await access.identify(client)
+        slot.claim_user(client.identity.user)
         target = find_target(access, self._name)
         asked = parse_query(request, target.declaration)
         if asked.snapshot and target.operations.snapshot is None:
@@ -83,7 +100,8 @@ class EventResponse(Response):
         if asked.snapshot:
             return await self._snapshot(access, client, target)
         try:
-            async with self._serving.open_stream(receive, send, client.identity.user) as stream:
+            headers = cors_headers(request, self._serving.admission)
+            async with self._serving.open_stream(receive, send, client.identity.user, headers) as stream:
                 await self._join(stream, access, client, target, asked)
                 await stream.departure()
         finally:
@@ -95,7 +113,8 @@ class EventResponse(Response):
         position = await self._serving.position(self._name)
         state = await _state(access, client, target)
         body = json.encode({"id": str(position), "data": Raw(state)})
-        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **cors_headers(self._request, self._serving.admission)}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _join(
         self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription
