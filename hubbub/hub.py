@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -328,7 +328,7 @@ class Hub:
         )
 
     def _open_stream(
-        self, receive: Receive, send: Send, user: str | None, headers: Sequence[tuple[bytes, bytes]]
+        self, receive: Receive, send: Send, user: str | None, headers: Mapping[str, str]
     ) -> Stream:
         node = self._lifecycle.running()
         return Stream(node, receive, send, self._limits, self.stopping, user=user, headers=headers)

@@ -138,7 +138,7 @@ class _Session:
         """Subscribe to the channel, and handle messages until the client leaves."""
         await self._subscribe(subscription)
         # Afterwards: the first message is that of the subscription.
-        self._connection.on_recheck = self._recheck
+        self._connection.recheck_with(self._recheck, self._entrance.rechecks)
         self._connection.expire_at(self._client.identity.expires_at, self._expiring)
         async for data in self._connection.messages():
             await self._handle(data)
