@@ -3,10 +3,10 @@
 from hubbub.testing.client import Client, connect
 from hubbub.testing.clock import FakeClock, FrozenClock, freeze
 from hubbub.testing.engine_contract import Collector, EngineContract, publication
-from hubbub.testing.events import EventStream, events
+from hubbub.testing.event_stream import EventStream, events
 from hubbub.testing.failures import Closed, Refused
 from hubbub.testing.fake_engine import FakeEngine, FakeServer
-from hubbub.testing.lifespan import lifespan
+from hubbub.testing.app_lifespan import lifespan
 
 __all__ = [
     "Client",
