@@ -16,9 +16,10 @@ from hubbub.connection.stream import Stream
 from hubbub.core.publication import Position
 from hubbub.exceptions import InvalidPosition
 from hubbub.routes.leaving import left, recheck
+from hubbub.routes.preflight import cors_headers
 from hubbub.routes.query import Subscription, parse_query
 from hubbub.routes.refusals import find_target, refusals
-from hubbub.routes.serving import Serving
+from hubbub.routes.serving import Entrance, Serving
 
 #: A position that no channel has: an epoch contains no space.
 UNRECOVERABLE = Position(0, " ")
@@ -57,19 +58,23 @@ class EventResponse(Response):
         self._name = channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with refusals():
+        serving, client = self._serving, Client(self._request)
+        opens_connection = self._request.query_params.get("snapshot", "0") == "0"
+        with (
+            Entrance(serving, client, opens_connection=opens_connection) as entrance,
+            refusals(serving, self._request, entrance),
+        ):
             # Nothing in here raises when the answer has begun: a stream ends by itself then.
-            answer = await self._serve(receive, send)
+            answer = await self._serve(entrance, client, receive, send)
         if answer is not None:
             await answer(scope, receive, send)
 
-    async def _serve(self, receive: Receive, send: Send) -> Response | None:
+    async def _serve(
+        self, entrance: Entrance, client: Client, receive: Receive, send: Send
+    ) -> Response | None:
         """Return an answer, unless it has been sent, as an event stream."""
         request = self._request
-        self._serving.admission.check(request)
-        access = await self._serving.access()
-        client = Client(request)
-        client.identity = await access.identify(client)
+        access = await entrance.enter()
         target = find_target(access, self._name)
         asked = parse_query(request, target.declaration)
         if asked.snapshot and target.operations.snapshot is None:
@@ -83,7 +88,11 @@ class EventResponse(Response):
         if asked.snapshot:
             return await self._snapshot(access, client, target)
         try:
-            async with self._serving.open_stream(receive, send, client.identity.user) as stream:
+            headers = [
+                (name.lower().encode(), value.encode("latin-1"))
+                for name, value in cors_headers(request, self._serving.admission).items()
+            ]
+            async with self._serving.open_stream(receive, send, client.identity.user, headers) as stream:
                 await self._join(stream, access, client, target, asked)
                 await stream.departure()
         finally:
@@ -95,7 +104,8 @@ class EventResponse(Response):
         position = await self._serving.position(self._name)
         state = await _state(access, client, target)
         body = json.encode({"id": str(position), "data": Raw(state)})
-        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **cors_headers(self._request, self._serving.admission)}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _join(
         self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription

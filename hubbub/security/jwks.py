@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException as HTTPClientError
 from ipaddress import ip_address
-from typing import Any, get_args
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, urlsplit
 
@@ -213,7 +213,7 @@ def _parse_key(entry: dict[str, Any], algorithms: tuple[str, ...]) -> SigningKey
         # Of a kind that is not known here, or broken.
         return None
     # A secret, or a private key, that is published is not one to trust.
-    if not isinstance(key, get_args(PublicKey)):
+    if not isinstance(key, PublicKey):
         return None
     usable = tuple(each for each in algorithms if algorithm in (None, each) and fits(key, each))
     return SigningKey(key_id, key, usable) if usable else None

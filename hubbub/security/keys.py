@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
@@ -87,7 +87,7 @@ def parse_key(key: str | bytes | PublicKey, algorithms: tuple[str, ...]) -> byte
         return _parse_secret(key, algorithms)
     if isinstance(key, str | bytes):
         key = _parse_pem(key, is_text_key, algorithms[0])
-    if not isinstance(key, get_args(PublicKey)):
+    if not isinstance(key, PublicKey):
         raise TypeError(
             f"Expected a public key for {algorithms[0]}, in PEM or from cryptography, but got "
             f"{type(key).__name__}."
