@@ -22,14 +22,9 @@ class DoorConnection(Connection):
     Handlers get it as a ``Connection``: they may subscribe it to more channels, and send to it.
     """
 
-    @property
-    def on_recheck(self) -> Callable[[], Awaitable[None]] | None:
-        """Checks the permission of the client again; see :meth:`hubbub.Hub.recheck`."""
-        return self._handle.on_recheck
-
-    @on_recheck.setter
-    def on_recheck(self, recheck: Callable[[], Awaitable[None]]) -> None:
-        self._handle.on_recheck = recheck
+    def recheck_with(self, recheck: Callable[[], Awaitable[None]], count: int) -> None:
+        """Have ``recheck`` check the client's permission again; see :meth:`.handle.Handle.recheck_with`."""
+        self._handle.recheck_with(recheck, count)
 
     # Subscription
 

@@ -93,7 +93,7 @@ class EventResponse(Response):
                 for name, value in cors_headers(request, self._serving.admission).items()
             ]
             async with self._serving.open_stream(receive, send, client.identity.user, headers) as stream:
-                await self._join(stream, access, client, target, asked)
+                await self._join(stream, access, client, target, asked, entrance.rechecks)
                 await stream.departure()
         finally:
             await left(access, client, target)
@@ -108,7 +108,13 @@ class EventResponse(Response):
         return Response(body, media_type="application/json", headers=headers)
 
     async def _join(
-        self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription
+        self,
+        stream: Stream,
+        access: Access,
+        client: Client,
+        target: Target,
+        asked: Subscription,
+        rechecks: int,
     ) -> None:
         has_snapshot = target.operations.snapshot is not None
         since = _last_event_id(self._request)
@@ -127,7 +133,7 @@ class EventResponse(Response):
                 stream.handle.end(*close)
 
         # Afterwards: the first event is that of the subscription.
-        stream.handle.on_recheck = check_again
+        stream.handle.recheck_with(check_again, rechecks)
         stream.handle.expire_at(
             client.identity.expires_at,
             lambda seconds: stream.handle.send_event("expiring", self._name, {"seconds": seconds}),

@@ -61,7 +61,7 @@ class Entrance:
     :param opens_connection: whether the client takes a slot, which it gives back at the end of the block.
     """
 
-    __slots__ = ("_client", "_opens_connection", "_serving", "_stack", "node", "slot")
+    __slots__ = ("_client", "_opens_connection", "_serving", "_stack", "node", "rechecks", "slot")
 
     def __init__(self, serving: Serving, client: Client, *, opens_connection: bool = True) -> None:
         self._serving = serving
@@ -72,6 +72,8 @@ class Entrance:
         self.node: Node | None = None
         #: The slot of the client; ``None`` before, and for a client that opens no connection.
         self.slot: Slot | None = None
+        #: How many commands to check permissions again the node had carried out when the client entered.
+        self.rechecks = 0
 
     def __enter__(self) -> Entrance:
         return self
@@ -86,7 +88,7 @@ class Entrance:
         :raises HTTPException: the client is refused, by Hubbub.
         """
         self.node, access = await self._serving.start()
-        client = self._client
+        client, self.rechecks = self._client, self.node.rechecks.count
         self._serving.admission.check_door(client.http, self.node.refusals)
         if self._opens_connection:
             self.slot = self.node.admit()

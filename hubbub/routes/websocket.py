@@ -110,7 +110,7 @@ class _Session:
     :param client: the client, which has passed ``on_subscribe``.
     :param target: its channel.
     :param connection: its connection, which is open.
-    :param entrance: counts refusals.
+    :param entrance: through which the client has come; counts refusals.
     :param max_message_rate: messages a second that reach a handler; ``None``: no limit.
     """
 
@@ -138,7 +138,7 @@ class _Session:
         """Subscribe to the channel, and handle messages until the client leaves."""
         await self._subscribe(subscription)
         # Afterwards: the first message is that of the subscription.
-        self._connection.on_recheck = self._recheck
+        self._connection.recheck_with(self._recheck, self._entrance.rechecks)
         self._connection.expire_at(self._client.identity.expires_at, self._expiring)
         async for data in self._connection.messages():
             await self._handle(data)
