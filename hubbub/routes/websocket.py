@@ -110,7 +110,7 @@ class _Session:
     :param client: the client, which has passed ``on_subscribe``.
     :param target: its channel.
     :param connection: its connection, which is open.
-    :param entrance: counts refusals.
+    :param entrance: through which the client has come; counts refusals.
     :param max_message_rate: messages a second that reach a handler; ``None``: no limit.
     """
 
