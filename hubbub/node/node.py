@@ -490,8 +490,10 @@ class Node:
 
     def _tick(self) -> None:
         self._ticker = self._clock.call_later(TICK, self._tick)
-        now = self._clock.time()
+        # Transports time their writes by the event loop, also where the node has another clock.
+        now = self.loop.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
+        now = self._clock.time()
         self._subscriptions.tick(now)
         self._events.tick(now)

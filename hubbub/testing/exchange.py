@@ -168,16 +168,19 @@ class Exchange(ABC, Generic[T]):
 
         :param timeout: seconds after which ``False`` is returned; ``None`` waits without a limit.
         """
+        if timeout is None:
+            # Also without a task: the hub runs ``send`` up to its first suspension in none.
+            while not holds():
+                self._change.clear()
+                await self._change.wait()
+            return True
         try:
             async with asyncio.timeout(timeout) as limit:
-                while not holds():
-                    self._change.clear()
-                    await self._change.wait()
+                return await self.until(holds)
         except TimeoutError:
             if limit.expired():
                 return holds()
             raise
-        return True
 
     # Lifecycle
 
