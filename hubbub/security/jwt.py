@@ -170,7 +170,8 @@ class JWT:
             # About the key; where the application has made warnings errors, this is not about the token.
             raise
         except Exception as exc:
-            # Also what the library does not foresee: a token is any text. Its message may quote the token.
+            # Also an exception that the library does not foresee: a token is any text. Its message may quote
+            # the token.
             logger.debug("Refused a token (%s).", type(exc).__name__)
             raise InvalidToken from None
         return claims
