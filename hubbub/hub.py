@@ -46,7 +46,7 @@ from hubbub.node.control import Disconnect, Recheck
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
-from hubbub.routes.endpoints import http_endpoint, websocket_endpoint
+from hubbub.routes.endpoints import Door, http_endpoint, websocket_endpoint
 from hubbub.routes.events import EventDoor
 from hubbub.routes.preflight import PreflightDoor
 from hubbub.routes.publish import PublishDoor
@@ -80,9 +80,15 @@ class HubRouter(APIRouter):
     def add_doors(self, serving: Serving) -> None:
         """Add the routes through which clients reach declared channels."""
         websocket = WebSocketDoor(serving)
-        self._doors = (websocket, EventDoor(serving), PublishDoor(serving), PreflightDoor(serving))
         self.add_api_websocket_route(PATH, websocket_endpoint(websocket))
-        for method, door in zip(("GET", "POST", "OPTIONS"), self._doors[1:], strict=True):
+        doors: dict[str, Door] = {
+            "GET": EventDoor(serving),
+            "POST": PublishDoor(serving),
+            "OPTIONS": PreflightDoor(serving),
+        }
+        # The endpoints do not keep them.
+        self._doors = (websocket, *doors.values())
+        for method, door in doors.items():
             self.add_api_route(
                 PATH, http_endpoint(door), methods=[method], response_model=None, include_in_schema=False
             )

@@ -199,7 +199,7 @@ async def test_the_limit_of_a_handler_is_that_of_the_user(name: str, log: Path) 
 
         # The rate of the connection comes first.
         async def codes() -> bool:
-            return (await receive_json(second))["code"] == 111
+            return bool((await receive_json(second))["code"] == 111)
 
         assert await codes()
 
