@@ -24,7 +24,16 @@ from fastapi import (
 from fastapi.requests import HTTPConnection
 from fastapi.security import SecurityScopes
 
-from hubbub import Channels, CurrentChannel, CurrentConnection, CurrentIdentity, Hub, Identity
+from hubbub import (
+    Channels,
+    CurrentChannel,
+    CurrentConnection,
+    CurrentIdentity,
+    Hub,
+    Identity,
+    Position,
+    Publication,
+)
 from hubbub.testing import connect
 from tests.channels.handlers import Said, Say, app_of, noting
 
@@ -75,13 +84,14 @@ async def test_a_session_is_open_for_one_message_and_closed_before_its_publicati
         tasks.add_task(log.append, "background")
         return Said(text=message.text)
 
-    publish = hub._publish_result  # type: ignore[attr-defined]
+    publish = hub.engine.publish
 
-    async def publish_and_note(*args: Any) -> Any:
-        log.append("publish")
-        return await publish(*args)
+    async def publish_and_note(publication: Publication, *args: Any) -> Position:
+        if publication.channel == "room":
+            log.append("publish")
+        return await publish(publication, *args)
 
-    hub._publish_result = publish_and_note  # type: ignore[method-assign]
+    hub.engine.publish = publish_and_note  # type: ignore[method-assign, assignment]
     async with connect(app_of(hub), "room") as client:
         await client.send(Say(text="x"))
         assert await client.receive(Said) == Said(text="x")
