@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -41,11 +41,15 @@ from hubbub.exceptions import EngineUnavailable, HubbubError, InvalidChannel, In
 from hubbub.metrics.measured import Measured
 from hubbub.metrics.router import MetricsRouter
 from hubbub.metrics.telemetry import feed_telemetry
-from hubbub.node.control import Disconnect
+from hubbub.node.clock import Clocks
+from hubbub.node.control import Disconnect, Recheck
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
-from hubbub.node.slots import Capacity
+from hubbub.node.slots import Capacity, Slot
 from hubbub.routes.events import EventDoor
+from hubbub.routes.preflight import PreflightDoor
+from hubbub.routes.publish import PublishDoor
+from hubbub.routes.publish_docs import PublishDocs
 from hubbub.routes.serving import PATH, Serving
 from hubbub.routes.websocket import WebSocketDoor
 from hubbub.security.admission import Admission
@@ -71,6 +75,16 @@ class HubRouter(APIRouter):
         super().__init__(lifespan=lifespan)
         #: Whether its lifespan has been read, as ``include_router`` does.
         self.is_included = False
+
+    def add_doors(self, serving: Serving) -> None:
+        """Add the routes through which clients reach declared channels."""
+        self.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
+        for method, endpoint in (
+            ("GET", EventDoor(serving).endpoint),
+            ("POST", PublishDoor(serving).endpoint),
+            ("OPTIONS", PreflightDoor(serving).endpoint),
+        ):
+            self.add_api_route(PATH, endpoint, methods=[method], response_model=None, include_in_schema=False)
 
     @property
     def lifespan_context(self) -> Lifespan[Any]:
@@ -171,6 +185,8 @@ class Hub:
 
         self._presence_ttl = presence_ttl
         self._dependencies = check_dependency_list(dependencies, "the hub")
+        # Replaced by hubbub.testing.freeze().
+        self._clocks = Clocks()
         self._channels = Registry()
         self._methods: dict[str, Method] = {}
         self._on_connect: Declared | None = None
@@ -187,11 +203,12 @@ class Hub:
         self.stopping = Stopping()
         # Whether the server has been found, and adopted if it can be.
         self._knows_server = False
-        serving = Serving(self._serve, self._open_door, self._open_stream, self.position, self._admission)
-        self.router.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
-        self.router.add_api_route(
-            PATH, EventDoor(serving).endpoint, methods=["GET"], response_model=None, include_in_schema=False
+        serving = Serving(
+            self._serve, self._open_door, self._open_stream, self.position, self._admission, self._limits
         )
+        self.router.add_doors(serving)
+        #: Keeps the OpenAPI document of the app up to date with the declared channels.
+        self._publish_docs = PublishDocs(self.router)
         hubs.add(self)
 
     def __repr__(self) -> str:
@@ -242,6 +259,8 @@ class Hub:
                 self._presence_ttl,
                 self._channels.check_history,
                 capacity=self._capacity,
+                clock=self._clocks.clock,
+                wall_clock=self._clocks.wall_clock,
             )
             try:
                 await node.start(has_presence=any(declared.presence for declared in self._channels))
@@ -261,6 +280,7 @@ class Hub:
             on_connect=self._on_connect,
             on_disconnect=self._on_disconnect,
             publish=self._publish_result,
+            timer=self._measured.handler_seconds,
         )
 
     async def _stop(self, node: Node) -> None:
@@ -292,21 +312,26 @@ class Hub:
 
     # Doors
 
-    async def _serve(self) -> Access:
-        """Return the handlers of the running hub; start it, if the app has not done so yet."""
-        await self._running()
+    async def _serve(self) -> tuple[Node, Access]:
+        """Return the node and the handlers of the running hub; start it, if the app has not done so yet."""
+        node = await self._running()
         assert self._access is not None
-        return self._access
+        return node, self._access
 
-    def _open_door(self, websocket: WebSocket, user: str | None, subprotocol: str | None) -> DoorConnection:
+    def _open_door(
+        self, websocket: WebSocket, user: str | None, subprotocol: str | None, slot: Slot
+    ) -> DoorConnection:
         node = self._lifecycle.running()
         self._find_server(websocket)
         return DoorConnection(
-            node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol
+            node, websocket, self._admission, self._limits, user=user, subprotocol=subprotocol, slot=slot
         )
 
-    def _open_stream(self, receive: Receive, send: Send, user: str | None) -> Stream:
-        return Stream(self._lifecycle.running(), receive, send, self._limits, self.stopping, user=user)
+    def _open_stream(
+        self, receive: Receive, send: Send, user: str | None, headers: Mapping[str, str]
+    ) -> Stream:
+        node = self._lifecycle.running()
+        return Stream(node, receive, send, self._limits, self.stopping, user=user, headers=headers)
 
     async def _publish_result(self, channel: str, result: Encoded, exclude: str | None) -> Position:
         node = self._lifecycle.running()
@@ -464,6 +489,7 @@ class Hub:
             token=token,
         )
         self._channels.add(declared)
+        self._publish_docs.follow(declared, self._dependencies)
         return declared
 
     def include(self, channels: Channels, *, prefix: str = "", dependencies: Sequence[Depends] = ()) -> None:
@@ -483,7 +509,9 @@ class Hub:
         self._check_stopped("a collection")
         outer = (*check_dependency_list(dependencies, "hub.include()"), *channels.dependencies)
         for declaration in channels.declarations:
-            self._channels.add(declaration.with_prefix(prefix, outer))
+            copy = declaration.with_prefix(prefix, outer)
+            self._channels.add(copy)
+            self._publish_docs.follow(copy, self._dependencies)
         for method in channels.methods.values():
             renamed = Method(prefix + method.name, method.declared, (*outer, *method.dependencies))
             add_method(self._methods, renamed)
@@ -676,6 +704,30 @@ class Hub:
             None if user is None else user_id(user),
             None if connection is None else connection_id(connection),
         )
+        node = await self._running()
+        await node.command(command)
+
+    async def recheck(self, *, user: User) -> None:
+        """Check again what the connections of a user may do, in all processes.
+
+        Call this when the user's permissions have changed. For each channel that they are subscribed to
+        through a door, the dependencies and ``on_subscribe`` of the channel run again. If these refuse, the
+        subscription ends. Connections of your own endpoints, which subscribe to channels by themselves, are
+        not affected; :meth:`disconnect` closes them.
+
+        When this returns, every process that reaches the engine begins to check; the remaining processes
+        follow as soon as they reach it again. A few connections are checked at a time. A check that fails by
+        an error, or takes longer than 30 seconds, closes its connection with 1011, so that the client
+        connects again and is checked anew.
+
+        :param user: an ``int`` or a ``UUID`` becomes its ``str``.
+        :raises TypeError: ``user`` has another type.
+        :raises ValueError: ``user`` is empty: connections without a user cannot be told apart.
+        :raises EngineUnavailable: the engine cannot be reached.
+        """
+        command = Recheck(user_id(user))
+        if not command.user:
+            raise ValueError("Expected a user to recheck, but got an empty one, which no connection has.")
         node = await self._running()
         await node.command(command)
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi.params import Depends
 from msgspec import DecodeError, json
@@ -22,6 +22,7 @@ from hubbub.channels.channel import Channel
 from hubbub.channels.collection import Method
 from hubbub.channels.current import Call, Client
 from hubbub.channels.declaration import ChannelDeclaration, Declared
+from hubbub.channels.handler_seconds import HandlerKind, HandlerSeconds
 from hubbub.channels.injection import Operation
 from hubbub.channels.messages import peek
 from hubbub.channels.operations import ChannelOperations, check_nothing
@@ -43,17 +44,6 @@ Publish = Callable[[str, Encoded, str | None], Awaitable[Position]]
 
 class NeedsConnection(HubbubError, TypeError):
     """A handler asks for a connection, and the client has none."""
-
-
-class Timer(Protocol):
-    """Takes the seconds that handlers need; see :mod:`hubbub.metrics`."""
-
-    def observe(self, pattern: str, kind: str, seconds: float) -> None:
-        """Add one call.
-
-        :param pattern: of the channel's declaration, or the name of an rpc method.
-        :param kind: ``subscribe``, ``publish`` or ``rpc``.
-        """
 
 
 class Target:
@@ -122,7 +112,7 @@ class Access:
         on_connect: Declared | None = None,
         on_disconnect: Declared | None = None,
         publish: Publish,
-        timer: Timer | None = None,
+        timer: HandlerSeconds | None = None,
     ) -> None:
         self._registry = registry
         self._operations = {
@@ -132,7 +122,7 @@ class Access:
         self._on_connect = None if on_connect is None else _operation(on_connect)
         self._on_disconnect = None if on_disconnect is None else _operation(on_disconnect)
         self._publish = publish
-        self._timer = timer
+        self._timer = HandlerSeconds() if timer is None else timer
 
     # Connections
 
@@ -269,13 +259,13 @@ class Access:
         position = await self._publish(target.channel.name, result, None)
         return Outcome(result, position, call.background)
 
-    async def _timed(self, operation: Operation[Any], call: Call, name: str, kind: str) -> Any:
+    async def _timed(self, operation: Operation[Any], call: Call, name: str, kind: HandlerKind) -> Any:
         if operation.needs_connection and call.connection is None:
             raise NeedsConnection(
                 f"{operation.signature.name}() asks for a connection, which a request does not have. Use a "
                 "WebSocket."
             )
-        if self._timer is None:
+        if not self._timer.is_on:
             return await operation(call)
         start = perf_counter()
         try:

@@ -22,7 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Token(Protocol):
     """Checks subscription tokens, as :class:`hubbub.JWT` does."""
 
-    required: bool
+    @property
+    def required(self) -> bool | None:
+        """Whether a client needs a token; ``None`` stands for ``True``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Functions:
     #: The on_publish handlers by their messages; for checks alone.
     messages: MessageTable[Signature] | None = None
     is_sealed: bool = False
+    #: Called when a function has been added.
+    on_change: list[Callable[[], None]] = field(default_factory=list)
 
     def of(self, purpose: Purpose) -> list[Declared]:
         """Return the functions with this purpose, in the order of declaration."""
@@ -78,6 +82,8 @@ class Functions:
                 "of the other."
             )
         self.declared.append(declared)
+        for changed in self.on_change:
+            changed()
 
 
 class ChannelDeclaration:
@@ -166,6 +172,11 @@ class ChannelDeclaration:
     def matches(self, name: str) -> bool:
         """Whether ``name`` is one of these channels."""
         return self.parsed.matches(name)
+
+    @property
+    def requires_token(self) -> bool:
+        """Whether clients need a subscription token."""
+        return self.token is not None and self.token.required is not False
 
     # Handlers
 

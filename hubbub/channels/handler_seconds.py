@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-HandlerKind: TypeAlias = Literal["subscribe", "publish", "rpc"]
+HandlerKind: TypeAlias = Literal["subscribe", "snapshot", "publish", "rpc"]
 
 #: Seconds: the upper bounds of the buckets. One more bucket holds the durations beyond the last.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, ip_address
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
+from hubbub.channels.current import CALL, Call
 from hubbub.connection.rate import TokenBucket
 from hubbub.types import check_count
 
@@ -84,8 +85,10 @@ class RateLimit:
     def __repr__(self) -> str:
         return self._text
 
-    def __len__(self) -> int:
-        """Return the number of clients that are remembered."""
+    # No __len__: FastAPI takes a dependency that is false for none at all.
+    @property
+    def clients(self) -> int:
+        """The number of clients that are remembered."""
         return len(self._buckets)
 
     async def __call__(self, http: HTTPConnection) -> None:
@@ -116,9 +119,9 @@ class RateLimit:
 def _client(http: HTTPConnection) -> tuple[str, str]:
     """Return the kind of the client's name, and the name."""
     # Of a handler of Hubbub; other routes have none.
-    call = http.scope.get("hubbub.call")
-    if call is not None:
-        if call.identity is not None and call.identity.user is not None:
+    call = http.scope.get(CALL)
+    if isinstance(call, Call):
+        if call.identity.user is not None:
             return "user", call.identity.user
         if call.connection is not None:
             return "connection", call.connection.id

@@ -13,6 +13,7 @@ from hubbub.cli.failures import fail
 from hubbub.cli.server import serve
 from hubbub.cli.target import check_target
 from hubbub.hub import hubs
+from hubbub.metrics.router import collectors
 from hubbub.servers.workers import ADVICE
 
 
@@ -96,6 +97,7 @@ def run(
     check_target(target, import_it=not reload)
     if workers > 1:
         _check_hubs(workers)
+        _check_metrics(workers)
     serve(
         target,
         host=host,
@@ -118,4 +120,15 @@ def _check_hubs(workers: int) -> None:
         fail(
             f"Expected one worker for a hub on memory://, which reaches only one process, but got --workers "
             f"{workers}. {ADVICE}"
+        )
+
+
+def _check_metrics(workers: int) -> None:
+    """Warn if each scrape of the target gets the counts of another worker."""
+    if collectors:
+        typer.echo(
+            f"Warning: a scrape of hub.metrics reaches one of the {workers} workers, and gets the counts of "
+            "that one only. Send the metrics with FastAPI's telemetry, or run several servers with a port "
+            "for each.",
+            err=True,
         )

@@ -55,7 +55,8 @@ class Handle:
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
         self._expiry: Expiry | None = None
-        #: Checks the permission of the client again; ``None`` for one that the application has subscribed.
+        #: Checks the permission of the client again, and ends what it may not do any more. ``None`` for one
+        #: that the application has subscribed.
         self.on_recheck: Callable[[], Awaitable[None]] | None = None
 
     # Expiry
@@ -85,6 +86,18 @@ class Handle:
         if self.writer is not None:
             self.writer.end(code, reason)
         self._ending.end(code, reason)
+
+    def recheck_with(self, recheck: Callable[[], Awaitable[None]], count: int) -> None:
+        """Have ``recheck`` check the permission again; at once, if it may have changed since the first check.
+
+        :param count: of :attr:`.node.Node.rechecks`, from before the first check.
+        """
+        self.on_recheck = recheck
+        self._node.rechecks.catch_up(self, count)
+
+    async def recheck(self) -> None:
+        if self.on_recheck is not None:
+            await self.on_recheck()
 
     def tick(self, now: float) -> None:
         """End a connection that has expired, takes nothing, or that only the writer knows to be lost."""

@@ -6,7 +6,7 @@ no units and no ``_total`` in names, and the usual translation back to Prometheu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, TypeAlias
 
 from hubbub.types import Stats
@@ -49,11 +49,6 @@ def _results(
     full: Callable[[Stats], int], failed: Callable[[Stats], int]
 ) -> Callable[[Stats], Iterable[tuple[str, float]]]:
     return lambda stats: [("full", full(stats)), ("failed", failed(stats))]
-
-
-def _refused(stats: Stats) -> Iterable[tuple[str, float]]:
-    refused: Mapping[str, int] = getattr(stats, "refused", {})
-    return refused.items()
 
 
 METRICS = (
@@ -141,7 +136,7 @@ METRICS = (
         "counter",
         "",
         "Requests and messages of clients that were refused.",
-        _refused,
+        lambda stats: stats.refused.items(),
         "reason",
     ),
     Metric(

@@ -31,7 +31,9 @@ class Measured:
     def read(self) -> Stats | None:
         """Return the counts of the hub, or ``None`` if it does not run. Any thread may call this."""
         node = self._lifecycle.node
-        return None if node is None else Stats(**node.stats())
+        if node is None or node.loop.is_closed():
+            return None
+        return Stats(**node.stats())
 
     def stopped(self, node: Node) -> None:
         """Keep the counts of ``node``, which has stopped."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Timer(Protocol):
@@ -22,6 +23,17 @@ class Clock(Protocol):
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
         """Call ``callback`` in ``delay`` seconds."""
+
+
+class Clocks(NamedTuple):
+    """The clocks of a node.
+
+    :param clock: by which everything of the node is timed; ``None`` for the event loop's.
+    :param wall_clock: seconds since 1970, which also pass while the machine sleeps. It may be set back.
+    """
+
+    clock: Clock | None = None
+    wall_clock: Callable[[], float] = time.time
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

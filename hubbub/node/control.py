@@ -42,8 +42,17 @@ class Forget(Struct, frozen=True, tag="forget"):
     channel: str
 
 
+class Recheck(Struct, frozen=True, tag="recheck"):
+    """Check again what the connections of a user may do.
+
+    :param user: the user, whose permissions have changed.
+    """
+
+    user: str
+
+
 #: A command to all nodes.
-Command: TypeAlias = Disconnect | Forget
+Command: TypeAlias = Disconnect | Forget | Recheck
 
 _encoder = msgpack.Encoder()
 _decoder: msgpack.Decoder[Command] = msgpack.Decoder(Command)

@@ -24,12 +24,14 @@ from hubbub.node.control import (
     Command,
     Disconnect,
     Forget,
+    Recheck,
     decode_command,
     encode_command,
 )
 from hubbub.node.health import EngineHealth
 from hubbub.node.presence import PresenceTracker, decode_entries
 from hubbub.node.presence_events import NodePresenceEvents
+from hubbub.node.rechecks import Rechecks
 from hubbub.node.refusals import Refusals
 from hubbub.node.slots import Capacity, Slot, Slots
 from hubbub.node.snapshots import Snapshot
@@ -83,6 +85,12 @@ class NodeConnection(Protocol):
 
     def end(self, code: int, reason: str) -> None:
         """Begin to close, without waiting."""
+
+    async def recheck(self) -> None:
+        """Check again what the client may do, and end what it may not; called when permissions have changed.
+
+        Connections of an application's own endpoints do nothing.
+        """
 
 
 class Node:
@@ -146,6 +154,8 @@ class Node:
         self._has_no_connections.set()
         # Tasks that have left the block of their connection, and are still running.
         self._handlers: set[asyncio.Task[Any]] = set()
+        #: Checks again what clients may do, when that has changed.
+        self.rechecks = Rechecks(self._clock)
         # Set when the node stops: code and reason for all connections, also for those that are opened
         # meanwhile.
         self._ending: tuple[int, str] | None = None
@@ -194,6 +204,7 @@ class Node:
                 connection.end(code, reason)
             try:
                 async with asyncio.timeout(timeout):
+                    await self.rechecks.stop()
                     await self._has_no_connections.wait()
                     await self._handlers_returned()
             except TimeoutError:
@@ -271,6 +282,7 @@ class Node:
             if is_removed:
                 self._dropped += connection.dropped
         if is_removed:
+            self.rechecks.forget(connection)
             handler = asyncio.current_task()
             if handler is not None and handler not in self._handlers:
                 self._handlers.add(handler)
@@ -460,6 +472,9 @@ class Node:
                 self._disconnect(command)
             case Forget(channel):
                 self._subscriptions.forget(channel)
+            case Recheck(user):
+                connections = self._connections.values()
+                self.rechecks.carry_out([connection for connection in connections if connection.user == user])
 
     def _disconnect(self, command: Disconnect) -> None:
         for connection in list(self._connections.values()):
@@ -469,14 +484,16 @@ class Node:
                 connection.end(command.code, command.reason)
 
     def _on_commands_lost(self) -> None:
-        logger.warning("The engine has lost commands between nodes, such as to disconnect a user.")
+        logger.warning("The engine has lost commands between nodes, such as to disconnect or recheck a user.")
 
     # Internal
 
     def _tick(self) -> None:
         self._ticker = self._clock.call_later(TICK, self._tick)
-        now = self._clock.time()
+        # Transports time their writes by the event loop, also where the node has another clock.
+        now = self.loop.time()
         for connection in list(self._connections.values()):
             connection.tick(now)
+        now = self._clock.time()
         self._subscriptions.tick(now)
         self._events.tick(now)

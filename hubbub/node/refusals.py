@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+from starlette.exceptions import HTTPException
+
 from hubbub.codes import CloseCode, ErrorCode
 from hubbub.types import Refusal
 
@@ -28,6 +30,10 @@ _REASONS: dict[int, Refusal] = {
     CloseCode.TOKEN_EXPIRED: "expired",
     CloseCode.PERMISSION_DENIED: "forbidden",
 }
+
+
+class CountedRefusal(HTTPException):
+    """A refusal by admission or by a limit, which is counted where it is raised."""
 
 
 class Refusals:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from starlette.exceptions import HTTPException
-
 from hubbub.core.throttle import Throttle
-from hubbub.node.refusals import Refusals
+from hubbub.node.refusals import CountedRefusal, Refusals
 from hubbub.types import check_limit
 
 logger = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ class Slots:
                     most,
                     more,
                 )
-            raise HTTPException(
+            raise CountedRefusal(
                 503,
                 "This server has as many connections as it can take. Try again later.",
                 headers={"Retry-After": str(RETRY_AFTER)},
@@ -97,7 +95,7 @@ class Slots:
                     most,
                     more,
                 )
-            raise HTTPException(429, "This user has as many connections as one user may have.")
+            raise CountedRefusal(429, "This user has as many connections as one user may have.")
         self._users[user] = count + 1
 
     def unclaim(self, user: str) -> None:

@@ -16,9 +16,10 @@ from hubbub.connection.stream import Stream
 from hubbub.core.publication import Position
 from hubbub.exceptions import InvalidPosition
 from hubbub.routes.leaving import left, recheck
-from hubbub.routes.query import Subscription, parse_query
+from hubbub.routes.preflight import cors_headers
+from hubbub.routes.query import Subscription, parse_query, wants_snapshot
 from hubbub.routes.refusals import find_target, refusals
-from hubbub.routes.serving import Serving
+from hubbub.routes.serving import Entrance, Serving
 
 #: A position that no channel has: an epoch contains no space.
 UNRECOVERABLE = Position(0, " ")
@@ -57,19 +58,24 @@ class EventResponse(Response):
         self._name = channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with refusals():
+        serving, client = self._serving, Client(self._request)
+        # Exactly then: a stream without a slot would pass the limits.
+        opens_connection = not wants_snapshot(self._request)
+        with (
+            Entrance(serving, client, opens_connection=opens_connection) as entrance,
+            refusals(serving, self._request, entrance),
+        ):
             # Nothing in here raises when the answer has begun: a stream ends by itself then.
-            answer = await self._serve(receive, send)
+            answer = await self._serve(entrance, client, receive, send)
         if answer is not None:
             await answer(scope, receive, send)
 
-    async def _serve(self, receive: Receive, send: Send) -> Response | None:
+    async def _serve(
+        self, entrance: Entrance, client: Client, receive: Receive, send: Send
+    ) -> Response | None:
         """Return an answer, unless it has been sent, as an event stream."""
         request = self._request
-        self._serving.admission.check(request)
-        access = await self._serving.access()
-        client = Client(request)
-        client.identity = await access.identify(client)
+        access = await entrance.enter()
         target = find_target(access, self._name)
         asked = parse_query(request, target.declaration)
         if asked.snapshot and target.operations.snapshot is None:
@@ -83,8 +89,10 @@ class EventResponse(Response):
         if asked.snapshot:
             return await self._snapshot(access, client, target)
         try:
-            async with self._serving.open_stream(receive, send, client.identity.user) as stream:
+            headers = cors_headers(request, self._serving.admission)
+            async with self._serving.open_stream(receive, send, client.identity.user, headers) as stream:
                 await self._join(stream, access, client, target, asked)
+                self._watch(stream, access, client, target, entrance.rechecks)
                 await stream.departure()
         finally:
             await left(access, client, target)
@@ -95,10 +103,17 @@ class EventResponse(Response):
         position = await self._serving.position(self._name)
         state = await _state(access, client, target)
         body = json.encode({"id": str(position), "data": Raw(state)})
-        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **cors_headers(self._request, self._serving.admission)}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _join(
-        self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription
+        self,
+        stream: Stream,
+        access: Access,
+        client: Client,
+        target: Target,
+        asked: Subscription,
+        rechecks: int,
     ) -> None:
         has_snapshot = target.operations.snapshot is not None
         since = _last_event_id(self._request)
@@ -112,12 +127,17 @@ class EventResponse(Response):
             join_leave=asked.presence,
         )
 
+    def _watch(self, stream: Stream, access: Access, client: Client, target: Target, rechecks: int) -> None:
+        """End the stream when its client may stay no longer.
+
+        Called after joining: the first event is that of the subscription.
+        """
+
         async def check_again() -> None:
             if (close := await recheck(access, client, target)) is not None:
                 stream.handle.end(*close)
 
-        # Afterwards: the first event is that of the subscription.
-        stream.handle.on_recheck = check_again
+        stream.handle.recheck_with(check_again, rechecks)
         stream.handle.expire_at(
             client.identity.expires_at,
             lambda seconds: stream.handle.send_event("expiring", self._name, {"seconds": seconds}),

@@ -45,5 +45,8 @@ async def recheck(access: Access, client: Client, target: Target) -> tuple[int, 
         failure = failure_of(exc)
         if failure.is_internal:
             logger.exception("Could not check the permission of a client in %r.", target.channel.name)
+        if failure.status >= 500:
+            # Not known. The client reconnects, and is checked again.
+            return CloseCode.TRY_AGAIN_LATER, failure.message
         return CloseCode.PERMISSION_DENIED, failure.message
     return None

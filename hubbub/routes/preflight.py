@@ -16,7 +16,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from hubbub.connection.closing import MAX_LAYERS
-from hubbub.node.refusals import Refusals
+from hubbub.node.refusals import CountedRefusal, Refusals
+from hubbub.routes.serving import Serving
 from hubbub.security.admission import Admission
 from hubbub.security.origins import is_named
 
@@ -62,6 +63,21 @@ def with_cors(exc: HTTPException, http: HTTPConnection, admission: Admission) ->
     return copied.with_traceback(exc.__traceback__)
 
 
+class PreflightDoor:
+    """The door for preflight requests: ``OPTIONS /channels/{channel}``.
+
+    :param serving: the parts of the hub that it uses.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def endpoint(self, request: Request, channel: str) -> Response:
+        """Answer one request; the answer is the same for all channels."""
+        node, _ = await self._serving.start()
+        return preflight(request, self._serving.admission, node.refusals)
+
+
 def preflight(request: Request, admission: Admission, refusals: Refusals) -> Response:
     """Answer a preflight request, by which a browser asks whether a page may send the request that follows.
 
@@ -75,7 +91,7 @@ def preflight(request: Request, admission: Admission, refusals: Refusals) -> Res
     if "Access-Control-Allow-Origin" not in headers:
         refusals.count("origin")
         detail = "Expected the Origin of a page that Hub(allow_origins=…) names."
-        raise HTTPException(403, detail, headers=headers)
+        raise CountedRefusal(403, detail, headers=headers)
     headers["Access-Control-Allow-Methods"] = METHODS
     headers["Access-Control-Allow-Headers"] = HEADERS
     headers["Access-Control-Max-Age"] = str(MAX_AGE)

@@ -52,10 +52,10 @@ def parse_query(http: HTTPConnection, declaration: ChannelDeclaration) -> Subscr
         errors.append({"type": kind, "loc": ("query", name), "msg": msg})
 
     def flag(name: str) -> bool:
-        value = query.get(name, "0").lower()
-        if value not in _FLAGS:
+        value = _flag(http, name)
+        if value is None:
             refuse(name, "Input should be 1 or 0", "bool_parsing")
-        return _FLAGS.get(value, False)
+        return value or False
 
     since = None
     if (text := query.get("since")) is not None:
@@ -83,6 +83,16 @@ def parse_query(http: HTTPConnection, declaration: ChannelDeclaration) -> Subscr
     if errors:
         raise InvalidParameters(errors)
     return found
+
+
+def wants_snapshot(http: HTTPConnection) -> bool:
+    """Whether the URL of ``http`` asks for a snapshot alone, before the channel is known."""
+    return _flag(http, "snapshot") or False
+
+
+def _flag(http: HTTPConnection, name: str) -> bool | None:
+    """Return the value of a parameter; ``None`` if it is neither true nor false."""
+    return _FLAGS.get(http.query_params.get(name, "0").lower())
 
 
 def _count(text: str) -> int | None:

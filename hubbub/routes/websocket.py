@@ -24,18 +24,26 @@ from hubbub.channels.current import Client
 from hubbub.channels.failures import failure_of
 from hubbub.channels.messages import peek
 from hubbub.channels.signature import is_async
-from hubbub.codes import CloseCode
+from hubbub.codes import CloseCode, ErrorCode
 from hubbub.connection.decoding import as_json
 from hubbub.connection.door import DoorConnection
-from hubbub.exceptions import EngineUnavailable, InvalidMessage
+from hubbub.connection.rate import TokenBucket
+from hubbub.exceptions import Denied, EngineUnavailable, InvalidMessage
 from hubbub.protocols.messages import encode_message
 from hubbub.routes.leaving import left, recheck
 from hubbub.routes.query import Subscription, parse_query
 from hubbub.routes.refusals import find_target, refusals
-from hubbub.routes.serving import Serving
+from hubbub.routes.serving import Entrance, Serving
 from hubbub.security.tokens import select_subprotocol
 
 logger = logging.getLogger(__name__)
+
+
+class TooManyMessages(Denied):
+    """A message beyond ``Hub(max_message_rate=…)``, which is not handled."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=ErrorCode.TOO_MANY_REQUESTS)
 
 
 class _Rpc(Struct):
@@ -67,24 +75,32 @@ class WebSocketDoor:
 
     async def endpoint(self, websocket: WebSocket, channel: str) -> None:
         """Serve one socket, from the handshake to the end."""
-        with refusals():
-            self._serving.admission.check(websocket)
-            access = await self._serving.access()
-            client = Client(websocket)
-            client.identity = await access.identify(client)
-            target = find_target(access, channel)
-            subscription = parse_query(websocket, target.declaration)
-            connection = self._serving.open_connection(
-                websocket, client.identity.user, select_subprotocol(websocket.scope["subprotocols"])
-            )
-            client.connection = connection
-            await access.subscribe(client, target)
-        try:
-            async with connection:
-                client.send = connection.send_event
-                await _Session(access, client, target, connection).run(subscription)
-        finally:
-            await left(access, client, target)
+        serving, client = self._serving, Client(websocket)
+        with Entrance(serving, client) as entrance:
+            with refusals(serving, websocket, entrance):
+                access = await entrance.enter()
+                target = find_target(access, channel)
+                subscription = parse_query(websocket, target.declaration)
+                connection = self._open(client, entrance)
+                await access.subscribe(client, target)
+            try:
+                async with connection:
+                    client.send = connection.send_event
+                    limit = serving.limits.max_message_rate
+                    await _Session(access, client, target, connection, entrance, limit).run(subscription)
+            finally:
+                await left(access, client, target)
+
+    def _open(self, client: Client, entrance: Entrance) -> DoorConnection:
+        """Return the connection of a client that has entered; it is accepted later."""
+        assert isinstance(client.http, WebSocket)
+        assert entrance.slot is not None
+        subprotocol = select_subprotocol(client.http.scope["subprotocols"])
+        connection = self._serving.open_connection(
+            client.http, client.identity.user, subprotocol, entrance.slot
+        )
+        client.connection = connection
+        return connection
 
 
 class _Session:
@@ -94,13 +110,27 @@ class _Session:
     :param client: the client, which has passed ``on_subscribe``.
     :param target: its channel.
     :param connection: its connection, which is open.
+    :param entrance: through which the client has come; counts refusals.
+    :param max_message_rate: messages a second that reach a handler; ``None``: no limit.
     """
 
-    def __init__(self, access: Access, client: Client, target: Target, connection: DoorConnection) -> None:
+    def __init__(
+        self,
+        access: Access,
+        client: Client,
+        target: Target,
+        connection: DoorConnection,
+        entrance: Entrance,
+        max_message_rate: int | None,
+    ) -> None:
         self._access = access
         self._client = client
         self._target = target
         self._connection = connection
+        self._entrance = entrance
+        self._max_message_rate = max_message_rate
+        # A burst of as many is free.
+        self._bucket = None if max_message_rate is None else TokenBucket(max_message_rate, max_message_rate)
         # Text frames are JSON, unless a handler takes them as they are: then none of them is an rpc.
         self._takes_json = target.operations.messages.text is None
 
@@ -108,7 +138,7 @@ class _Session:
         """Subscribe to the channel, and handle messages until the client leaves."""
         await self._subscribe(subscription)
         # Afterwards: the first message is that of the subscription.
-        self._connection.on_recheck = self._recheck
+        self._connection.recheck_with(self._recheck, self._entrance.rechecks)
         self._connection.expire_at(self._client.identity.expires_at, self._expiring)
         async for data in self._connection.messages():
             await self._handle(data)
@@ -158,6 +188,7 @@ class _Session:
             await self._guarded(partial(self._publish, data))
 
     async def _publish(self, data: str | bytes) -> None:
+        self._take_turn()
         outcome = await self._access.publish(self._client, self._target, data)
         await self._run_background(outcome.background)
 
@@ -180,6 +211,7 @@ class _Session:
                 code=CloseCode.INVALID_DATA,
             ) from exc
         fields["id"] = rpc.id
+        self._take_turn()
         reply = await self._access.rpc(self._client, rpc.method, bytes(rpc.data))
         await self._connection.send_message(
             encode_message("reply", None, {"id": rpc.id, "data": Raw(reply.data)})
@@ -208,6 +240,14 @@ class _Session:
         await self._connection.send_message(encode_message("refreshed", None, {"expires": expires}))
         # Afterwards: a notice of the next expiry may be due at once.
         self._connection.expire_at(identity.expires_at, self._expiring)
+
+    def _take_turn(self) -> None:
+        """Count a message that is to reach a handler.
+
+        :raises TooManyMessages: there are too many of them.
+        """
+        if self._bucket is not None and self._bucket.take():
+            raise TooManyMessages(f"more than {self._max_message_rate} messages a second")
 
     async def _run_background(self, tasks: BackgroundTasks | None) -> None:
         if tasks is None:
@@ -238,6 +278,10 @@ class _Session:
             if left is None:
                 return
             failure = failure_of(left)
+            if isinstance(left, TooManyMessages):
+                self._entrance.count_reason("message_rate")
+            else:
+                self._entrance.count(failure.code)
             if failure.is_internal:
                 logger.error("A handler of %r failed.", self._target.channel.name, exc_info=left)
             await self._connection.send_json(failure.as_message(**fields))

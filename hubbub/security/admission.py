@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketState
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.core.throttle import Throttle
-from hubbub.node.refusals import Refusals
+from hubbub.node.refusals import CountedRefusal, Refusals
 from hubbub.security.hosts import Hosts
 from hubbub.security.logs import is_reported
 from hubbub.security.origins import is_allowed
@@ -85,7 +85,7 @@ class Admission:
                 more,
             )
         detail = "This server does not answer to the name in the Host header; see Hub(hosts=…)."
-        raise refusal(http, HTTPException(403, detail))
+        raise refusal(http, CountedRefusal(403, detail))
 
     def _check_origin(self, http: HTTPConnection, refusals: Refusals) -> None:
         origin = http.headers.get("origin")
@@ -103,17 +103,17 @@ class Admission:
                 more,
             )
         detail = f"Pages from {origin[:200]!r} may not connect here; see Hub(allow_origins=…)."
-        raise refusal(http, HTTPException(403, detail))
+        raise refusal(http, CountedRefusal(403, detail))
 
     def _refuse_site(self, http: HTTPConnection, refusals: Refusals, reason: str) -> NoReturn:
         refusals.count("cross_site")
         if (more := _refused_sites.admit()) is not None:
             logger.warning("Refused a request with 403: %s.%s", reason, more)
-        raise refusal(http, HTTPException(403, f"This request is refused: {reason}."))
+        raise refusal(http, CountedRefusal(403, f"This request is refused: {reason}."))
 
 
 def refusal(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSocketException:
-    """Return ``exc`` as the client can still be told of it, for a refusal that Hubbub has logged itself.
+    """Return ``exc`` in a form that still reaches the client, for a refusal that Hubbub has logged itself.
 
     :param http: the client's request, or its socket.
     :return: ``exc`` while a status can be sent. A socket that is accepted, or whose server cannot answer a
@@ -121,6 +121,11 @@ def refusal(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSock
         any other status.
     """
     is_reported.set(True)
+    return answer(http, exc)
+
+
+def answer(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSocketException:
+    """Return ``exc`` in a form that still reaches the client; see :func:`refusal`."""
     if http.scope["type"] != "websocket":
         return exc
     is_answerable = "websocket.http.response" in http.scope.get("extensions", {})
@@ -128,7 +133,7 @@ def refusal(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSock
     if is_answerable and state is WebSocketState.CONNECTING:
         return exc
     code = CloseCode.TRY_AGAIN_LATER if exc.status_code == 503 else CloseCode.POLICY_VIOLATION
-    return WebSocketException(code, clip_reason(exc.detail))
+    return WebSocketException(code, clip_reason(str(exc.detail)))
 
 
 def _token(http: HTTPConnection, header: str, default: str = "") -> str:

@@ -81,7 +81,8 @@ class JWT:
         provider signs the tokens of all its applications with the same keys.
     :param issuer: the claim ``iss`` has to be this, or one of several.
     :param leeway: seconds by which the clocks of the issuer and of this server may differ.
-    :param required: whether a client without a token is refused; otherwise it is anonymous.
+    :param required: whether a client without a token is refused; otherwise it is anonymous. By default, a
+        connect token is not required, and a subscription token (``hub.channel(token=JWT(...))``) is.
     :param subscriptions: whether the claims ``channels`` and ``subs`` subscribe the client to declared
         channels.
     :raises TypeError: a parameter has the wrong type.
@@ -96,17 +97,18 @@ class JWT:
         audience: str | Iterable[str] | None = None,
         issuer: str | Iterable[str] | None = None,
         leeway: float = 0,
-        required: bool = False,
+        required: bool | None = None,
         subscriptions: bool = False,
     ) -> None:
         self._algorithms = check_algorithms(algorithms)
         self._audience = _check_names("audience", audience)
         self._issuer = _check_names("issuer", issuer)
         self._leeway = _check_leeway(leeway)
-        for name, flag in (("required", required), ("subscriptions", subscriptions)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"Expected {name} as True or False, but got {flag!r}.")
-        #: Whether a client without a token is refused.
+        if not isinstance(required, bool | None):
+            raise TypeError(f"Expected required as True, False or None, but got {required!r}.")
+        if not isinstance(subscriptions, bool):
+            raise TypeError(f"Expected subscriptions as True or False, but got {subscriptions!r}.")
+        #: Whether a token has to be there; ``None``: for a subscription, and not to connect.
         self.required = required
         self._subscriptions = subscriptions
         self._key: bytes | PublicKey | None = None

@@ -13,6 +13,11 @@ app.include_router(hub.router)
 app.include_router(named.router)
 
 
+@app.get("/stats")
+async def stats() -> dict[str, int]:
+    return hub.stats().refused
+
+
 @app.websocket("/ws")
 async def ws(websocket: WebSocket) -> None:
     async with hub.connection(websocket) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from hubbub.connection.handle import Handle
 from hubbub.connection.limits import Limits
 from hubbub.connection.receiving import Receiver
+from hubbub.node.control import Recheck
 from hubbub.testing.fake_engine import FakeServer
+from tests.clients import DEADLINE
 from tests.clock import FakeClock
 from tests.nodes import running
 
@@ -178,3 +181,28 @@ async def test_the_node_ends_expired_connections_once_a_second() -> None:
         assert [writer.ends for writer in writers] == [[(3005, "expired", False)], [], []]
         for handle in handles:
             node.remove(handle)
+
+
+# Rechecks
+
+
+async def test_a_connection_says_how_it_is_rechecked_and_catches_up() -> None:
+    checked = asyncio.Event()
+
+    async def check() -> None:
+        checked.set()
+
+    async with running(FakeServer()) as node:
+        handle = Handle(node, "1", Receiver(None), LIMITS)  # type: ignore[arg-type]
+        # An own endpoint's, which has nothing to check.
+        await handle.recheck()
+        before = node.rechecks.count
+        handle.recheck_with(check, before)
+        async with asyncio.timeout(DEADLINE):
+            await node.command(Recheck("ann"))
+            while node.rechecks.count == before:  # noqa: ASYNC110 (until the command has come)
+                await asyncio.sleep(0)
+            # It has found no such connection: the node does not have this one yet.
+            assert not checked.is_set()
+            handle.recheck_with(check, before)
+            await checked.wait()

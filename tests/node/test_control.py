@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from hubbub import EngineUnavailable, Hub
 from hubbub.core.publication import Publication
-from hubbub.node.control import CONTROL, Disconnect
+from hubbub.node.control import CONTROL, Disconnect, Recheck
 from hubbub.node.node import Node
 from hubbub.testing.fake_engine import FakeEngine, FakeServer
 from tests.clients import DEADLINE
@@ -29,6 +29,7 @@ class Client:
         self.user = user
         self.node = node
         self.ended = asyncio.Event()
+        self.rechecked = asyncio.Event()
         self.ending: tuple[int, str] | None = None
         node.add(self)
 
@@ -39,6 +40,9 @@ class Client:
         self.ending = (code, reason)
         self.ended.set()
         self.node.remove(self)
+
+    async def recheck(self) -> None:
+        self.rechecked.set()
 
 
 @pytest.fixture
@@ -71,6 +75,49 @@ async def test_a_connection_is_disconnected_wherever_it_is(nodes: tuple[Node, No
     async with asyncio.timeout(DEADLINE):
         await one.ended.wait()
     assert two.ending is None
+
+
+async def test_a_user_is_rechecked_wherever_it_is(nodes: tuple[Node, Node]) -> None:
+    ann = [Client(node, f"{number}", "ann") for number, node in enumerate(nodes)]
+    others = [
+        Client(node, f"bob {number}", user) for node in nodes for number, user in enumerate(("bob", None))
+    ]
+    await nodes[0].command(Recheck("ann"))
+    async with asyncio.timeout(DEADLINE):
+        for client in ann:
+            await client.rechecked.wait()
+    assert [node.rechecks.count for node in nodes] == [1, 1]
+    assert not any(client.rechecked.is_set() for client in others)
+    assert not any(client.ended.is_set() for client in (*ann, *others))
+
+
+async def test_a_node_rechecks_after_its_outage(server: FakeServer, nodes: tuple[Node, Node]) -> None:
+    here, there = Client(nodes[0], "here", "ann"), Client(nodes[1], "there", "ann")
+    server.engines[1].disconnect()
+    await nodes[0].command(Recheck("ann"))
+    async with asyncio.timeout(DEADLINE):
+        await here.rechecked.wait()
+        assert not there.rechecked.is_set()
+        server.engines[1].reconnect()
+        await there.rechecked.wait()
+
+
+async def test_a_node_that_stops_waits_for_a_recheck(server: FakeServer) -> None:
+    finish, finished = asyncio.Event(), asyncio.Event()
+
+    class Slow(Client):
+        async def recheck(self) -> None:
+            self.rechecked.set()
+            await finish.wait()
+            finished.set()
+
+    async with asyncio.timeout(DEADLINE):
+        async with running(server) as node:
+            client = Slow(node, "one", "ann")
+            await node.command(Recheck("ann"))
+            await client.rechecked.wait()
+            asyncio.get_running_loop().call_soon(finish.set)
+        assert finished.is_set()
 
 
 async def test_a_node_carries_out_the_commands_of_its_outage(
@@ -130,6 +177,11 @@ async def disconnect(user: str | None = None, connection: str | None = None) -> 
     await hub.disconnect(user=user, connection=connection, reason="enough")
 
 
+@app.post("/recheck")
+async def recheck(user: int) -> None:
+    await hub.recheck(user=user)
+
+
 def test_an_app_disconnects_a_user_or_a_connection() -> None:
     with TestClient(app) as client:
         for by in ("user", "connection"):
@@ -150,6 +202,25 @@ async def test_targetm_to_disconnect_is_one_thing() -> None:
         with pytest.raises(ValueError, match="1006"):
             await hub.disconnect(user="ann", code=1006)
         assert (await hub.health()).ok
+
+
+async def test_the_user_to_recheck_is_one() -> None:
+    async with hub:
+        with pytest.raises(ValueError, match="an empty one"):
+            await hub.recheck(user="")
+        for user in (None, True, b"ann", ["ann"]):
+            with pytest.raises(TypeError, match="Expected a user as str, int or UUID"):
+                await hub.recheck(user=user)  # type: ignore[arg-type]
+
+
+async def test_own_endpoints_are_not_affected_by_a_recheck() -> None:
+    with TestClient(app) as client, client.websocket_connect("/7") as socket:
+        socket.receive_text()
+        assert client.post("/recheck", params={"user": 7}).status_code == 200
+        assert client.post("/disconnect", params={"user": "7"}).status_code == 200
+        with pytest.raises(WebSocketDisconnect) as ended:
+            socket.receive_text()
+        assert ended.value.code == 3503
 
 
 @pytest.mark.parametrize("first_fails", [True, False])

@@ -104,6 +104,28 @@ async def test_an_outage_is_in_health_and_stats() -> None:
         assert (node.stats()["engine_outages"], node.stats()["engine_outage_seconds"]) == (1, 0)
 
 
+async def test_the_seconds_of_all_outages_add_up() -> None:
+    server, clock = FakeServer(), FakeClock()
+    async with running(FakeEngine(server), clock) as node:
+
+        def seconds() -> tuple[float, float]:
+            stats = node.stats()
+            return stats["engine_outage_seconds"], stats["all_outage_seconds"]
+
+        # Engines may report that they may have missed publications, without an outage.
+        server.reconnect()
+        assert seconds() == (0, 0)
+        server.disconnect()
+        clock.advance(7)
+        assert seconds() == (7, 7)
+        server.reconnect()
+        clock.advance(100)
+        assert seconds() == (0, 7)
+        server.disconnect()
+        clock.advance(2)
+        assert seconds() == (2, 9)
+
+
 async def test_an_engine_that_does_not_answer_is_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(FakeServer())
 

@@ -227,6 +227,8 @@ async def test_a_stop_that_is_cancelled_stops_all_the_same(monkeypatch: pytest.M
         def end(self, code: int, reason: str) -> None:
             self.ended.set()
 
+        async def recheck(self) -> None: ...
+
     stubborn = Stubborn()
     lifecycle.running().add(stubborn)
     stopping = asyncio.create_task(lifecycle.__aexit__(None, None, None))

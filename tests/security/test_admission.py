@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
 from websockets.exceptions import InvalidStatus
 
-from tests.clients import closed, connect, receive
+from hubbub.security.admission import refusal
+from tests.apps.crossing import PAGE, application
+from tests.clients import closed, connect, http_client, receive
 from tests.uvicorn_process import ROOT, serve
 
 
@@ -74,3 +79,94 @@ async def test_only_names_of_this_server_may_be_connected_to(server_name: str, l
     assert "Traceback" not in server.log
     assert server.log.count("Refused a connection with 403: its Host is 'evil.example'") == 1
     assert server.log.count("Refused a connection") == 1
+
+
+# The doors: headers by which a browser says how a page has made it send a request
+
+CROSSING = "tests.apps.crossing:plain"
+
+
+@pytest.mark.parametrize("name", ["hubbub run", "uvicorn"])
+async def test_the_doors_refuse_requests_of_other_sites_that_name_none(name: str, log: Path) -> None:
+    async with (
+        serve(CROSSING, log, command=name, cwd=ROOT) as server,
+        http_client(base_url=server.http) as http,
+    ):
+        own = server.http
+
+        async def statuses(origin: str | None, **metadata: str) -> tuple[int, int, int]:
+            """Of a WebSocket, a GET and a POST."""
+            headers = {f"Sec-Fetch-{name}": value for name, value in metadata.items()}
+            try:
+                async with connect(f"{server.ws}/channels/a", origin=origin, additional_headers=headers):
+                    opened = 101
+            except InvalidStatus as exc:
+                opened = exc.response.status_code
+            if origin is not None:
+                headers["Origin"] = origin
+            got = await http.get("/channels/a", headers=headers)
+            posted = await http.post("/channels/a", headers=headers)
+            return opened, got.status_code, posted.status_code
+
+        # Programs; the page's own scripts; those of a page that is named.
+        assert await statuses(None) == (101, 200, 200)
+        assert await statuses(None, Site="same-origin", Dest="empty") == (101, 200, 200)
+        assert await statuses(own, Site="same-origin", Dest="empty") == (101, 200, 200)
+        for site in ("cross-site", "same-site"):
+            assert await statuses("https://app.example.com", Site=site, Dest="empty") == (101, 200, 200)
+        assert (await http.get("/")).json() == {}
+        # Another page, with and without its name.
+        for site in ("cross-site", "same-site", "Cross-Site"):
+            assert await statuses(None, Site=site, Dest="empty") == (403, 403, 403)
+            assert await statuses("https://evil.example", Site=site, Dest="empty") == (403, 403, 403)
+        assert (await http.get("/")).json() == {"cross_site": 9, "origin": 9}
+        # An image, a link, a frame: only a script may open a stream, also one of the same site.
+        for dest in ("image", "document", "iframe", "script", "", "x" * 500):
+            assert await statuses(None, Site="same-origin", Dest=dest) == (101, 403, 200)
+            assert await statuses(own, Site="same-origin", Dest=dest) == (101, 403, 200)
+        assert (await http.get("/")).json() == {"cross_site": 21, "origin": 9}
+        answer = await http.get("/channels/a", headers={"Sec-Fetch-Site": "cross-site"})
+        assert answer.json() == {
+            "detail": "This request is refused: it comes from another site (cross-site) without an Origin."
+        }
+    assert "Traceback" not in server.log
+    assert server.log.count("Refused a request with 403") == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        (None, False),
+        ("https://app.example.com", True),
+        ("http://testserver", True),
+    ],
+)
+def test_a_door_can_ask_for_an_origin(origin: str | None, passes: bool) -> None:
+    with TestClient(application(PAGE)) as client:
+        headers = {} if origin is None else {"Origin": origin}
+        assert client.post("/channels/a", headers=headers).json() is passes
+
+
+async def test_own_endpoints_know_no_sites(log: Path) -> None:
+    async with serve("tests.apps.origins:app", log, cwd=ROOT) as server:
+        headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+        async with connect(f"{server.ws}/ws", additional_headers=headers) as client:
+            assert await receive(client) == "welcome"
+        assert await refused(f"{server.ws}/ws", origin="https://evil.example") == 403
+        stats = await server.get_json("/stats")
+        assert {reason: count for reason, count in stats.items() if count} == {"origin": 1}
+
+
+def test_a_socket_without_a_status_is_closed_with_a_code() -> None:
+    socket: dict[str, object] = {"type": "websocket", "headers": []}
+    answerable = {**socket, "extensions": {"websocket.http.response": {}}}
+    http: dict[str, object] = {"type": "http", "headers": []}
+    full, forbidden = HTTPException(503, "x" * 200), HTTPException(403, "no")
+    for scope in (http, answerable):
+        assert refusal(HTTPConnection(scope), full) is full
+    closing = refusal(HTTPConnection(socket), full)
+    assert isinstance(closing, WebSocketException)
+    assert (closing.code, closing.reason) == (1013, "x" * 123)
+    closing = refusal(HTTPConnection(socket), forbidden)
+    assert isinstance(closing, WebSocketException)
+    assert (closing.code, closing.reason) == (1008, "no")
