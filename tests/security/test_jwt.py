@@ -381,7 +381,12 @@ async def test_a_provider_that_is_away_does_not_make_a_token_wrong(server: Provi
         (SECRET, {"algorithms": ["HS256"], "leeway": 301}, ValueError, "but got 301"),
         (SECRET, {"algorithms": ["HS256"], "leeway": float("nan")}, ValueError, "Expected leeway from"),
         (SECRET, {"algorithms": ["HS256"], "leeway": "1"}, TypeError, "Expected leeway as a number"),
-        (SECRET, {"algorithms": ["HS256"], "required": 1}, TypeError, "Expected required as True or False"),
+        (
+            SECRET,
+            {"algorithms": ["HS256"], "required": 1},
+            TypeError,
+            "Expected required as True, False or None",
+        ),
         (SECRET, {"algorithms": ["HS256"], "subscriptions": None}, TypeError, "Expected subscriptions as"),
         ("https://id/keys", {"algorithms": ["RS256"]}, ValueError, 'Write audience="…"'),
         ("https://id/keys", {"algorithms": ["HS256"], "audience": "a"}, ValueError, "whose keys are public"),
