@@ -27,7 +27,7 @@ from starlette.websockets import WebSocketState
 
 from hubbub.channels.current import CALL, Call, Overrides, present
 from hubbub.channels.signature import Signature, asks_for, check_dependencies, is_async, marker_of, special_of
-from hubbub.exceptions import HubbubError, InvalidHandler
+from hubbub.exceptions import InvalidHandler
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _BACKGROUND = "hubbub_background"
 _overrides = Overrides()
 
 
-class InvalidParameters(HubbubError, ValueError):
+class InvalidParameters(ValueError):
     """A path, query, header or cookie parameter of a client does not validate.
 
     :param errors: as pydantic describes them, with the place of the parameter first in ``loc``.
@@ -48,7 +48,7 @@ class InvalidParameters(HubbubError, ValueError):
         self.errors = errors
 
 
-class SwallowedError(HubbubError, RuntimeError):
+class SwallowedError(RuntimeError):
     """A dependency with ``yield`` has caught the exception of a handler and has not raised it again."""
 
 

@@ -107,13 +107,7 @@ class EventResponse(Response):
         return Response(body, media_type="application/json", headers=headers)
 
     async def _join(
-        self,
-        stream: Stream,
-        access: Access,
-        client: Client,
-        target: Target,
-        asked: Subscription,
-        rechecks: int,
+        self, stream: Stream, access: Access, client: Client, target: Target, asked: Subscription
     ) -> None:
         has_snapshot = target.operations.snapshot is not None
         since = _last_event_id(self._request)

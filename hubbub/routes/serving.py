@@ -74,8 +74,6 @@ class Entrance:
         self.rechecks = 0
         #: The slot of the client; ``None`` before, and for a client that opens no connection.
         self.slot: Slot | None = None
-        #: How many commands to check permissions again the node had carried out when the client entered.
-        self.rechecks = 0
 
     def __enter__(self) -> Entrance:
         return self
@@ -90,7 +88,7 @@ class Entrance:
         :raises HTTPException: the client is refused, by Hubbub.
         """
         self.node, access = await self._serving.start()
-        client, self.rechecks = self._client, self.node.rechecks.count
+        client = self._client
         self._serving.admission.check_door(client.http, self.node.refusals)
         if self._opens_connection:
             self.slot = self.node.admit()

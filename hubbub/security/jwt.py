@@ -171,7 +171,8 @@ class JWT:
             # About the key; where the application has made warnings errors, this is not about the token.
             raise
         except Exception as exc:
-            # Also errors that the library does not foresee: a token is any text. Its message may quote it.
+            # Also an exception that the library does not foresee: a token is any text. Its message may quote
+            # the token.
             logger.debug("Refused a token (%s).", type(exc).__name__)
             raise InvalidToken from None
         return claims

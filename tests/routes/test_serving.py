@@ -127,8 +127,9 @@ async def test_a_client_that_is_refused_gives_its_slot_back(name: str, log: Path
                         assert status == expected
         assert await at.refused() == {reason: 2 * MOST for _, reason in paths.values()}
         async with AsyncExitStack() as stack:
-            for opening in [at.socket("/channels/room:1"), at.stream("/channels/room:1")] * (MOST // 2):
-                await stack.enter_async_context(opening)
+            for _ in range(MOST // 2):
+                await stack.enter_async_context(at.socket("/channels/room:1"))
+                await stack.enter_async_context(at.stream("/channels/room:1"))
             await at.is_open(MOST)
 
 
@@ -156,11 +157,16 @@ async def test_messages_beyond_the_rate_are_not_handled(name: str, log: Path) ->
             await socket.send(json.dumps(number))
             await socket.send(json.dumps({"type": "rpc", "id": number, "method": "double", "data": number}))
         await socket.send(json.dumps({"type": "refresh", "token": "x"}))
-        handled, errors = [], []
-        while (message := await receive_json(socket)) != {"type": "refreshed", "expires": None}:
-            is_error = isinstance(message, dict) and message["type"] == "error"
-            (errors if is_error else handled).append(message)
-        assert len(handled) + len(errors) == 60
+        handled: list[Any] = []
+        errors: list[Any] = []
+        refreshed = 0
+        while len(handled) + len(errors) < 60 or not refreshed:
+            message = await receive_json(socket)
+            if message == {"type": "refreshed", "expires": None}:
+                refreshed += 1
+            else:
+                is_error = isinstance(message, dict) and message["type"] == "error"
+                (errors if is_error else handled).append(message)
         # One is free, and one comes back with each second.
         assert handled
         assert errors
