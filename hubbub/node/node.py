@@ -416,6 +416,10 @@ class Node:
             await asyncio.sleep(0)
         return position
 
+    def flush(self) -> None:
+        """Deliver the publications of this turn of the event loop now, before a message to one client."""
+        self._subscriptions.flush()
+
     async def remove_history(self, channel: str) -> None:
         """Remove the history of ``channel``.
 
