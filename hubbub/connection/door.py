@@ -22,14 +22,12 @@ class DoorConnection(Connection):
     Handlers get it as a ``Connection``: they may subscribe it to more channels, and send to it.
     """
 
-    @property
-    def on_recheck(self) -> Callable[[], Awaitable[None]] | None:
-        """Checks the permission of the client again; see :meth:`hubbub.Hub.recheck`."""
-        return self._handle.on_recheck
+    def recheck_with(self, recheck: Callable[[], Awaitable[None]], count: int) -> None:
+        """Check the permission of the client again by ``recheck``; see :meth:`hubbub.Hub.recheck`.
 
-    @on_recheck.setter
-    def on_recheck(self, recheck: Callable[[], Awaitable[None]]) -> None:
-        self._handle.on_recheck = recheck
+        :param count: see :meth:`.handle.Handle.recheck_with`.
+        """
+        self._handle.recheck_with(recheck, count)
 
     # Subscription
 
@@ -68,7 +66,11 @@ class DoorConnection(Connection):
         return self._iterate(lambda data: data)
 
     async def send_message(self, data: bytes) -> None:
-        """Send JSON; waits while the outbox of a slow client is full, as :meth:`send` does."""
+        """Send JSON; waits while the outbox of a slow client is full, as :meth:`send` does.
+
+        It follows the publications that the client has caused before: a reply does not overtake them.
+        """
+        self._node.flush()
         await self._write(WebSocketMessage("json", data))
 
     def send_at_once(self, data: bytes) -> None:

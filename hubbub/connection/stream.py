@@ -133,7 +133,7 @@ class Stream:
         stopping: Stopping,
         *,
         user: str | None = None,
-        headers: Sequence[tuple[bytes, bytes]] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         #: Unique among all connections of the hub.
         self.id: str = uuid4().hex
@@ -143,7 +143,8 @@ class Stream:
         #: The stream as its node sees it.
         self.handle = StreamHandle(node, self.id, self._departure, limits)
         self.handle.user = user
-        start = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]}
+        more = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        start = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]}
         self._transport = StreamTransport(send, start, last_event, lambda: abort_response(receive))
         outbox = Outbox(limits.outbox_limit, limits.slow_consumer)
         self._writer = self.handle.writer = Writer(self.id, self._transport, outbox, self.handle)

@@ -43,7 +43,7 @@ class EventResponse(Response):
     """The answer to one request: an event stream, a snapshot, or a refusal.
 
     All that may refuse the client happens before the first byte. Then the response is the transport of a
-    connection: ``docs/decisions/0031-a-response-of-its-own.md`` says why it is none of Starlette's and
+    connection: ``docs/decisions/0026-a-response-of-its-own.md`` says why it is none of Starlette's and
     FastAPI's.
 
     :param serving: the parts of the hub that it uses.
@@ -89,12 +89,10 @@ class EventResponse(Response):
         if asked.snapshot:
             return await self._snapshot(access, client, target)
         try:
-            headers = [
-                (name.lower().encode(), value.encode("latin-1"))
-                for name, value in cors_headers(request, self._serving.admission).items()
-            ]
+            headers = cors_headers(request, self._serving.admission)
             async with self._serving.open_stream(receive, send, client.identity.user, headers) as stream:
                 await self._join(stream, access, client, target, asked)
+                self._watch(stream, access, client, target, entrance.rechecks)
                 await stream.departure()
         finally:
             await left(access, client, target)
@@ -123,12 +121,17 @@ class EventResponse(Response):
             join_leave=asked.presence,
         )
 
+    def _watch(self, stream: Stream, access: Access, client: Client, target: Target, rechecks: int) -> None:
+        """End the stream when its client may stay no longer.
+
+        Called after joining: the first event is that of the subscription.
+        """
+
         async def check_again() -> None:
             if (close := await recheck(access, client, target)) is not None:
                 stream.handle.end(*close)
 
-        # Afterwards: the first event is that of the subscription.
-        stream.handle.on_recheck = check_again
+        stream.handle.recheck_with(check_again, rechecks)
         stream.handle.expire_at(
             client.identity.expires_at,
             lambda seconds: stream.handle.send_event("expiring", self._name, {"seconds": seconds}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from hubbub.types import Refusal
 PATH = "/channels/{channel:path}"
 
 OpenConnection = Callable[[WebSocket, str | None, str | None, Slot], DoorConnection]
-OpenStream = Callable[[Receive, Send, str | None, Sequence[tuple[bytes, bytes]]], Stream]
+OpenStream = Callable[[Receive, Send, str | None, Mapping[str, str]], Stream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Entrance:
     :param opens_connection: whether the client takes a slot, which it gives back at the end of the block.
     """
 
-    __slots__ = ("_client", "_opens_connection", "_serving", "_stack", "node", "slot")
+    __slots__ = ("_client", "_opens_connection", "_serving", "_stack", "node", "rechecks", "slot")
 
     def __init__(self, serving: Serving, client: Client, *, opens_connection: bool = True) -> None:
         self._serving = serving
@@ -70,6 +70,8 @@ class Entrance:
         self._stack = ExitStack()
         #: The node, once the client has entered.
         self.node: Node | None = None
+        #: How many rechecks there were before the permissions of this client were checked.
+        self.rechecks = 0
         #: The slot of the client; ``None`` before, and for a client that opens no connection.
         self.slot: Slot | None = None
 
@@ -91,6 +93,7 @@ class Entrance:
         if self._opens_connection:
             self.slot = self.node.admit()
             self._stack.callback(self.slot.release)
+        self.rechecks = self.node.rechecks.count
         client.identity = await access.identify(client)
         if self.slot is not None:
             self.slot.claim_user(client.identity.user)

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Scope
 
 from hubbub.codes import MAX_REASON_BYTES, CloseCode, check_code
 from hubbub.core.publication import encode
+from hubbub.testing.app_lifespan import lifespan
 from hubbub.testing.exchange import Buffer, Exchange
 from hubbub.testing.failures import Closed, Refused
-from hubbub.testing.lifespan import lifespan
 from hubbub.testing.messages import decode, describe
 from hubbub.testing.request import Headers, Query, request_scope
 from hubbub.types import check_seconds

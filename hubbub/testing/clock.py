@@ -62,7 +62,7 @@ class FakeClock:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Advance by ``seconds``, and call what is due by then, in order; each at its own time.
+        """Advance by ``seconds``, and call the callbacks that are due by then, in order; each at its time.
 
         Tasks work afterwards, as after a sleep of the machine; see :meth:`pass_time`.
         """
@@ -87,13 +87,12 @@ class FrozenClock:
     """The clock of a hub that stands still; :func:`freeze` makes it."""
 
     def __init__(self) -> None:
-        # The queued path times its writes by the event loop, so that both have to agree about the present.
-        self._clock = FakeClock(time.monotonic())
-        self._ahead = time.time() - self._clock.time()
+        self._clock = FakeClock()
+        self._begin = time.time()
 
     def time(self) -> float:
         """Return the present of the hub in seconds since 1970, as in ``exp`` of a token."""
-        return self._clock.time() + self._ahead
+        return self._begin + self._clock.time()
 
     async def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass for the hub, second by second, and let all tasks work after each.
@@ -121,8 +120,9 @@ def freeze(hub: Hub) -> Iterator[FrozenClock]:
                     await client.receive()
         assert closed.value.code == 3005
 
-    All that the hub does after some time follows this clock: identities, history, presence, repairs. Waits
-    for clients and for a server remain in real seconds, and so does code of the application.
+    The expiry of identities, of histories and of presence, and the repairs of the hub follow this clock.
+    Rate limits, waits for clients, the check of a token's ``exp`` when it arrives, and the code of the
+    application remain in real seconds.
 
     :param hub: a hub on ``memory://`` that is not running. It begins with nothing in its channels, and gets
         its own engine and clock back at the end of the block.

@@ -77,7 +77,10 @@ class Exchange(ABC, Generic[T]):
         self.outbound: Buffer[T] = Buffer()
         #: Whether the client has ended the connection.
         self.has_left = False
-        self._task: asyncio.Task[None] | None = None
+        #: Whether the app has returned, or has failed.
+        self.is_done = False
+        #: The exception with which the app has failed, unless it only says that the client has left.
+        self.failure: BaseException | None = None
         # Set at each change that a wait may be about.
         self._change = asyncio.Event()
         # Whether the test has got the app's exception.
@@ -112,19 +115,6 @@ class Exchange(ABC, Generic[T]):
     @abstractmethod
     def ending(self) -> Exception:
         """Return the exception for a client that waits for a message when the exchange is over."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the app has returned, or has failed."""
-        return self._task is not None and self._task.done()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The exception with which the app has failed, unless it only says that the client has left."""
-        if self._task is None or not self._task.done() or self._task.cancelled():
-            return None
-        exc = self._task.exception()
-        return None if exc is None or (self.has_ended and _is_disconnect(exc)) else exc
 
     @property
     def has_ended(self) -> bool:
@@ -178,16 +168,19 @@ class Exchange(ABC, Generic[T]):
 
         :param timeout: seconds after which ``False`` is returned; ``None`` waits without a limit.
         """
+        if timeout is None:
+            # Also without a task: the hub runs ``send`` up to its first suspension in none.
+            while not holds():
+                self._change.clear()
+                await self._change.wait()
+            return True
         try:
             async with asyncio.timeout(timeout) as limit:
-                while not holds():
-                    self._change.clear()
-                    await self._change.wait()
+                return await self.until(holds)
         except TimeoutError:
             if limit.expired():
                 return holds()
             raise
-        return True
 
     # Lifecycle
 
@@ -200,10 +193,11 @@ class Exchange(ABC, Generic[T]):
 
         :param timeout: seconds that the app has to return after its client has left.
         """
-        self._task = asyncio.create_task(
+        task = asyncio.create_task(
             self._run(), name=f"{self.scope['type']} {self.scope['path']} of the app under test"
         )
-        self._task.add_done_callback(lambda task: self.changed())
+        self._cancel = task.cancel
+        task.add_done_callback(self._finished)
         try:
             yield
         except BaseException as exc:
@@ -228,24 +222,22 @@ class Exchange(ABC, Generic[T]):
         :raises TimeoutError: it does not end although it is cancelled.
         """
         self.leave()
-        task = self._task
-        assert task is not None
         try:
-            await asyncio.wait({task}, timeout=timeout)
+            await self.until(lambda: self.is_done, timeout)
         except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task}, timeout=timeout)
+            self._cancel()
+            await self.until(lambda: self.is_done, timeout)
             raise
-        if not task.done():
+        if not self.is_done:
             logger.warning(
                 "The app did not return within %g s after its client had left %s; cancelling it. It would "
                 "run on under a server. Receive from the socket as well, to learn that the client has left.",
                 timeout,
                 self.scope["path"],
             )
-            task.cancel()
-            await asyncio.wait({task}, timeout=timeout)
-        if not task.done():
+            self._cancel()
+            await self.until(lambda: self.is_done, timeout)
+        if not self.is_done:
             raise TimeoutError(
                 f"The handler of {self.scope['path']} did not end within {timeout:g} s after it was "
                 "cancelled."
@@ -253,6 +245,14 @@ class Exchange(ABC, Generic[T]):
 
     async def _run(self) -> None:
         await self._app(self.scope, self.receive, self.send)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        # The task is not kept: the traceback of its exception would keep alive all that the app had open.
+        self.is_done = True
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None and not (self.has_ended and _is_disconnect(exc)):
+            self.failure = exc
+        self.changed()
 
 
 def _is_disconnect(exc: BaseException) -> bool:

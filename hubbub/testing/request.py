@@ -14,8 +14,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Scope
 
-#: The path of the doors, relative to the prefix of the hub's router.
-DOOR = "/channels/{channel:path}"
+from hubbub.routes.serving import PATH
 
 #: The host that clients connect to, unless the test gives a header of its own.
 HOST = "testserver"
@@ -88,15 +87,15 @@ def door_path(kind: Literal["websocket", "http"], app: ASGIApp, channel: str) ->
     for route in iter_route_contexts(getattr(app, "routes", ())):
         is_socket = isinstance(route.original_route, WebSocketRoute)
         is_kind = is_socket if kind == "websocket" else not is_socket and "GET" in (route.methods or ())
-        if is_kind and route.path is not None and route.path.endswith(DOOR):
+        if is_kind and route.path is not None and route.path.endswith(PATH):
             doors.add(route.path)
-    if len(doors) != 1 or any("{" in door.removesuffix(DOOR) for door in doors):
+    if len(doors) != 1 or any("{" in door.removesuffix(PATH) for door in doors):
         raise ValueError(
-            f"Expected an app with one door {DOOR} behind a prefix without parameters, but got "
+            f"Expected an app with one door {PATH} behind a prefix without parameters, but got "
             f"{', '.join(sorted(doors)) or 'one without'}. Include the router of the hub, "
             "app.include_router(hub.router), or give the path of the endpoint, path=…"
         )
-    prefix = doors.pop().removesuffix(DOOR)
+    prefix = doors.pop().removesuffix(PATH)
     # As encodeURIComponent does.
     return prefix + "/channels/" + quote(channel, safe="!~*'()")
 
@@ -109,7 +108,7 @@ def _target(path: str, query: Query | None) -> tuple[str, str]:
         if any(value is None for value in query.values()):
             raise TypeError("Expected values for query as str or int, but got None. Leave the name out.")
         query = urlencode(query, doseq=True)
-    # What has been encoded already stays as it is.
+    # Encoded parts stay as they are.
     raw_path = quote(path, safe="/%:@!$&'()*+,;=~")
     return raw_path, quote("&".join(filter(None, [own, query])), safe="/%:@!$&'()*+,;=~?")
 

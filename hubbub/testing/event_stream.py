@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from starlette import datastructures
 from starlette.types import ASGIApp, Message, Scope
 
+from hubbub.testing.app_lifespan import lifespan
 from hubbub.testing.exchange import Exchange
 from hubbub.testing.failures import Closed, Refused
-from hubbub.testing.lifespan import lifespan
 from hubbub.testing.messages import decode, describe
 from hubbub.testing.request import Headers, Query, request_scope
 from hubbub.types import check_seconds

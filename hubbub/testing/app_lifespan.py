@@ -63,12 +63,17 @@ class Lifespan:
             task, self._task = self._task, None
             self._stopping.set()
             await self._ended(task, "stop")
+            if self._failure:
+                # Starlette raises the exception right after it; other frameworks return.
+                raise RuntimeError(self._failure)
 
     # Internal
 
     async def _start(self) -> None:
         self.state = {}
         self._has_begun = False
+        # The failure to stop that the app has reported.
+        self._failure = ""
         self._stopping = asyncio.Event()
         self._started: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._run(), name="lifespan of the app under test")
@@ -80,7 +85,7 @@ class Lifespan:
             raise
         if self._started.done():
             if (answer := self._started.result())["type"] == "lifespan.startup.failed":
-                # Starlette raises the exception right after it; other frameworks return.
+                # Likewise.
                 await self._ended(task, "end after it had failed to start")
                 raise RuntimeError(f"The app did not start: {answer.get('message') or 'it gave no reason'}")
         elif not task.done():
@@ -107,8 +112,7 @@ class Lifespan:
         if not self._started.done():
             self._started.set_result(message)
         elif message["type"] == "lifespan.shutdown.failed":
-            # If the app raises nothing after it, this is the only sign of the failure.
-            raise RuntimeError(f"The app did not stop: {message.get('message') or 'it gave no reason'}")
+            self._failure = f"The app did not stop: {message.get('message') or 'it gave no reason'}"
 
     async def _ended(self, task: asyncio.Task[None], verb: str) -> None:
         """Wait for the end of the lifespan, and raise its exception."""
