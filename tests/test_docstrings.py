@@ -36,6 +36,7 @@ CLASSES = (
     "Position",
     "Presence",
     "Publisher",
+    "RateLimit",
     "Stats",
 )
 
@@ -207,6 +208,15 @@ def test_handlers(name: str) -> None:
     stage.define(name)
     with stage.client():
         pass
+
+
+def test_rate_limit() -> None:
+    stage = stage_with_models(has_room=True)
+    stage.names["Login"] = Message
+    stage.define("RateLimit")
+    with stage.client() as client:
+        statuses = [client.post("/login", json={}).status_code for _ in range(6)]
+    assert statuses == [200] * 5 + [429]
 
 
 def test_a_collection() -> None:

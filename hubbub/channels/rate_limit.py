@@ -42,7 +42,7 @@ class RateLimit:
             return Said(text=message.text)
 
         @app.post("/login", dependencies=[Depends(RateLimit("5/minute"))])
-        async def login(form: Login) -> Token: ...
+        async def login(form: Login) -> None: ...
 
     Calls are counted by user. Those of a client without a user are counted by its connection, and those of a
     request without either by the client's address; of an IPv6 address, the first 64 bits count. Behind a
