@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 
 from hubbub.codes import CloseCode, ErrorCode
 from hubbub.types import Refusal
@@ -34,6 +34,10 @@ _REASONS: dict[int, Refusal] = {
 
 class CountedRefusal(HTTPException):
     """A refusal by admission or by a limit, which is counted where it is raised."""
+
+
+class CountedClose(WebSocketException):
+    """A :class:`CountedRefusal` that is a close code, where no status can be sent."""
 
 
 class Refusals:

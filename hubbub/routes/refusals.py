@@ -12,7 +12,7 @@ from hubbub.channels.access import Access, NeedsConnection, Target
 from hubbub.channels.failures import failure_of
 from hubbub.core.publication import check_channel
 from hubbub.exceptions import InvalidChannel
-from hubbub.node.refusals import CountedRefusal
+from hubbub.node.refusals import CountedClose, CountedRefusal
 from hubbub.routes.preflight import with_cors
 from hubbub.routes.serving import Entrance, Serving
 from hubbub.security.admission import answer
@@ -31,7 +31,7 @@ def refusals(serving: Serving, http: HTTPConnection, entrance: Entrance) -> Iter
         refusal = _refusal_of(exc)
         if refusal is None:
             raise
-        if not isinstance(refusal, CountedRefusal):
+        if not isinstance(exc, CountedRefusal | CountedClose):
             entrance.count(refusal.status_code)
         is_closed_already = isinstance(exc, WebSocketException) and not isinstance(refusal, CountedRefusal)
         if is_closed_already and answer(http, refusal) is not refusal:

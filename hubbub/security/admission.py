@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketState
 
 from hubbub.codes import CloseCode, clip_reason
 from hubbub.core.throttle import Throttle
-from hubbub.node.refusals import CountedRefusal, Refusals
+from hubbub.node.refusals import CountedClose, CountedRefusal, Refusals
 from hubbub.security.hosts import Hosts
 from hubbub.security.logs import is_reported
 from hubbub.security.origins import is_allowed
@@ -133,7 +133,8 @@ def answer(http: HTTPConnection, exc: HTTPException) -> HTTPException | WebSocke
     if is_answerable and state is WebSocketState.CONNECTING:
         return exc
     code = CloseCode.TRY_AGAIN_LATER if exc.status_code == 503 else CloseCode.POLICY_VIOLATION
-    return WebSocketException(code, clip_reason(str(exc.detail)))
+    close = CountedClose if isinstance(exc, CountedRefusal) else WebSocketException
+    return close(code, clip_reason(str(exc.detail)))
 
 
 def _token(http: HTTPConnection, header: str, default: str = "") -> str:

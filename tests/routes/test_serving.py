@@ -6,12 +6,18 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
 from websockets.exceptions import InvalidStatus
 
+from hubbub.node.refusals import CountedRefusal
+from hubbub.routes.refusals import refusals
+from hubbub.security.admission import Admission, refusal
 from tests.apps.crossing import PAGE
 from tests.apps.guarded import MOST, MOST_OF_USER
 from tests.clients import connect, eventually, http_client, receive, receive_json
@@ -259,3 +265,45 @@ async def test_a_page_that_is_named_may_read_answers_and_refusals(name: str, log
         answer = await at.http.get("/channels/nowhere")
         assert answer.headers.get_list("Vary") == ["Origin"]
         assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "counted"),
+    [
+        # Of admission and of the limits, which have counted it.
+        (CountedRefusal(403, "no"), 1008, 0),
+        (CountedRefusal(503, "full"), 1013, 0),
+        (HTTPException(403, "no"), 1008, 1),
+        (WebSocketException(4001, "no"), 4001, 1),
+    ],
+)
+def test_a_server_without_statuses_for_sockets_counts_once(exc: Exception, code: int, counted: int) -> None:
+    scope: dict[str, Any] = {"type": "websocket", "headers": [], "query_string": b""}
+    http = HTTPConnection(scope)
+    counts: list[int] = []
+    serving = SimpleNamespace(admission=Admission(frozenset(), None))
+    entrance = SimpleNamespace(count=counts.append)
+    with pytest.raises(WebSocketException) as closed, refusals(serving, http, entrance):  # type: ignore[arg-type]
+        raise refusal(http, exc) if isinstance(exc, CountedRefusal) else exc
+    assert closed.value.code == code
+    assert len(counts) == counted
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "granian"])
+async def test_other_servers_refuse_and_count_alike(name: str, log: Path) -> None:
+    async with doors(name, log) as at:
+        async with at.socket("/channels/room:1", Origin="https://evil.example") as (status, *_):
+            assert status == 403
+        assert await at.refused() == {"origin": 1}
+        async with AsyncExitStack() as stack:
+            for _ in range(MOST):
+                await stack.enter_async_context(at.socket("/own"))
+            await at.is_open(MOST)
+            for path in ("/channels/room:1", "/own"):
+                async with at.socket(path) as (status, retry_after, _):
+                    assert (status, retry_after) == (503, "5")
+            assert await at.refused() == {"origin": 1, "connections": 2}
+        await at.is_open(0)
+        async with at.socket("/channels/room:1?user=banned") as (status, *_):
+            assert status == 401
+        assert await at.refused() == {"origin": 1, "connections": 2, "unauthorized": 1}
