@@ -32,15 +32,16 @@ from hubbub.types import Health, Identity, Presence, PresenceEntry, Stats
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
+__all__ = [
+    "JWT",
     "Channel",
     "ChannelDeclaration",
     "Channels",
+    "ConnectToken",
+    "Connection",
     "CurrentChannel",
     "CurrentConnection",
     "CurrentIdentity",
-    "ConnectToken",
-    "Connection",
     "Denied",
     "EngineUnavailable",
     "Health",
@@ -55,7 +56,6 @@ __all__ = [  # noqa: RUF022 - in plain order, in which JWT is no constant
     "InvalidMessage",
     "InvalidPosition",
     "InvalidURL",
-    "JWT",
     "MissingExtra",
     "Position",
     "Presence",

@@ -126,7 +126,7 @@ class InvalidMessage(HubbubError, ValueError):
 
 
 class Denied(HubbubError):
-    """Raised by a handler or a dependency: it refuses what the client asks for.
+    """Raised by a handler or a dependency: it refuses the client.
 
     ::
 

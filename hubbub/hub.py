@@ -46,6 +46,7 @@ from hubbub.node.control import Disconnect, Recheck
 from hubbub.node.lifecycle import Lifecycle
 from hubbub.node.node import Node
 from hubbub.node.slots import Capacity, Slot
+from hubbub.routes.endpoints import Door, http_endpoint, websocket_endpoint
 from hubbub.routes.events import EventDoor
 from hubbub.routes.preflight import PreflightDoor
 from hubbub.routes.publish import PublishDoor
@@ -78,13 +79,19 @@ class HubRouter(APIRouter):
 
     def add_doors(self, serving: Serving) -> None:
         """Add the routes through which clients reach declared channels."""
-        self.add_api_websocket_route(PATH, WebSocketDoor(serving).endpoint)
-        for method, endpoint in (
-            ("GET", EventDoor(serving).endpoint),
-            ("POST", PublishDoor(serving).endpoint),
-            ("OPTIONS", PreflightDoor(serving).endpoint),
-        ):
-            self.add_api_route(PATH, endpoint, methods=[method], response_model=None, include_in_schema=False)
+        websocket = WebSocketDoor(serving)
+        self.add_api_websocket_route(PATH, websocket_endpoint(websocket))
+        doors: dict[str, Door] = {
+            "GET": EventDoor(serving),
+            "POST": PublishDoor(serving),
+            "OPTIONS": PreflightDoor(serving),
+        }
+        # The endpoints do not keep them.
+        self._doors = (websocket, *doors.values())
+        for method, door in doors.items():
+            self.add_api_route(
+                PATH, http_endpoint(door), methods=[method], response_model=None, include_in_schema=False
+            )
 
     @property
     def lifespan_context(self) -> Lifespan[Any]:
@@ -708,7 +715,7 @@ class Hub:
         await node.command(command)
 
     async def recheck(self, *, user: User) -> None:
-        """Check again what the connections of a user may do, in all processes.
+        """Check the permissions of a user's connections again, in all processes.
 
         Call this when the user's permissions have changed. For each channel that they are subscribed to
         through a door, the dependencies and ``on_subscribe`` of the channel run again. If these refuse, the
@@ -718,7 +725,7 @@ class Hub:
         When this returns, every process that reaches the engine begins to check; the remaining processes
         follow as soon as they reach it again. A few connections are checked at a time. A check that fails by
         an error, or takes longer than 30 seconds, closes its connection with 1011, so that the client
-        connects again and is checked anew.
+        connects and is checked again.
 
         :param user: an ``int`` or a ``UUID`` becomes its ``str``.
         :raises TypeError: ``user`` has another type.

@@ -9,23 +9,30 @@ import re
 import textwrap
 from pathlib import Path
 from types import CodeType, SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import fastapi
+import jwt
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
 import hubbub
 from hubbub import History, Hub, Position, Publication
 
 #: Public classes that are used by name: they need an example.
 CLASSES = (
+    "Channel",
     "ChannelDeclaration",
+    "Channels",
     "Connection",
+    "Denied",
     "Health",
     "History",
     "Hub",
+    "Identity",
+    "JWT",
     "Position",
     "Presence",
     "Publisher",
@@ -107,7 +114,7 @@ def test_each_class_has_an_example(name: str) -> None:
 
 
 def test_every_method_with_an_example_is_run_here() -> None:
-    assert methods_with_examples() == ["Hub.publish_sync"]
+    assert methods_with_examples() == ["Hub.publish_sync", "Hub.rpc"]
 
 
 def test_hub() -> None:
@@ -120,6 +127,16 @@ def test_connection() -> None:
     stage = Stage()
     stage.define("Connection")
     echoes(stage, "/rooms/5")
+
+
+def test_jwt() -> None:
+    stage = Stage()
+    stage.define("JWT")
+    secret = re.findall(r'JWT\("(.*?)"', examples("JWT")[0])[0]
+    token = jwt.encode({"sub": "ann"}, secret, "HS256")
+    with stage.client() as client:
+        assert client.get("/me", headers={"Authorization": f"Bearer {token}"}).json() == "ann"
+        assert client.get("/me").status_code == 401
 
 
 def test_publish_sync() -> None:
@@ -137,9 +154,71 @@ def test_health() -> None:
     assert (answer.status_code, answer.json()["ok"]) == (200, True)
 
 
+class Message(BaseModel):
+    """Stands for the models of an application."""
+
+    type: Literal["say"] = "say"
+    user: str = ""
+    text: str = ""
+    name: str = ""
+    room: str = ""
+
+
+class Account(BaseModel):
+    id: int = 7
+    name: str = "ann"
+    rooms: list[int] = []
+
+
+def account() -> Account:
+    return Account()
+
+
+class Rooms:
+    """The module ``rooms`` of an application, whose code is a part of the example."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self._names = names
+
+    @property
+    def channels(self) -> Any:
+        return self._names["channels"]
+
+
+def stage_with_models(*, has_room: bool) -> Stage:
+    stage = Stage()
+    stage.names |= {
+        **{name: getattr(fastapi, name) for name in ("Cookie", "Depends", "HTTPException")},
+        **dict.fromkeys(("Say", "Said", "Rename", "Renamed"), Message),
+        "Annotated": Annotated,
+        "CurrentUser": Annotated[Account, fastapi.Depends(account)],
+        "DB": Annotated[Account, fastapi.Depends(account)],
+        "require_user": account,
+        "rooms": Rooms(stage.names),
+    }
+    if has_room:
+        stage.names["room"] = stage.hub.channel("room:{room_id}")
+    return stage
+
+
+@pytest.mark.parametrize("name", ["Channel", "Denied", "Hub.rpc", "Identity"])
+def test_handlers(name: str) -> None:
+    stage = stage_with_models(has_room=True)
+    stage.define(name)
+    with stage.client():
+        pass
+
+
+def test_a_collection() -> None:
+    stage = stage_with_models(has_room=False)
+    stage.define("Channels")
+    with pytest.raises(hubbub.InvalidChannel, match="declared twice"):
+        stage.hub.channel("shop:room:{room_id}")
+
+
 @pytest.mark.parametrize("name", ["ChannelDeclaration", "History"])
 def test_declarations(name: str) -> None:
-    stage = Stage()
+    stage = stage_with_models(has_room=False)
     stage.define(name)
     with pytest.raises(hubbub.InvalidChannel, match="declared twice"):
         stage.hub.channel("room:{room_id}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
@@ -15,10 +16,13 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from pydantic import BaseModel
+from starlette.testclient import WebSocketDenialResponse
 
-from hubbub import Hub, MissingExtra
+from hubbub import Denied, Hub, MissingExtra
 from hubbub.channels.handler_seconds import HandlerSeconds
 from hubbub.metrics.catalogue import HANDLER_SECONDS, METRICS
+from hubbub.types import Refusal
 from tests.clients import DEADLINE, connect, connect_deaf, eventually, http_client, receive
 from tests.uvicorn_process import ROOT, Server, serve
 
@@ -80,9 +84,7 @@ def test_what_is_exported_is_what_the_page_documents() -> None:
     assert exported == {name: kind for name, kind, _ in documented()}
     labels = {name: set(labels) for name, _, labels in documented()}
     found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    assert {re.sub("_(bucket|count|sum)$", "", each.name) for each in found} >= labels.keys() - {
-        "hubbub_refusals_total"
-    }
+    assert {re.sub("_(bucket|count|sum)$", "", each.name) for each in found} == labels.keys()
     for each in found:
         name = re.sub("_(bucket|count|sum)$", "", each.name)
         assert each.labels.keys() - {"hub", "le"} == labels[name]
@@ -223,6 +225,74 @@ def test_durations_are_in_buckets_that_add_up() -> None:
     assert found["hubbub_handler_seconds_count{kind=publish,pattern=room:{room_id}}"] == 4
     assert found["hubbub_handler_seconds_sum{kind=publish,pattern=room:{room_id}}"] == pytest.approx(99.303)
     assert found["hubbub_handler_seconds_count{kind=publish,pattern=news}"] == 1
+
+
+class Say(BaseModel):
+    text: str
+
+
+def hub_with_handlers() -> Hub:
+    hub = Hub()
+    room = hub.channel("room:{room_id}")
+
+    @room.on_subscribe
+    async def enter(room_id: int) -> None:
+        if room_id == 0:
+            raise Denied("not here")
+
+    @room.on_publish
+    async def say(message: Say) -> Say:
+        return message
+
+    @hub.rpc("repeat")
+    async def repeat(message: Say) -> str:
+        return message.text * 2
+
+    return hub
+
+
+def test_handlers_are_measured_by_their_declaration() -> None:
+    hub = hub_with_handlers()
+    app = app_with(hub)
+    app.include_router(hub.metrics)
+    with TestClient(app) as client:
+        for room in (1, 2):
+            with client.websocket_connect(f"/channels/room:{room}") as socket:
+                socket.send_json({"text": "hello"})
+                assert socket.receive_json() == {"text": "hello"}
+                socket.send_json({"type": "rpc", "id": 7, "method": "repeat", "data": {"text": "ho"}})
+                assert socket.receive_json() == {"type": "reply", "id": 7, "data": "hoho"}
+                # Neither is declared.
+                socket.send_json({"type": "rpc", "id": 8, "method": "rep", "data": 21})
+                assert socket.receive_json()["type"] == "error"
+                with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/channels/other:1"):
+                    pass
+        with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/channels/room:0"):
+            pass
+        found = samples(client.get("/metrics").text)
+    calls = {name: value for name, value in found.items() if name.startswith("hubbub_handler_seconds_count")}
+    assert calls == {
+        "hubbub_handler_seconds_count{kind=subscribe,pattern=room:{room_id}}": 3,
+        "hubbub_handler_seconds_count{kind=publish,pattern=room:{room_id}}": 2,
+        "hubbub_handler_seconds_count{kind=rpc,pattern=repeat}": 2,
+    }
+    assert found["hubbub_published_publications_total"] == 2
+    refused = {name: value for name, value in found.items() if "_refusals_" in name and value}
+    assert refused == {
+        "hubbub_refusals_total{reason=forbidden}": 1,
+        "hubbub_refusals_total{reason=unknown_channel}": 2,
+        "hubbub_refusals_total{reason=bad_request}": 2,
+    }
+
+
+def test_each_reason_of_a_refusal_has_a_sample_from_the_beginning() -> None:
+    hub = Hub()
+    app = app_with(hub)
+    app.include_router(hub.metrics)
+    with TestClient(app) as client:
+        found = samples(client.get("/metrics").text)
+    names = {name for name in found if "_refusals_" in name}
+    assert names == {f"hubbub_refusals_total{{reason={reason}}}" for reason in get_args(Refusal)}
 
 
 def test_durations_are_observed_only_for_metrics() -> None:

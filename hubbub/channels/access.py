@@ -32,7 +32,7 @@ from hubbub.channels.signature import parse_signature, unwrap
 from hubbub.codes import CloseCode, ErrorCode
 from hubbub.connection.decoding import as_model, excerpt
 from hubbub.core.publication import Position
-from hubbub.exceptions import Denied, HubbubError, InvalidMessage
+from hubbub.exceptions import Denied, InvalidMessage
 from hubbub.security.tokens import with_token
 from hubbub.types import Identity
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 Publish = Callable[[str, Encoded, str | None], Awaitable[Position]]
 
 
-class NeedsConnection(HubbubError, TypeError):
+class NeedsConnection(TypeError):
     """A handler asks for a connection, and the client has none."""
 
 
@@ -68,7 +68,7 @@ class Target:
 class Outcome:
     """The result of a message.
 
-    :param result: what the handler has returned; ``None`` if nothing.
+    :param result: the result of the handler; ``None`` if it has returned none.
     :param position: of the publication; ``None`` if there is none.
     :param background: tasks to run after the answer.
     """
@@ -98,7 +98,7 @@ class Access:
     :param dependencies: of the hub; they run before all others.
     :param on_connect: returns the identity of a client; ``None`` makes all clients anonymous.
     :param on_disconnect: called when a connection has ended.
-    :param publish: publishes what handlers return.
+    :param publish: publishes the results of handlers.
     :param timer: takes the seconds that handlers need.
     :raises InvalidHandler: a handler cannot be called.
     """

@@ -156,8 +156,8 @@ CurrentConnection: TypeAlias = Annotated[Connection, Depends(_connection)]
 #: The :class:`~hubbub.Channel` that the handler is called for, for dependencies.
 CurrentChannel: TypeAlias = Annotated[Channel, Depends(_channel)]
 
-#: The dependency behind :data:`CurrentConnection`.
-current_connection = _connection
+#: The dependencies behind these, each with the attribute of a call that it returns.
+CURRENT: Mapping[Any, str] = {_identity: "identity", _connection: "connection", _channel: "channel"}
 
 
 async def _receive_nothing() -> Any:

@@ -209,7 +209,7 @@ class ChannelDeclaration:
 
         The annotation of its message parameter picks the messages: a model, ``str`` for text frames,
         ``bytes`` for binary ones. There may be several functions, whose models are told apart by a field
-        ``type: Literal["…"]``. What a function returns is validated against its annotation, and published;
+        ``type: Literal["…"]``. The result of a function is validated against its annotation, and published;
         ``None`` publishes nothing.
 
         :param exclude_sender: do not send the publication to the connection that has caused it.

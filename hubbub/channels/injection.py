@@ -18,15 +18,16 @@ from typing import Any, Generic, TypeVar
 from fastapi import BackgroundTasks, Depends, WebSocket
 from fastapi.exceptions import FastAPIError
 from fastapi.params import Depends as DependsMarker
+from fastapi.params import Path
 from fastapi.routing import APIWebSocketRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketState
 
-from hubbub.channels.current import CALL, Call, Overrides, current_connection, present
-from hubbub.channels.signature import Signature, asks_for, check_dependencies, is_async, marker_of
-from hubbub.exceptions import HubbubError, InvalidHandler
+from hubbub.channels.current import CALL, Call, Overrides, present
+from hubbub.channels.signature import Signature, asks_for, check_dependencies, is_async, marker_of, special_of
+from hubbub.exceptions import InvalidHandler
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ _BACKGROUND = "hubbub_background"
 _overrides = Overrides()
 
 
-class InvalidParameters(HubbubError, ValueError):
+class InvalidParameters(ValueError):
     """A path, query, header or cookie parameter of a client does not validate.
 
     :param errors: as pydantic describes them, with the place of the parameter first in ``loc``.
@@ -47,7 +48,7 @@ class InvalidParameters(HubbubError, ValueError):
         self.errors = errors
 
 
-class SwallowedError(HubbubError, RuntimeError):
+class SwallowedError(RuntimeError):
     """A dependency with ``yield`` has caught the exception of a handler and has not raised it again."""
 
 
@@ -72,19 +73,19 @@ class Operation(Generic[T]):
         self._is_async = is_async(signature.function)
         self._finish = finish
         self._path = {name: _adapter(signature, name, hint) for name, hint in signature.path.items()}
+        where = f"{signature.purpose} handler {signature.name}()"
         asked = [*signature.asked]
         for depends in dependencies:
-            parameter = inspect.Parameter("dependencies", inspect.Parameter.KEYWORD_ONLY, default=depends)
-            asked += check_dependencies(parameter, f"{signature.purpose} handler {signature.name}()")
+            asked += check_dependencies(parameter_of(depends), where)
+        _check_asked(signature, asked, where)
         #: Whether the function, or anything that it depends on, needs an open socket.
         self.needs_connection = (
             "connection" in signature.specials.values()
             or asks_for(signature.injected, WebSocket)
-            or any(map(_is_connection, asked))
+            or any(special_of(each) == "connection" for each in asked)
         )
         #: The parameters of the function that FastAPI fills, and of all that it depends on.
         self.asked: Sequence[inspect.Parameter] = asked
-        self._has_background = asks_for(asked, BackgroundTasks)
         self._route: APIWebSocketRoute | None = None
         if dependencies or signature.injected:
             self._route = self._make_route()
@@ -154,14 +155,13 @@ class Operation(Generic[T]):
     def _make_route(self) -> APIWebSocketRoute:
         signature = self.signature
         function, is_async_function = self._function, self._is_async
-        finish, arguments_of, has_background = self._finish, self._arguments, self._has_background
+        finish, arguments_of = self._finish, self._arguments
 
         async def shim(**injected: Any) -> None:
             call = present.get()
-            if has_background:
-                call.background = injected.pop(_BACKGROUND)
-                if background_name is not None:
-                    injected[background_name] = call.background
+            call.background = injected.pop(_BACKGROUND)
+            if background_name is not None:
+                injected[background_name] = call.background
             arguments = {**injected, **arguments_of(call)}
             if is_async_function:
                 result = await function(**arguments)
@@ -174,11 +174,10 @@ class Operation(Generic[T]):
         # FastAPI has one place for it: the parameter of the function gives way to the hidden one.
         background_name = next((each.name for each in parameters if _is_background(each)), None)
         parameters = [each for each in parameters if each.name != background_name]
-        if has_background:
-            hidden = inspect.Parameter(
-                _BACKGROUND, inspect.Parameter.KEYWORD_ONLY, annotation=BackgroundTasks
-            )
-            parameters.append(hidden)
+        # Always there: an override may ask for it where the dependency that it replaces does not.
+        parameters.append(
+            inspect.Parameter(_BACKGROUND, inspect.Parameter.KEYWORD_ONLY, annotation=BackgroundTasks)
+        )
         shim.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         shim.__name__ = signature.name
         # FastAPI takes from the path the names of path parameters alone.
@@ -235,9 +234,33 @@ async def _open(websocket: WebSocket) -> None:
         websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
 
 
-def _is_connection(parameter: inspect.Parameter) -> bool:
-    marker = marker_of(parameter)
-    return isinstance(marker, DependsMarker) and marker.dependency is current_connection
+def parameter_of(depends: DependsMarker) -> inspect.Parameter:
+    """Return a parameter for an entry of ``dependencies``."""
+    return inspect.Parameter("dependencies", inspect.Parameter.KEYWORD_ONLY, default=depends)
+
+
+def _check_asked(signature: Signature, asked: Sequence[inspect.Parameter], where: str) -> None:
+    """Check that the function can have all that it and its dependencies ask for.
+
+    :raises InvalidHandler: they ask for something that does not exist when it is called.
+    """
+    for each in asked:
+        marker, special = marker_of(each), special_of(each)
+        if isinstance(marker, Path) and (name := marker.alias or each.name) not in signature.pattern_names:
+            raise InvalidHandler(
+                f"Expected the path parameters of {where} to be in the pattern, but {name!r} is not. Name it "
+                f"{{{name}}} in the pattern, or use Query()."
+            )
+        if special == "channel" and signature.purpose in ("rpc", "on_connect", "on_disconnect"):
+            raise InvalidHandler(
+                f"Expected the dependencies of {where} not to use CurrentChannel, because it is called for "
+                "no channel."
+            )
+        if special is not None and signature.purpose == "on_connect":
+            raise InvalidHandler(
+                f"Expected the dependencies of {where} not to use Current{special.capitalize()}, because the "
+                "client has none before. Ask for an HTTPConnection."
+            )
 
 
 def _is_background(parameter: inspect.Parameter) -> bool:

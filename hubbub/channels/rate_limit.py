@@ -85,8 +85,10 @@ class RateLimit:
     def __repr__(self) -> str:
         return self._text
 
-    def __len__(self) -> int:
-        """Return the number of clients that are remembered."""
+    # No __len__: FastAPI takes a dependency that is false for none at all.
+    @property
+    def clients(self) -> int:
+        """The number of clients that are remembered."""
         return len(self._buckets)
 
     async def __call__(self, http: HTTPConnection) -> None:

@@ -1,6 +1,6 @@
 """Results: the value that a handler returns, validated against its annotation and encoded.
 
-This is what FastAPI does with a response model: the annotation decides which fields leave the server, also
+As with a response model of FastAPI: the annotation decides which fields leave the server, also
 when the handler returns an object that has more.
 """
 
@@ -17,11 +17,11 @@ from pydantic_core import PydanticSerializationError
 
 from hubbub.channels.signature import Signature
 from hubbub.core.publication import encode, encode_json
-from hubbub.exceptions import HubbubError, InvalidHandler
+from hubbub.exceptions import InvalidHandler
 from hubbub.types import Kind
 
 
-class InvalidResult(HubbubError, TypeError):
+class InvalidResult(TypeError):
     """A handler has returned a value that does not fit its annotation."""
 
 
@@ -38,7 +38,7 @@ class Encoded:
 
 
 def encoder(signature: Signature) -> Callable[[Any], Encoded | None]:
-    """Return the function that validates and encodes what a handler returns.
+    """Return the function that validates and encodes the result of a handler.
 
     ``str`` becomes text, ``bytes`` binary, anything else JSON, as in :meth:`hubbub.Hub.publish`. ``None``
     stays ``None``.

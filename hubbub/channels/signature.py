@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, Union, get_args, get_origin, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Never,
+    NoReturn,
+    TypeAlias,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    is_typeddict,
+)
 
-from fastapi import BackgroundTasks, Request, Response
+from fastapi import BackgroundTasks, Request, Response, UploadFile
 from fastapi.params import Body, Depends, Param
 from fastapi.security import SecurityScopes
 from pydantic import BaseModel
@@ -18,6 +31,7 @@ from starlette.requests import HTTPConnection
 from typing_extensions import TypeAliasType
 
 from hubbub.channels.channel import Channel
+from hubbub.channels.current import CURRENT
 from hubbub.connection.connection import Connection
 from hubbub.exceptions import InvalidHandler
 from hubbub.types import Identity
@@ -36,8 +50,14 @@ PROVIDED = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 #: Without a marker of FastAPI, a parameter of one of these types takes the message of a client.
 UNSTRUCTURED = (str, bytes, dict, list, Any, object)
 
-#: Levels of dependencies that are looked at.
-MAX_DEPTH = 50
+#: Without a marker, FastAPI reads a parameter of one of these types from a body.
+BODIES = (BaseModel, Mapping, Sequence, Set, deque, UploadFile)
+
+#: Annotations of functions that never return.
+NOTHING = (NoReturn, Never)
+
+#: For these purposes a function decides by an exception, or decides nothing. It returns ``None``.
+WITHOUT_RESULT = ("on_subscribe", "on_unsubscribe", "on_disconnect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +113,7 @@ def parse_signature(
     where = f"{purpose} handler {name_of(function)}()"
     _check_callable(function, where)
     parameters, returns = resolve(function, names, where)
+    _check_returns(returns, purpose, where)
     specials: dict[str, str] = {}
     plain: dict[str, Any] = {}
     injected: list[inspect.Parameter] = []
@@ -103,8 +124,13 @@ def parse_signature(
             raise InvalidHandler(
                 f"Expected {where} to have named parameters only, but got {parameter}. Name each parameter."
             )
-        if (special := special_of(annotation)) is not None:
+        if (special := special_of(parameter)) is not None:
             specials[name] = special
+        elif isinstance(cls := unwrap(annotation), type) and issubclass(cls, Response):
+            raise InvalidHandler(
+                f"Expected {where} to ask for no Response, because a message has none, but {name!r} is one. "
+                "Return the answer, or raise an HTTPException."
+            )
         elif marker_of(parameter) is not None or _is_provided(annotation):
             injected.append(parameter)
         elif name in path:
@@ -145,14 +171,19 @@ def resolve(
     :raises InvalidHandler: an annotation names something that does not exist when the program runs.
     """
     try:
-        signature = inspect.signature(function, locals=names, eval_str=True)
+        # The names are those of the place of declaration, which a function from elsewhere does not see.
+        signature = inspect.signature(function, locals=names if _is_local(function) else None, eval_str=True)
     except NameError as exc:
         raise InvalidHandler(
             f"Expected the annotations of {where} to exist when the program runs, but {exc}. Import the name "
             "outside of 'if TYPE_CHECKING:', or define it before the handler."
         ) from exc
-    except (TypeError, ValueError) as exc:
-        raise InvalidHandler(f"Expected {where} to have a signature, but {exc}.") from exc
+    except Exception as exc:
+        # An annotation that is a string can raise anything.
+        raise InvalidHandler(
+            f"Expected {where} to have a signature whose annotations can be evaluated, but "
+            f"{type(exc).__name__}: {exc}."
+        ) from exc
     return list(signature.parameters.values()), signature.return_annotation
 
 
@@ -173,9 +204,13 @@ def marker_of(parameter: inspect.Parameter) -> Depends | Param | Body | None:
     return None
 
 
-def special_of(annotation: Any) -> str | None:
-    """Return the attribute of a call for which ``annotation`` stands; ``None`` if for none."""
-    cls = unwrap(annotation)
+def special_of(parameter: inspect.Parameter) -> str | None:
+    """Return the attribute of a call that is the value of ``parameter``; ``None`` if FastAPI has it."""
+    marker = marker_of(parameter)
+    if marker is not None:
+        # A dependency of the application may well return an Identity of its own.
+        return CURRENT.get(marker.dependency) if isinstance(marker, Depends) else None
+    cls = unwrap(parameter.annotation)
     if isinstance(cls, type):
         for special, attribute in SPECIAL.items():
             if issubclass(cls, special):
@@ -226,9 +261,12 @@ def is_body(parameter: inspect.Parameter) -> bool:
         return isinstance(marker, Body)
     if _is_provided(parameter.annotation) or parameter.annotation is parameter.empty:
         return False
-    return any(
-        _is_model(part) or part is dict or get_origin(part) is dict for part in members(parameter.annotation)
-    )
+    return any(_is_model(part) or _is_container(part) for part in members(parameter.annotation))
+
+
+def _is_container(annotation: Any) -> bool:
+    cls = get_origin(annotation) or annotation
+    return isinstance(cls, type) and issubclass(cls, BODIES) and not issubclass(cls, str | bytes)
 
 
 def _is_model(annotation: Any) -> bool:
@@ -274,7 +312,7 @@ def check_dependencies(
                 f"Expected {where} to work on a WebSocket, but {path} asks for a Request. Ask for an "
                 "HTTPConnection (from fastapi.requests), which both have."
             )
-        if path != parameter.name and special_of(each.annotation) and marker_of(each) is None:
+        if path != parameter.name and marker_of(each) is None and special_of(each):
             name = type_name(each.annotation)
             raise InvalidHandler(
                 f"Expected a dependency of {where} to use Current{name}, but {path} asks for {name}. Write "
@@ -289,23 +327,31 @@ def check_dependencies(
 
 
 def walk(
-    parameter: inspect.Parameter, names: Mapping[str, Any] | None = None, path: str = "", depth: int = 0
+    parameter: inspect.Parameter,
+    names: Mapping[str, Any] | None = None,
+    path: str = "",
+    above: tuple[Callable[..., Any], ...] = (),
 ) -> Iterator[tuple[inspect.Parameter, str]]:
-    """Yield ``parameter``, and the parameters of all that it depends on, each with a path for messages."""
+    """Yield ``parameter``, and the parameters of all that it depends on, each with a path for messages.
+
+    :param above: the dependencies that have led here.
+    :raises InvalidHandler: a dependency depends on itself.
+    """
     path = f"{path}{parameter.name}"
     yield parameter, path
     marker = marker_of(parameter)
     call = dependency_of(marker, parameter.annotation) if isinstance(marker, Depends) else None
-    # FastAPI finds a dependency that depends on itself.
-    if call is None or depth > MAX_DEPTH:
+    if call is None:
         return
+    if any(call is each for each in above):
+        raise InvalidHandler(f"Expected no dependency to depend on itself, but {path} does.")
     try:
         parameters, _ = resolve(call, names, f"the dependency {name_of(call)}()")
     except InvalidHandler:
         # FastAPI resolves it by rules of its own, or says which name is missing.
         return
     for each in parameters:
-        yield from walk(each, names, f"{path} → {name_of(call)}.", depth + 1)
+        yield from walk(each, names, f"{path} → {name_of(call)}.", (*above, call))
 
 
 def type_name(annotation: Any) -> str:
@@ -320,14 +366,28 @@ def type_name(annotation: Any) -> str:
 def _check_callable(function: Callable[..., Any], where: str) -> None:
     if not callable(function):
         raise InvalidHandler(f"Expected a function, but got {function!r}.")
-    inner = function
-    while isinstance(inner, partial):
-        inner = inner.func
-    called = inner if inspect.isroutine(inner) else getattr(inner, "__call__", inner)  # noqa: B004
-    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
+    if any(
+        inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each) for each in _called(function)
+    ):
         raise InvalidHandler(
             f"Expected {where} to return its result, but it is a generator. Publish each item with "
             "'await hub.publish(…)'; a dependency with 'yield' belongs into Depends(…)."
+        )
+
+
+def _check_returns(returns: Any, purpose: Purpose, where: str) -> None:
+    found = [each for each in members(returns) if each not in (inspect.Signature.empty, Any, *NOTHING)]
+    if purpose in WITHOUT_RESULT and any(each not in (None, type(None)) for each in found):
+        advice = " Raise HTTPException(403) to refuse a client." if purpose == "on_subscribe" else ""
+        raise InvalidHandler(
+            f"Expected {where} to return None, but it is annotated {type_name(returns)}.{advice}"
+        )
+    if purpose == "on_connect" and not all(
+        isinstance(each, type) and issubclass(each, Identity | None) for each in found if each is not None
+    ):
+        raise InvalidHandler(
+            f"Expected {where} to return an Identity or None, but it is annotated {type_name(returns)}. "
+            "Write return Identity(user=…)."
         )
 
 
@@ -366,7 +426,7 @@ def _choose_message(
             f"{type_name(models[1].annotation)}."
         )
     if models:
-        return models[0]
+        return _without_default(models[0], where)
     others = [
         each
         for each in candidates
@@ -374,7 +434,7 @@ def _choose_message(
         and (get_origin(unwrap(each.annotation)) or unwrap(each.annotation)) in UNSTRUCTURED
     ]
     if len(others) == 1:
-        return others[0]
+        return _without_default(others[0], where)
     if purpose == "rpc" and not others:
         return None
     found = "has none" if not others else f"got {', '.join(repr(each.name) for each in others)}"
@@ -384,13 +444,37 @@ def _choose_message(
     )
 
 
+def _without_default(message: inspect.Parameter, where: str) -> inspect.Parameter:
+    # An rpc may come without data, which is null.
+    if message.default is message.empty or message.default is None:
+        return message
+    raise InvalidHandler(
+        f"Expected {where} to have no default for its message, because it is never called without one, but "
+        f"{message.name!r} has one. Give the fields of its model defaults."
+    )
+
+
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether ``function`` is to be awaited; others run in the thread pool, as in FastAPI."""
+    return any(map(inspect.iscoroutinefunction, _called(function)))
+
+
+def _called(function: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the function that is called, without ``partial`` and objects, and the one that it wraps."""
     while isinstance(function, partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004
-    )
+    for each in (function, inspect.unwrap(function)):
+        yield each if inspect.isroutine(each) else getattr(each, "__call__", each)  # noqa: B004
+
+
+def _is_local(function: Callable[..., Any]) -> bool:
+    """Whether ``function`` was defined within another one."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.ismethod(function):
+        function = function.__func__
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return "<locals>" in name
 
 
 def asks_for(parameters: Iterable[inspect.Parameter], *classes: type) -> bool:

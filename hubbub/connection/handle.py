@@ -55,7 +55,7 @@ class Handle:
         # When the writer found the client gone, on the loop's clock; the handler may learn it later.
         self._gone_since: float | None = None
         self._expiry: Expiry | None = None
-        #: Checks the permission of the client again, and ends what it may not do any more. ``None`` for one
+        #: Checks the permission of the client again, and ends the connection without it. ``None`` for one
         #: that the application has subscribed.
         self.on_recheck: Callable[[], Awaitable[None]] | None = None
 

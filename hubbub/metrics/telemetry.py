@@ -97,6 +97,8 @@ class _Instruments:
 
     def __init__(self, meter: Meter) -> None:
         self._snapshots: WeakKeyDictionary[Measured, _Snapshot] = WeakKeyDictionary()
+        # Hubs start on event loops; exporters collect in their threads.
+        self._lock = Lock()
         for metric in METRICS:
             create = (
                 meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
@@ -116,15 +118,16 @@ class _Instruments:
 
     def add(self, measured: Measured) -> None:
         """Export the metrics of ``measured`` from now on, for as long as it exists."""
-        if measured in self._snapshots:
-            return
-        names = {snapshot.name for snapshot in self._snapshots.values()}
-        name, number = measured.name, 1
-        while name in names:
-            # Another hub of this process has the same namespace, on another engine.
-            number += 1
-            name = f"{measured.name} {number}"
-        self._snapshots[measured] = _Snapshot(name)
+        with self._lock:
+            if measured in self._snapshots:
+                return
+            names = {snapshot.name for snapshot in self._snapshots.values()}
+            name, number = measured.name, 1
+            while name in names:
+                # Another hub of this process has the same namespace, on another engine.
+                number += 1
+                name = f"{measured.name} {number}"
+            self._snapshots[measured] = _Snapshot(name)
         durations = self._durations
 
         def record(pattern: str, kind: HandlerKind, seconds: float) -> None:
@@ -136,7 +139,9 @@ class _Instruments:
         from opentelemetry.metrics import Observation
 
         def callback(options: CallbackOptions) -> Iterable[Observation]:
-            for measured, snapshot in list(self._snapshots.items()):
+            with self._lock:
+                snapshots = list(self._snapshots.items())
+            for measured, snapshot in snapshots:
                 if (stats := snapshot.read(measured, metric)) is None:
                     continue
                 for label, value in metric.read(stats):

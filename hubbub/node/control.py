@@ -43,7 +43,7 @@ class Forget(Struct, frozen=True, tag="forget"):
 
 
 class Recheck(Struct, frozen=True, tag="recheck"):
-    """Check again what the connections of a user may do.
+    """Check the permissions of a user's connections again.
 
     :param user: the user, whose permissions have changed.
     """

@@ -87,7 +87,7 @@ class NodeConnection(Protocol):
         """Begin to close, without waiting."""
 
     async def recheck(self) -> None:
-        """Check again what the client may do, and end what it may not; called when permissions have changed.
+        """Check the permissions of the client again, and end the connection if it has lost them.
 
         Connections of an application's own endpoints do nothing.
         """
@@ -155,7 +155,7 @@ class Node:
         self._has_no_connections.set()
         # Tasks that have left the block of their connection, and are still running.
         self._handlers: set[asyncio.Task[Any]] = set()
-        #: Checks again what clients may do, when that has changed.
+        #: Checks the permissions of clients again, when they have changed.
         self.rechecks = Rechecks(self._clock)
         # Set when the node stops: code and reason for all connections, also for those that are opened
         # meanwhile.
@@ -416,6 +416,10 @@ class Node:
             self._suspend_at = counts.published + YIELD_COUNT
             await asyncio.sleep(0)
         return position
+
+    def flush(self) -> None:
+        """Deliver the publications of this turn of the event loop now, before a message to one client."""
+        self._subscriptions.flush()
 
     async def remove_history(self, channel: str) -> None:
         """Remove the history of ``channel``.

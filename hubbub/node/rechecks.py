@@ -26,7 +26,7 @@ class Checked(Protocol):
     id: str
 
     async def recheck(self) -> None:
-        """Ask again whether the client may do what it does, and end what it may not."""
+        """Check the permissions of the client again, and end the connection if it has lost them."""
 
     def end(self, code: int, reason: str) -> None:
         """Begin to close, without waiting."""
@@ -35,8 +35,8 @@ class Checked(Protocol):
 class Rechecks:
     """Rechecks connections in tasks, a few at the same time, each connection by one task at a time.
 
-    A recheck that raises or takes too long leaves open what the client may do. Then its connection ends with
-    1011, so that the client connects again and is checked anew.
+    A recheck that raises or takes too long leaves the permissions open. Then its connection ends with
+    1011, so that the client connects and is checked again.
 
     :param clock: by which rechecks are timed.
     """
@@ -77,7 +77,7 @@ class Rechecks:
         """Begin no recheck of ``connection``, which has ended.
 
         A recheck that is running is not cancelled: it may be the one that has ended the connection, and still
-        has to close what it has opened.
+        has to close its dependencies.
         """
         self._waiting.pop(connection.id, None)
 

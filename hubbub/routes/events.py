@@ -43,7 +43,7 @@ class EventResponse(Response):
     """The answer to one request: an event stream, a snapshot, or a refusal.
 
     All that may refuse the client happens before the first byte. Then the response is the transport of a
-    connection: ``docs/decisions/0031-a-response-of-its-own.md`` says why it is none of Starlette's and
+    connection: ``docs/decisions/0026-a-response-of-its-own.md`` says why it is none of Starlette's and
     FastAPI's.
 
     :param serving: the parts of the hub that it uses.

@@ -47,6 +47,7 @@ class JWT:
 
     ::
 
+        from typing import Annotated
         from fastapi import Depends
 
         tokens = JWT("a secret of at least 32 bytes, from a setting", algorithms=["HS256"], required=True)
@@ -170,7 +171,8 @@ class JWT:
             # About the key; where the application has made warnings errors, this is not about the token.
             raise
         except Exception as exc:
-            # Also what the library does not foresee: a token is any text. Its message may quote the token.
+            # Also an exception that the library does not foresee: a token is any text. Its message may quote
+            # the token.
             logger.debug("Refused a token (%s).", type(exc).__name__)
             raise InvalidToken from None
         return claims

@@ -95,7 +95,8 @@ class Collector:
         """Wait until exactly ``texts`` have come in ``channel``, in this order."""
         with suppress(TimeoutError):
             await self.until(lambda: len(self.texts(channel)) >= len(texts))
-        assert self.texts(channel) == list(texts)
+        found = self.texts(channel)
+        assert found == list(texts), f"Expected {len(texts)} publications, but got {len(found)}: {found}"
 
 
 class EngineContract:

@@ -27,7 +27,6 @@ PAGE = "https://app.example.com"
 def application(*origins: str) -> FastAPI:
     hub = Hub(allow_origins=origins)
     app = FastAPI()
-    app.include_router(hub.router)
     admission = Admission(parse_origins(origins), parse_hosts(["127.0.0.1", "localhost", "testserver"]))
     refusals = Refusals()
 
@@ -61,6 +60,8 @@ def application(*origins: str) -> FastAPI:
     async def options(request: Request, channel: str) -> Response:
         return preflight(request, admission, refusals)
 
+    # After the routes that stand for its doors.
+    app.include_router(hub.router)
     return app
 
 

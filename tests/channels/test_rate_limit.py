@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, WebSocket
@@ -120,12 +120,12 @@ async def test_clients_that_are_not_held_back_are_forgotten() -> None:
     limit = RateLimit("10/second", clock=clock)
     for number in range(50):
         await limit(request(user=f"u{number}"))
-    assert len(limit) == 50
+    assert limit.clients == 50
     clock.advance(10)
     # Each call removes more than it adds.
     for number in range(60):
         await passes(limit, request(user=f"v{number % 2}"))
-    assert len(limit) <= 2
+    assert limit.clients <= 2
 
 
 async def test_no_more_than_so_many_clients_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ async def test_no_more_than_so_many_clients_are_remembered(monkeypatch: pytest.M
         await passes(limit, request(user=f"u{number}"))
         # It calls all the time, so it is not forgotten.
         assert await passes(limit, request(user="busy")) == (number == 0)
-        assert len(limit) <= 20
+        assert limit.clients <= 20
 
 
 async def test_a_long_address_takes_little_memory() -> None:
@@ -196,10 +196,13 @@ def test_routes_and_endpoints_of_an_application_can_use_it() -> None:
     async def report() -> str:
         return "done"
 
-    @app.websocket("/ws", dependencies=[Depends(limit)])
-    async def ws(websocket: WebSocket) -> None:
+    async def ws(websocket: WebSocket, limited: Annotated[None, Depends(limit)]) -> None:
         async with hub.connection(websocket) as client:
             await client.send("welcome")
+
+    # The annotations are strings, and this one names a variable of this function.
+    ws.__annotations__.update(websocket=WebSocket, limited=Annotated[None, Depends(limit)])
+    app.websocket("/ws")(ws)
 
     with TestClient(app) as client:
         assert client.get("/report").status_code == 200

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hubbub.core.frames import Frame, Message
 from hubbub.core.history import History
 from hubbub.core.publication import Publication
@@ -151,3 +154,6 @@ def test_the_payload_itself_counts_once() -> None:
 class Other:
     def encode(self, publication: Publication) -> Message:
         return Message(publication.data * 2, publication)
+
+    def event(self, event: str, channel: str, fields: Mapping[str, Any]) -> Message:
+        raise AssertionError("Expected publications only.")

@@ -17,8 +17,10 @@ from hubbub.protocols.event_stream import EVENT_STREAM, HEARTBEAT, EventStreamBa
 from hubbub.types import Kind
 from tests.events import parse
 
+TOP = Position(18, "c0ffee42")
 
-def published(data: bytes, kind: Kind = "json", position: Position = Position(18, "c0ffee42")) -> Publication:
+
+def published(data: bytes, kind: Kind = "json", position: Position = TOP) -> Publication:
     return Publication("chat", data, kind, None, "id", *position)
 
 
@@ -82,8 +84,10 @@ def test_no_payload_forges_an_event(data: bytes, kind: Kind) -> None:
         ),
         (
             Start(Position(17, "ab"), recovered=False, snapshot=b'{"n":[1]}'),
-            "event: subscribed\nid: 17:ab\n"
-            'data: {"type":"subscribed","id":"17:ab","recovered":false,"data":{"n":[1]}}\n\n',
+            (
+                "event: subscribed\nid: 17:ab\n"
+                'data: {"type":"subscribed","id":"17:ab","recovered":false,"data":{"n":[1]}}\n\n'
+            ),
         ),
         (
             Start(START, recovered=False),
