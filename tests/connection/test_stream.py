@@ -124,7 +124,7 @@ async def test_a_heartbeat_every_15_seconds(node: Node) -> None:
     await serving
 
 
-async def test_no_heartbeat_answers_a_request_that_may_still_be_refused(node: Node, clock: FakeClock) -> None:
+async def test_no_heartbeat_answers_a_request_that_may_still_be_refused(node: Node) -> None:
     request, may_fail = Request(node), asyncio.Event()
 
     async def snapshot() -> bytes:
