@@ -26,7 +26,7 @@ def login(user: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {user}"}
 
 
-async def test_a_message_reaches_everyone_in_the_room() -> None:
+async def test_a_message_reaches_all_clients_in_the_room() -> None:
     async with (
         connect(app, "room:tea", headers=login("ann")) as ann,
         connect(app, "room:tea", headers=login("bob")) as bob,

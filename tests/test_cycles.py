@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.clients import connect, eventually, receive, reset
 from tests.uvicorn_process import ROOT, serve
 
@@ -36,8 +38,17 @@ async def test_two_thousand_connections_leave_no_task_no_feed_and_no_outbox(log:
 
         await asyncio.gather(*(limited(number) for number in range(CYCLES)))
 
-        async def as_before() -> bool:
-            return await server.get_json("/remains") == before
+        different: list[str] = []
 
-        await eventually(as_before)
+        async def as_before() -> bool:
+            now = await server.get_json("/remains")
+            different[:] = [
+                f"{name}: {before[name]} → {now[name]}" for name in now if now[name] != before[name]
+            ]
+            return not different
+
+        try:
+            await eventually(as_before)
+        except TimeoutError:
+            pytest.fail(f"Expected nothing to remain, but got {different}.")
         assert before["alive"] == {}

@@ -195,6 +195,45 @@ async def test_the_notifications_example_authenticates_its_clients(log: Path, co
 
 
 @pytest.mark.parametrize("command", ["hubbub run", "uvicorn"])
+async def test_the_tokens_example_renews_tokens_on_an_open_socket(log: Path, command: str) -> None:
+    # Two seconds after it has got its token, the page gets the notice of its expiry.
+    env = {"CHAT_SECRET": "a secret of at least thirty-two bytes", "CHAT_TOKEN_SECONDS": "27"}
+    async with serve("tokens:app", log, command=command, env=env) as server, chromium() as browser:
+        page = await browser.new_page()
+        await page.goto(server.http)
+        await page.get_by_label("Name").fill("ann")
+        await page.get_by_label("Password").fill("wrong")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("status")).to_have_text("Log in: wrong name or password.")
+        await page.get_by_label("Password").fill("teapot")
+        async with page.expect_response("**/renew") as renewed, page.expect_websocket() as opened:
+            await page.get_by_role("button", name="Log in").click()
+            await expect(page.get_by_role("status")).to_have_text("Connected.")
+            socket = await opened.value
+            async with socket.expect_event(
+                "framereceived", lambda data: "refreshed" in data, timeout=DEADLINE * 1000
+            ):
+                assert (await renewed.value).ok
+        await page.get_by_label("Message").fill("hello")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("listitem")).to_have_text(["ann: hello"])
+        token = await (
+            await page.request.post(f"{server.http}/login", data={"name": "bob", "password": "lantern"})
+        ).json()
+        async with connect(f"{server.ws}/channels/room:1?token={token}") as bob:
+            await bob.send('{"type": "say", "text": "hi"}')
+            await expect(page.get_by_role("listitem").first).to_have_text("bob: hi")
+        for query in ("", "?token=wrong"):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"{server.ws}/channels/room:1{query}")
+            assert refused.value.response.status_code == 401
+        await browser.close()
+        # Neither the page's token nor that of the URL is in the log.
+        assert "eyJ" not in server.log
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("command", ["hubbub run", "uvicorn"])
 async def test_the_broadcast_example_publishes_from_background_tasks(log: Path, command: str) -> None:
     async with serve("broadcast:app", log, command=command, probe="/docs") as server:
         async with (

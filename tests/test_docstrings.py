@@ -12,6 +12,7 @@ from types import CodeType, SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import fastapi
+import jwt
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -31,6 +32,7 @@ CLASSES = (
     "History",
     "Hub",
     "Identity",
+    "JWT",
     "Position",
     "Presence",
     "Publisher",
@@ -125,6 +127,16 @@ def test_connection() -> None:
     stage = Stage()
     stage.define("Connection")
     echoes(stage, "/rooms/5")
+
+
+def test_jwt() -> None:
+    stage = Stage()
+    stage.define("JWT")
+    secret = re.findall(r'JWT\("(.*?)"', examples("JWT")[0])[0]
+    token = jwt.encode({"sub": "ann"}, secret, "HS256")
+    with stage.client() as client:
+        assert client.get("/me", headers={"Authorization": f"Bearer {token}"}).json() == "ann"
+        assert client.get("/me").status_code == 401
 
 
 def test_publish_sync() -> None:

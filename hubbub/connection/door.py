@@ -66,7 +66,11 @@ class DoorConnection(Connection):
         return self._iterate(lambda data: data)
 
     async def send_message(self, data: bytes) -> None:
-        """Send JSON; waits while the outbox of a slow client is full, as :meth:`send` does."""
+        """Send JSON; waits while the outbox of a slow client is full, as :meth:`send` does.
+
+        It follows the publications that the client has caused before: a reply does not overtake them.
+        """
+        self._node.flush()
         await self._write(WebSocketMessage("json", data))
 
     def send_at_once(self, data: bytes) -> None:

@@ -104,7 +104,8 @@ class Node:
     :param presence_ttl: seconds after which the connections of a crashed process are removed from presence.
     :param check_history: raises ``InvalidChannel`` for a channel that is not declared with a history.
     :param capacity: how many connections there may be.
-    :param clock: by which everything of the node is timed; by default the event loop's.
+    :param clock: by which everything of the node is timed, except its connections, which wait for their
+        clients by the event loop's clock; by default that one.
     :param wall_clock: seconds that also pass while the machine sleeps.
     """
 
@@ -415,6 +416,10 @@ class Node:
             self._suspend_at = counts.published + YIELD_COUNT
             await asyncio.sleep(0)
         return position
+
+    def flush(self) -> None:
+        """Deliver the publications of this turn of the event loop now, before a message to one client."""
+        self._subscriptions.flush()
 
     async def remove_history(self, channel: str) -> None:
         """Remove the history of ``channel``.

@@ -186,6 +186,11 @@ class Subscriptions:
             self._loop.call_soon(self._flush, context=self._context)
         self._flushes.append(flush)
 
+    def flush(self) -> None:
+        """Deliver the publications of this turn of the event loop now."""
+        if self._flushes:
+            self._context.run(self._flush)
+
     def tick(self, now: float) -> None:
         """Leave channels and begin repairs that are due; called about once a second.
 

@@ -28,6 +28,7 @@ from hubbub.codes import CloseCode, ErrorCode
 from hubbub.connection.decoding import as_json
 from hubbub.connection.door import DoorConnection
 from hubbub.connection.rate import TokenBucket
+from hubbub.core.publication import encode_json
 from hubbub.exceptions import Denied, EngineUnavailable, InvalidMessage
 from hubbub.protocols.messages import encode_message
 from hubbub.routes.leaving import left, recheck
@@ -284,7 +285,7 @@ class _Session:
                 self._entrance.count(failure.code)
             if failure.is_internal:
                 logger.error("A handler of %r failed.", self._target.channel.name, exc_info=left)
-            await self._connection.send_json(failure.as_message(**fields))
+            await self._connection.send_message(encode_json(failure.as_message(**fields)))
 
     async def _handled(self, exc: Exception, fields: dict[str, Any]) -> Exception | None:
         """Give ``exc`` to the application's handler for it.

@@ -47,6 +47,7 @@ class JWT:
 
     ::
 
+        from typing import Annotated
         from fastapi import Depends
 
         tokens = JWT("a secret of at least 32 bytes, from a setting", algorithms=["HS256"], required=True)

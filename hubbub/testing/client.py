@@ -14,7 +14,7 @@ from hubbub.codes import MAX_REASON_BYTES, CloseCode, check_code
 from hubbub.core.publication import encode
 from hubbub.testing.app_lifespan import lifespan
 from hubbub.testing.exchange import Buffer, Exchange
-from hubbub.testing.failures import Closed, Refused
+from hubbub.testing.failures import MAX_BODY, Closed, Refused
 from hubbub.testing.messages import decode, describe
 from hubbub.testing.request import Headers, Query, request_scope
 from hubbub.types import check_seconds
@@ -304,7 +304,7 @@ class WebSocketExchange(Exchange[str | bytes]):
         if kind != "websocket.http.response.body":
             raise RuntimeError(f"Unexpected ASGI message {kind!r}, in the middle of a response.")
         self._body += message.get("body", b"")
-        if not message.get("more_body", False):
+        if not message.get("more_body", False) or len(self._body) > MAX_BODY:
             self._refuse()
 
     def _send_open(self, kind: str, message: Message) -> None:

@@ -62,7 +62,7 @@ class FakeClock:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Advance by ``seconds``, and call the callbacks that are due by then, in order; each at its time.
+        """Advance by ``seconds``, and call all callbacks due by then, in order, each at its own time.
 
         Tasks work afterwards, as after a sleep of the machine; see :meth:`pass_time`.
         """

@@ -13,8 +13,8 @@ from starlette import datastructures
 from starlette.types import ASGIApp, Message, Scope
 
 from hubbub.testing.app_lifespan import lifespan
-from hubbub.testing.exchange import Exchange
-from hubbub.testing.failures import Closed, Refused
+from hubbub.testing.exchange import Deadline, Exchange
+from hubbub.testing.failures import MAX_BODY, Closed, Refused
 from hubbub.testing.messages import decode, describe
 from hubbub.testing.request import Headers, Query, request_scope
 from hubbub.types import check_seconds
@@ -124,28 +124,14 @@ class EventStream:
         :raises TimeoutError: no event arrives in time.
         :raises Exception: the app has failed; it is the exception of the app.
         """
-        seconds = self._timeout if timeout is None else timeout
-        while (event := await self.receive_event(timeout=seconds)).name != "message":
+        deadline = self._deadline(timeout)
+        while (event := await self._next(deadline)).name != "message":
             pass
         return decode(event.data, model)
 
     async def receive_event(self, *, timeout: float | None = None) -> Event:
         """Wait for the next event, with or without a name; see :meth:`receive`."""
-        seconds = self._timeout if timeout is None else timeout
-        check_seconds("timeout", seconds)
-        while not self._events:
-            chunk = await self._exchange.take(
-                seconds,
-                lambda: (
-                    f"No event arrived within {seconds:g} s; {self!r} has received {self._received[0]} "
-                    f"events, the last one {self._received[1]}."
-                ),
-            )
-            self._events = self._parser.feed(chunk)
-        event = self._events.pop(0)
-        self._received = (self._received[0] + 1, describe(event.data))
-        self.last_event_id = event.id
-        return event
+        return await self._next(self._deadline(timeout))
 
     def __aiter__(self) -> Self:
         """Iterate over all events, until the stream ends."""
@@ -156,6 +142,32 @@ class EventStream:
             return await self.receive_event()
         except Closed:
             raise StopAsyncIteration from None
+
+    # Internal
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        seconds = self._timeout if timeout is None else timeout
+        check_seconds("timeout", seconds)
+        return Deadline(seconds)
+
+    async def _next(self, deadline: Deadline) -> Event:
+        # All of an event, and all events that are skipped, within one deadline: comments may come for ever.
+        while not self._events:
+            if not deadline.left:
+                raise TimeoutError(self._late(deadline))
+            chunk = await self._exchange.take(deadline.left, lambda: self._late(deadline))
+            self._events = self._parser.feed(chunk)
+        event = self._events.pop(0)
+        self._received = (self._received[0] + 1, describe(event.data))
+        self.last_event_id = event.id
+        return event
+
+    def _late(self, deadline: Deadline) -> str:
+        count, last = self._received
+        return (
+            f"No event arrived within {deadline.seconds:g} s; {self!r} has received {count} events, the last "
+            f"one {last}."
+        )
 
 
 class Parser:
@@ -250,13 +262,20 @@ class ResponseExchange(Exchange[bytes]):
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == 200 and kind == "text/event-stream":
             return headers
+        note = "" if status != 200 else f"Expected text/event-stream, but got {kind or 'no type'}."
+        raise Refused(status, await self._body(Deadline(timeout)), headers, note)
+
+    async def _body(self, deadline: Deadline) -> bytes:
         body = b""
-        try:
-            while True:
-                body += await self.take(timeout, lambda: "The app did not complete its response in time.")
-        except Closed:
-            note = "" if status != 200 else f"Expected text/event-stream, but got {kind or 'no type'}."
-            raise Refused(status, body, headers, note) from None
+        while len(body) <= MAX_BODY:
+            try:
+                body += await self.take(
+                    deadline.left,
+                    lambda: f"The app did not complete its response within {deadline.seconds:g} s.",
+                )
+            except Closed:
+                break
+        return body
 
     @property
     def is_over(self) -> bool:

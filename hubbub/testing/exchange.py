@@ -33,6 +33,23 @@ class ClientDisconnected(OSError):
     """The client has left; raised by the app's ``send``, as servers do."""
 
 
+class Deadline:
+    """The end of several waits that together may take some seconds.
+
+    :param seconds: from now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; 0 afterwards."""
+        return max(0.0, self._end - self._loop.time())
+
+
 class Buffer(Generic[T]):
     """Messages on their way in one direction."""
 

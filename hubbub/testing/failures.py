@@ -12,6 +12,9 @@ from hubbub.connection.decoding import excerpt
 #: Characters of a detail or a reason in the text of an exception.
 EXCERPT = 500
 
+#: Bytes of the body of a refusal that are read; the rest is not.
+MAX_BODY = 1_048_576
+
 
 class Refused(Exception):
     """The app refused the client with an HTTP status, before it accepted the socket or began the stream.

@@ -108,7 +108,7 @@ def _target(path: str, query: Query | None) -> tuple[str, str]:
         if any(value is None for value in query.values()):
             raise TypeError("Expected values for query as str or int, but got None. Leave the name out.")
         query = urlencode(query, doseq=True)
-    # Encoded parts stay as they are.
+    # A percent sign stays: the path may be encoded already.
     raw_path = quote(path, safe="/%:@!$&'()*+,;=~")
     return raw_path, quote("&".join(filter(None, [own, query])), safe="/%:@!$&'()*+,;=~?")
 

@@ -110,3 +110,25 @@ async def test_waits_for_clients_remain_in_real_seconds() -> None:
             assert await client.receive() == "hello"
             with pytest.raises(Exception, match="closed with 1000"):
                 await client.receive()
+
+
+async def test_a_client_is_not_slow_because_the_clock_is_ahead() -> None:
+    hub = Hub()
+    app = FastAPI()
+    app.include_router(hub.router)
+
+    @app.websocket("/")
+    async def endpoint(websocket: WebSocket) -> None:
+        async with hub.connection(websocket) as client:
+            for _ in range(3):
+                await client.send(bytes(50_000))
+            async for _ in client.iter_text():
+                pass
+
+    with freeze(hub) as clock:
+        async with connect(app, path="/") as client:
+            # The third message is on its way, and waits for the client to read.
+            await clock.advance(120)
+            for _ in range(3):
+                assert len(await client.receive(bytes)) == 50_000
+            await client.receive_nothing(seconds=0.01)

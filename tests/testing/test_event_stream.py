@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from hubbub.testing import Closed, Refused, events
 from hubbub.testing.event_stream import Event, Parser
+from tests.clients import DEADLINE
 
 app = FastAPI()
 
@@ -81,6 +82,41 @@ async def test_a_wait_for_an_event_ends_at_its_deadline() -> None:
     async with events(app, path="/answers/silent") as stream:
         with pytest.raises(TimeoutError, match=r"No event arrived within 0\.01 s; .* has received 0 events"):
             await stream.receive(timeout=0.01)
+
+
+@pytest.mark.parametrize("line", [": comment", "event: other\ndata: x", "data: never complete"])
+async def test_no_stream_of_other_lines_moves_the_deadline(line: str) -> None:
+    plain = FastAPI()
+
+    @plain.get("/")
+    async def endpoint() -> Response:
+        async def stream() -> AsyncIterator[str]:
+            while True:
+                yield line + ("\n" if line.startswith("data") else "\n\n")
+                await asyncio.sleep(0)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async with events(plain, path="/") as stream:
+        with pytest.raises(TimeoutError, match=r"No event arrived within 0\.1 s"):
+            await stream.receive(timeout=0.1)
+
+
+async def test_an_endless_answer_of_another_type_is_cut() -> None:
+    plain = FastAPI()
+
+    @plain.get("/")
+    async def endpoint() -> Response:
+        async def stream() -> AsyncIterator[bytes]:
+            while True:
+                yield bytes(100_000)
+
+        return StreamingResponse(stream(), media_type="text/plain")
+
+    with pytest.raises(Refused) as refused:
+        async with events(plain, path="/", timeout=DEADLINE):
+            raise AssertionError
+    assert 1_048_576 < len(refused.value.body) <= 1_148_576
 
 
 @pytest.mark.parametrize(
