@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Annotated
 
 import pytest
@@ -9,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from hubbub import Hub, Identity
+from hubbub import Connection, Hub, Identity
 
 
 class Shop:
@@ -17,6 +19,8 @@ class Shop:
 
     def __init__(self) -> None:
         self.allowed = {"ann", "bob"}
+        #: The connections of sockets.
+        self.connections: list[weakref.ref[Connection]] = []
         #: Users whose permission is removed right after it was checked for the first time.
         self.hasty: set[str] = set()
         self.checks: list[str | None] = []
@@ -37,6 +41,11 @@ class Shop:
                 raise HTTPException(403, "not your room")
             if identity.user in self.hasty:
                 await self.revoke(identity.user)
+
+        @room.on_publish
+        async def say(message: str, connection: Connection) -> str:
+            self.connections.append(weakref.ref(connection))
+            return message
 
     async def revoke(self, user: str) -> None:
         self.allowed.discard(user)
@@ -76,6 +85,22 @@ def test_a_permission_that_goes_before_the_socket_is_accepted_is_noticed(shop: S
         ann.receive_text()
     assert closed.value.code == 3507
     assert shop.checks == ["ann", "ann"]
+
+
+def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(shop: Shop) -> None:
+    with TestClient(shop.app) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            with client.websocket_connect("/channels/room?user=ann") as ann:
+                ann.send_text("hello")
+                assert ann.receive_text() == "hello"
+            (connection,) = shop.connections
+            # The server's side of the socket may end a moment after the client's.
+            client.post("/revoke", params={"user": "bob"})
+            assert connection() is None
+        finally:
+            gc.enable()
 
 
 def test_a_permission_that_goes_before_an_event_stream_begins_is_noticed(shop: Shop) -> None:

@@ -162,6 +162,7 @@ class Connection:
             return await self._close_for(exc)
         finally:
             self._node.remove(self._handle)
+            self._handle.release()
             if self._slot is not None:
                 self._release(self._slot)
             if (task := asyncio.current_task()) is not None:

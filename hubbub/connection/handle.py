@@ -95,6 +95,10 @@ class Handle:
         self.on_recheck = recheck
         self._node.rechecks.catch_up(self, count)
 
+    def release(self) -> None:
+        """Give up the callbacks of a connection that has ended: they refer to it."""
+        self.on_recheck = self._expiry = None
+
     async def recheck(self) -> None:
         if self.on_recheck is not None:
             await self.on_recheck()

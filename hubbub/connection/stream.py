@@ -170,6 +170,7 @@ class Stream:
             return await self._finish(exc)
         finally:
             self._node.remove(self.handle)
+            self.handle.release()
 
     async def join(
         self,
