@@ -24,7 +24,6 @@ from hubbub.channels.current import Call, Client
 from hubbub.channels.declaration import ChannelDeclaration, Declared
 from hubbub.channels.handler_seconds import HandlerKind, HandlerSeconds
 from hubbub.channels.injection import Operation
-from hubbub.channels.messages import peek
 from hubbub.channels.operations import ChannelOperations, check_nothing
 from hubbub.channels.registry import Registry
 from hubbub.channels.results import Encoded, InvalidResult
@@ -112,7 +111,7 @@ class Access:
         on_connect: Declared | None = None,
         on_disconnect: Declared | None = None,
         publish: Publish,
-        timer: HandlerSeconds | None = None,
+        timer: HandlerSeconds,
     ) -> None:
         self._registry = registry
         self._operations = {
@@ -122,7 +121,7 @@ class Access:
         self._on_connect = None if on_connect is None else _operation(on_connect)
         self._on_disconnect = None if on_disconnect is None else _operation(on_disconnect)
         self._publish = publish
-        self._timer = HandlerSeconds() if timer is None else timer
+        self._timer = timer
 
     # Connections
 
@@ -184,20 +183,22 @@ class Access:
         if (operation := target.operations.unsubscribe) is not None:
             await _logged(operation, Call(client, target.channel))
 
-    async def snapshot(self, client: Client, target: Target) -> bytes | None:
-        """Return the state of a channel as JSON; ``None`` if it has no ``snapshot``.
+    async def snapshot(self, client: Client, target: Target) -> bytes:
+        """Return the state of a channel that has a ``snapshot``, as JSON.
 
         :raises NeedsConnection: the function needs a connection, and the client has none.
         """
-        if (operation := target.operations.snapshot) is None:
-            return None
+        operation = target.operations.snapshot
+        assert operation is not None
         call = Call(client, target.channel)
         state: bytes = await self._timed(operation, call, target.declaration.pattern, "snapshot")
         return state
 
-    async def publish(self, client: Client, target: Target, data: str | bytes) -> Outcome:
+    async def publish(self, client: Client, target: Target, data: str | bytes, kind: str | None) -> Outcome:
         """Handle one message of a client.
 
+        :param kind: the ``type`` of the message, from :func:`~hubbub.channels.messages.peek`; only JSON has
+            one.
         :raises Denied: clients may not publish such messages in the channel.
         :raises InvalidMessage: the message does not fit.
         :raises NeedsConnection: the handler needs a connection, and the client has none.
@@ -208,7 +209,7 @@ class Access:
         if isinstance(data, bytes):
             handler = messages.binary
         elif messages.has_models:
-            handler, parse = messages.find(data, peek(data))
+            handler, parse = messages.find(data, kind)
             message = parse(data)
         else:
             handler = messages.text

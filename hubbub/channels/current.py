@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import BackgroundTasks, Depends
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Send
+from starlette.types import Send
 
 from hubbub.channels.channel import Channel
 from hubbub.connection.connection import Connection
@@ -29,27 +29,18 @@ class Client:
     """A client as handlers see it: of an open connection, or of one request.
 
     :param http: its request, or its socket.
-    :param identity: from ``on_connect``.
-    :param connection: ``None`` for a client without a socket.
-    :param send: takes the messages that dependencies send over a ``WebSocket``.
     """
 
-    __slots__ = ("connection", "http", "identity", "paths", "receive", "scope", "send")
+    __slots__ = ("connection", "http", "identity", "paths", "scope", "send")
 
-    def __init__(
-        self,
-        http: HTTPConnection,
-        identity: Identity | None = None,
-        connection: Connection | None = None,
-        *,
-        receive: Receive | None = None,
-        send: Send | None = None,
-    ) -> None:
+    def __init__(self, http: HTTPConnection) -> None:
         self.http = http
-        self.identity = Identity() if identity is None else identity
-        self.connection = connection
-        self.receive = _receive_nothing if receive is None else receive
-        self.send = _send_nothing if send is None else send
+        #: From ``on_connect``.
+        self.identity = Identity()
+        #: ``None`` for a client without a socket.
+        self.connection: Connection | None = None
+        #: Takes the messages that dependencies send over a ``WebSocket``.
+        self.send: Send = _send_nothing
         # Shared by all calls, so that ``websocket.state`` lasts as long as the client.
         http.scope.setdefault("state", {})
         self.scope = base_scope(http.scope)
@@ -160,7 +151,11 @@ CurrentChannel: TypeAlias = Annotated[Channel, Depends(_channel)]
 CURRENT: Mapping[Any, str] = {_identity: "identity", _connection: "connection", _channel: "channel"}
 
 
-async def _receive_nothing() -> Any:
+async def receive_nothing() -> Any:
+    """Take the place of ``receive`` of ASGI for handlers and dependencies.
+
+    :raises RuntimeError: always.
+    """
     raise RuntimeError(
         "Expected handlers and dependencies not to receive, because Hubbub receives for all handlers."
     )

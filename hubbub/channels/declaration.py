@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -51,8 +52,8 @@ class Functions:
     #: The on_publish handlers by their messages; for checks alone.
     messages: MessageTable[Signature] | None = None
     is_sealed: bool = False
-    #: Called when a function has been added.
-    on_change: list[Callable[[], None]] = field(default_factory=list)
+    #: Called when an on_publish handler has been added.
+    on_new_message: list[Callable[[], None]] = field(default_factory=list)
 
     def of(self, purpose: Purpose) -> list[Declared]:
         """Return the functions with this purpose, in the order of declaration."""
@@ -71,7 +72,8 @@ class Functions:
                 f"Expected handlers of {where} to be declared before the hub starts, but the hub is running. "
                 f"Declare {signature.name}() where the channel is declared."
             )
-        if declared.purpose == "on_publish":
+        is_for_messages = declared.purpose == "on_publish"
+        if is_for_messages:
             if self.messages is None:
                 self.messages = MessageTable(where)
             self.messages.add(signature, signature)
@@ -82,8 +84,9 @@ class Functions:
                 "of the other."
             )
         self.declared.append(declared)
-        for changed in self.on_change:
-            changed()
+        if is_for_messages:
+            for changed in self.on_new_message:
+                changed()
 
 
 class ChannelDeclaration:
@@ -249,18 +252,12 @@ class ChannelDeclaration:
 
         It shares the handlers, also those that are declared later.
         """
-        copy = ChannelDeclaration(
-            prefix + self.pattern,
-            self.history,
-            self.presence,
-            dependencies=[*dependencies, *self.dependencies],
-            client_publish=self.client_publish,
-            client_presence=self.client_presence,
-            client_history=self.client_history,
-            token=self.token,
-        )
-        copy.functions = self.functions
-        return copy
+        # Not by the constructor: a setting could be forgotten here.
+        below = copy(self)
+        below.pattern = prefix + self.pattern
+        below.parsed = Pattern(below.pattern)
+        below.dependencies = (*dependencies, *self.dependencies)
+        return below
 
     # Internal
 

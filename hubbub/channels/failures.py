@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException, WebSocketException
 
 from hubbub.channels.injection import InvalidParameters
 from hubbub.codes import ErrorCode
-from hubbub.connection.decoding import MAX_ERRORS, MAX_PART, MAX_TEXT, excerpt
-from hubbub.exceptions import Denied, EngineUnavailable, InvalidData, InvalidMessage, InvalidPosition
+from hubbub.connection.decoding import clip_errors
+from hubbub.exceptions import Denied, EngineUnavailable, InvalidMessage, InvalidPosition
 
 #: The error codes that have a status of their own; the same in both directions.
 _STATUS_OF_CODE: Mapping[int, int] = {
@@ -99,8 +99,6 @@ def failure_of(exc: BaseException) -> Failure:
             return _invalid(exc.errors())
         case EngineUnavailable():
             return Failure(ErrorCode.INTERNAL, 503, "the service is unavailable for the moment")
-        case InvalidData():
-            return Failure(ErrorCode.INTERNAL, 500, "internal error", is_internal=True)
     return Failure(ErrorCode.INTERNAL, 500, "internal error", is_internal=True)
 
 
@@ -122,15 +120,5 @@ def _phrase(status: int) -> str:
 
 
 def _invalid(errors: Sequence[Any]) -> Failure:
-    clipped = [
-        {
-            "loc": tuple(
-                excerpt(part, MAX_PART) if isinstance(part, str) else part
-                for part in error.get("loc", ())[:MAX_ERRORS]
-            ),
-            "msg": excerpt(str(error.get("msg", "")), MAX_TEXT),
-            "type": str(error.get("type", "")),
-        }
-        for error in errors[:MAX_ERRORS]
-    ]
-    return Failure(ErrorCode.BAD_REQUEST, 422, "Expected parameters that validate.", errors=clipped)
+    message = "Expected parameters that validate."
+    return Failure(ErrorCode.BAD_REQUEST, 422, message, errors=clip_errors(errors))

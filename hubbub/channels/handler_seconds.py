@@ -44,7 +44,7 @@ class HandlerSeconds:
     __slots__ = ("_durations", "_recorders", "is_on")
 
     def __init__(self) -> None:
-        #: Whether durations are to be observed.
+        #: Whether the hub observes durations.
         self.is_on = False
         self._durations: dict[tuple[str, HandlerKind], Durations] = {}
         self._recorders: tuple[Callable[[str, HandlerKind, float], None], ...] = ()

@@ -25,7 +25,7 @@ from pydantic.errors import PydanticUserError
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketState
 
-from hubbub.channels.current import CALL, Call, Overrides, present
+from hubbub.channels.current import CALL, Call, Overrides, present, receive_nothing
 from hubbub.channels.signature import Signature, asks_for, check_dependencies, is_async, marker_of, special_of
 from hubbub.exceptions import InvalidHandler
 
@@ -113,7 +113,7 @@ class Operation(Generic[T]):
         context = copy_context()
         context.run(present.set, call)
         # In a context of its own: a context variable that a dependency sets ends with the call.
-        await InContext(self._route.app(scope, client.receive, client.send), context)
+        await InContext(self._route.app(scope, receive_nothing, client.send), context)
         if not call.is_finished:
             raise SwallowedError(
                 f"Expected dependencies to raise the exception of {self.signature.name}() again, but one of "

@@ -52,10 +52,8 @@ class ChannelOperations:
             self.snapshot = Operation(signature, (), json_encoder(signature))
         #: The ``on_publish`` handlers.
         self.messages: MessageTable[PublishHandler] = MessageTable(repr(declaration.pattern))
-        for declared in declaration.functions.of("on_publish"):
-            signature = self._parse(declared)
-            operation = Operation(signature, guards, encoder(signature))
-            self.messages.add(PublishHandler(operation, declared.exclude_sender), signature)
+        for handler in publish_handlers(declaration, dependencies):
+            self.messages.add(handler, handler.operation.signature)
 
     # Internal
 
@@ -66,9 +64,27 @@ class ChannelOperations:
         return _of_dependencies(self.declaration, dependencies) if dependencies else None
 
     def _parse(self, declared: Declared) -> Signature:
-        return parse_signature(
-            declared.function, declared.purpose, self.declaration.parsed.names, declared.names
-        )
+        return _parse(self.declaration, declared)
+
+
+def publish_handlers(
+    declaration: ChannelDeclaration, dependencies: Sequence[Depends] = ()
+) -> list[PublishHandler]:
+    """Return the on_publish handlers of ``declaration``.
+
+    :param dependencies: those of the hub, which run before those of the declaration.
+    :raises InvalidHandler: a handler cannot be called.
+    """
+    handlers = []
+    for declared in declaration.functions.of("on_publish"):
+        signature = _parse(declaration, declared)
+        operation = Operation(signature, (*dependencies, *declaration.dependencies), encoder(signature))
+        handlers.append(PublishHandler(operation, declared.exclude_sender))
+    return handlers
+
+
+def _parse(declaration: ChannelDeclaration, declared: Declared) -> Signature:
+    return parse_signature(declared.function, declared.purpose, declaration.parsed.names, declared.names)
 
 
 def check_nothing(signature: Signature, result: Any) -> None:

@@ -77,13 +77,6 @@ def json_encoder(signature: Signature) -> Callable[[Any], bytes]:
     return encode_result
 
 
-def result_type(signature: Signature) -> TypeAdapter[Any] | None:
-    """Return the validator of a handler's result, for documents; ``None`` if it is not annotated."""
-    if signature.returns is inspect.Signature.empty or signature.returns is Any:
-        return None
-    return _adapter(signature)
-
-
 def _encode_any(result: Any) -> Encoded | None:
     return None if result is None else Encoded(*encode(result))
 

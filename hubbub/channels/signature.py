@@ -455,7 +455,7 @@ def _without_default(message: inspect.Parameter, where: str) -> inspect.Paramete
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether ``function`` is to be awaited; others run in the thread pool, as in FastAPI."""
+    """Whether ``function`` is asynchronous; other functions run in the thread pool, as in FastAPI."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 

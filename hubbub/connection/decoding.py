@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -185,21 +185,30 @@ def _invalid(exc: ValidationError) -> InvalidMessage:
             f"{expected} one with {count} errors.",
             code=CloseCode.INVALID_DATA,
         )
-    errors: list[dict[str, Any]] = [
-        {
-            "type": error["type"],
-            "loc": tuple(
-                excerpt(part, MAX_PART) if isinstance(part, str) else part
-                for part in error["loc"][:MAX_ERRORS]
-            ),
-            "msg": excerpt(error["msg"], MAX_TEXT),
-        }
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
-    ]
+    errors = clip_errors(exc.errors(include_url=False, include_context=False, include_input=False))
     named = "; ".join(
         ": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in errors
     )
     return InvalidMessage(f"{expected} one with errors: {named}.", code=CloseCode.INVALID_DATA, errors=errors)
+
+
+def clip_errors(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the part of validation errors that a client sees, clipped: never the input.
+
+    :param errors: as pydantic describes them.
+    :return: ``type``, ``loc`` and ``msg`` of the first ones.
+    """
+    return [
+        {
+            "type": str(error.get("type", "")),
+            "loc": tuple(
+                excerpt(part, MAX_PART) if isinstance(part, str) else part
+                for part in error.get("loc", ())[:MAX_ERRORS]
+            ),
+            "msg": excerpt(str(error.get("msg", "")), MAX_TEXT),
+        }
+        for error in errors[:MAX_ERRORS]
+    ]
 
 
 def excerpt(text: str, length: int) -> str:

@@ -101,7 +101,7 @@ class EventResponse(Response):
     async def _snapshot(self, access: Access, client: Client, target: Target) -> Response:
         """Return the state of the channel with the position from before it."""
         position = await self._serving.position(self._name)
-        state = await _state(access, client, target)
+        state = await access.snapshot(client, target)
         body = json.encode({"id": str(position), "data": Raw(state)})
         headers = {"Cache-Control": "no-store", **cors_headers(self._request, self._serving.admission)}
         return Response(body, media_type="application/json", headers=headers)
@@ -116,7 +116,7 @@ class EventResponse(Response):
             since=asked.since if since is None else since,
             # The state has them in it.
             history=0 if has_snapshot else asked.history,
-            snapshot=partial(_state, access, client, target) if has_snapshot else None,
+            snapshot=partial(access.snapshot, client, target) if has_snapshot else None,
             info=client.identity.info,
             join_leave=asked.presence,
         )
@@ -148,9 +148,3 @@ def _last_event_id(request: Request) -> Position | None:
     except InvalidPosition:
         # An EventSource that got 422 would give up for good. It is told that its position is lost.
         return UNRECOVERABLE
-
-
-async def _state(access: Access, client: Client, target: Target) -> bytes:
-    state = await access.snapshot(client, target)
-    assert state is not None
-    return state

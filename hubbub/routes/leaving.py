@@ -35,7 +35,7 @@ async def left(access: Access, client: Client, target: Target) -> None:
 async def recheck(access: Access, client: Client, target: Target) -> tuple[int, str] | None:
     """Run ``on_subscribe`` again.
 
-    :return: the code and reason with which the client's connection is to be closed; ``None`` if it may stay.
+    :return: the code and reason that close the client's connection; ``None`` if the client may stay.
     """
     try:
         await access.subscribe(client, target)

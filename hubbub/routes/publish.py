@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from hubbub.channels.access import Outcome, Target
 from hubbub.channels.current import Client
+from hubbub.channels.messages import peek
 from hubbub.connection.decoding import as_json
 from hubbub.exceptions import Denied
 from hubbub.protocols.messages import position_id
@@ -43,7 +44,9 @@ class PublishDoor:
             await access.subscribe(client, target)
             kind = self._content_type(request, target)
             body = await self._body(request)
-            outcome = await access.publish(client, target, _message(kind, body, target))
+            message = _message(kind, body, target)
+            type_ = peek(message) if isinstance(message, str) else None
+            outcome = await access.publish(client, target, message, type_)
         return self._answer(request, outcome)
 
     # Internal

@@ -21,7 +21,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 
 from hubbub.channels.declaration import ChannelDeclaration
-from hubbub.channels.operations import ChannelOperations, PublishHandler
+from hubbub.channels.operations import PublishHandler, publish_handlers
 from hubbub.channels.signature import asks_for, unwrap
 from hubbub.routes.serving import PATH
 
@@ -49,19 +49,19 @@ class PublishDocs:
         self._routes: dict[str, BaseRoute] = {}
 
     def follow(self, declaration: ChannelDeclaration, dependencies: Sequence[Depends]) -> None:
-        """Document ``declaration``, now and whenever it gets a handler.
+        """Document ``declaration``, now and whenever it gets an on_publish handler.
 
         :param dependencies: of the hub.
         """
         update = partial(self._update, declaration, dependencies)
-        declaration.functions.on_change.append(update)
+        declaration.functions.on_new_message.append(update)
         update()
 
     def _update(self, declaration: ChannelDeclaration, dependencies: Sequence[Depends]) -> None:
         if (old := self._routes.pop(declaration.pattern, None)) is not None:
             self._router.routes.remove(old)
-        operations = ChannelOperations(declaration, dependencies)
-        handlers = [each for each in operations.messages if not each.operation.needs_connection]
+        handlers = publish_handlers(declaration, dependencies)
+        handlers = [each for each in handlers if not each.operation.needs_connection]
         if not handlers:
             return
         count = len(self._router.routes)

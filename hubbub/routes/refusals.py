@@ -33,8 +33,7 @@ def refusals(serving: Serving, http: HTTPConnection, entrance: Entrance) -> Iter
             raise
         if not isinstance(exc, CountedRefusal | CountedClose):
             entrance.count(refusal.status_code)
-        is_closed_already = isinstance(exc, WebSocketException) and not isinstance(refusal, CountedRefusal)
-        if is_closed_already and answer(http, refusal) is not refusal:
+        if isinstance(exc, WebSocketException) and answer(http, refusal) is not refusal:
             # Of admission, or of the application: with the code that it chose.
             raise
     else:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hubbub.channels.access import Access, Target
 from hubbub.channels.app_handlers import find_handler
-from hubbub.channels.current import Client
+from hubbub.channels.current import Client, receive_nothing
 from hubbub.channels.failures import failure_of
 from hubbub.channels.messages import peek
 from hubbub.channels.signature import is_async
@@ -133,7 +133,7 @@ class _Session:
         # A burst of as many is free.
         self._bucket = None if max_message_rate is None else TokenBucket(max_message_rate, max_message_rate)
         # Text frames are JSON, unless a handler takes them as they are: then none of them is an rpc.
-        self._takes_json = target.operations.messages.text is None
+        self._takes_json = target.operations.messages.takes_json
 
     async def run(self, subscription: Subscription) -> None:
         """Subscribe to the channel, and handle messages until the client leaves."""
@@ -155,18 +155,13 @@ class _Session:
                 # The state has them in it.
                 history=0 if has_snapshot else asked.history,
                 positions=asked.positions or asked.since is not None or has_snapshot,
-                snapshot=self._snapshot if has_snapshot else None,
+                snapshot=partial(self._access.snapshot, self._client, self._target) if has_snapshot else None,
                 info=self._client.identity.info,
                 join_leave=asked.presence,
             )
         except EngineUnavailable as exc:
             logger.info("Closing connection %s with 1013: %s", self._connection.id, exc)
             raise WebSocketException(CloseCode.TRY_AGAIN_LATER, "the service is unavailable") from exc
-
-    async def _snapshot(self) -> bytes:
-        state = await self._access.snapshot(self._client, self._target)
-        assert state is not None
-        return state
 
     async def _recheck(self) -> None:
         """Run ``on_subscribe`` again; close the connection with 3507 if it refuses."""
@@ -186,11 +181,11 @@ class _Session:
         elif kind == "refresh":
             await self._guarded(partial(self._refresh, data))
         else:
-            await self._guarded(partial(self._publish, data))
+            await self._guarded(partial(self._publish, data, kind))
 
-    async def _publish(self, data: str | bytes) -> None:
+    async def _publish(self, data: str | bytes, kind: str | None) -> None:
         self._take_turn()
-        outcome = await self._access.publish(self._client, self._target, data)
+        outcome = await self._access.publish(self._client, self._target, data, kind)
         await self._run_background(outcome.background)
 
     async def _rpc(self, data: str | bytes) -> None:
@@ -302,7 +297,7 @@ class _Session:
             has_sent = True
             await self._connection.send_event(event)
 
-        socket = WebSocket(self._client.scope.copy(), self._client.receive, send)
+        socket = WebSocket(self._client.scope.copy(), receive_nothing, send)
         socket.client_state = socket.application_state = WebSocketState.CONNECTED
         try:
             if is_async(handler):

@@ -28,7 +28,9 @@ def request(
     http = HTTPConnection(scope)
     if user is not None or connection is not None:
         opened: Any = None if connection is None else SimpleNamespace(id=connection)
-        scope[CALL] = Call(Client(http, Identity(user), opened))
+        client = Client(http)
+        client.identity, client.connection = Identity(user), opened
+        scope[CALL] = Call(client)
     return http
 
 
